@@ -1,0 +1,61 @@
+# Two commands for newcomers:
+#
+#   make demo    create .venv, install, and run the main job (find neurons, steer with them)
+#   make test    create .venv, install, and run linters, type check and every test
+#
+# Both may be run again at any time: what is done already is not done twice.
+#   make check   linters and type check only        make style   reformat, fix what can be fixed
+#   make clean   remove .venv and caches
+#
+# PYTHON=python3.12 chooses the interpreter, VENV=path the environment, and PIP_INSTALL adds options
+# to pip, for instance the address of an index with CPU-only builds of torch.
+
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP_INSTALL ?=
+WORKERS ?= 2
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check style clean dev
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+# The environment. Python itself is the only thing that must be there already.
+$(VENV)/.created:
+	@bash tools/make_venv.sh "$(VENV)" "$(PYTHON)"
+	@touch $@
+
+# What `make demo` needs, and what a contributor needs. A stamp is written only after pip succeeded,
+# so an interrupted installation is simply continued.
+$(VENV)/.ready-demo: $(VENV)/.created pyproject.toml constraints.txt
+	$(PY) -m pip install --quiet $(PIP_INSTALL) -c constraints.txt -e '.[langid]'
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.created pyproject.toml constraints.txt
+	$(PY) -m pip install --quiet $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.ready-demo
+
+dev: $(VENV)/.ready-dev
+
+demo: $(VENV)/.ready-demo
+	@$(PY) -m neuronsteer.cli demo
+
+check: $(VENV)/.ready-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m basedpyright
+
+# One torch thread per worker: more only makes the workers wait for one another.
+test: check
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest -n $(WORKERS)
+
+style: $(VENV)/.ready-dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

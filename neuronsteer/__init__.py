@@ -1,0 +1,80 @@
+"""Find the neurons that decide which language a model speaks, share them, and steer with them.
+
+Every public name is loaded when it is first used, so that `import neuronsteer` and
+`neuronsteer --help` stay quick and do not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import detectors
+    from .detectors import detect
+    from .neuronset import NeuronSet
+    from .operations import operation
+    from .schedule import Schedule
+    from .stats import Stats, collect, load_stats
+    from .steerer import Steerer, attach
+
+    __version__: str
+
+# Public name -> the room it lives in. A room that is public as a whole maps to itself.
+_ROOMS = {
+    "NeuronSet": "neuronset",
+    "Schedule": "schedule",
+    "Stats": "stats",
+    "Steerer": "steerer",
+    "attach": "steerer",
+    "collect": "stats",
+    "detect": "detectors",
+    "detectors": "detectors",
+    "load_stats": "stats",
+    "operation": "operations",
+}
+
+__all__ = [
+    "NeuronSet",
+    "Schedule",
+    "Stats",
+    "Steerer",
+    "__version__",
+    "attach",
+    "collect",
+    "detect",
+    "detectors",
+    "load_stats",
+    "operation",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
+    try:
+        room = _ROOMS[name]
+    except KeyError:
+        from .errors import did_you_mean
+
+        raise AttributeError(
+            f"module 'neuronsteer' has no attribute {name!r}.{did_you_mean(name, __all__)}"
+        ) from None
+    module = importlib.import_module(f"{__name__}.{room}")
+    value = module if name == room else getattr(module, name)
+    # Kept, so that the next use is an ordinary attribute.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(__name__)
+    except PackageNotFoundError:  # used from a source tree that was never installed
+        return "0+unknown"
