@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905 - a word list in one string reads better than sixty quoted words
 """Every supported model family, tiny and randomly initialised, plus a tokenizer for them.
 
 Nothing is downloaded. Weights are scaled up because the default initialisation (std 0.02) gives
