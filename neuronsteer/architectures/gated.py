@@ -18,7 +18,6 @@ _fused = partial(
 GATED = (
     Layout("llama", bias=_MLP_BIAS),
     Layout("mistral"),
-    Layout("ministral"),
     Layout("qwen2"),
     Layout("qwen3"),
     Layout("gemma"),

@@ -119,3 +119,8 @@ def _device(root: Any) -> torch.device:
     embeddings = root.get_input_embeddings()
     device = next((p.device for p in embeddings.parameters()), torch.device("cpu"))
     return torch.device("cpu") if device.type == "meta" else device
+
+
+def run_tokens(root: Any, tokens: int) -> None:
+    """Run `tokens` tokens through the model, eagerly, for hooks that are there already."""
+    _forward(root, (), tokens)
