@@ -1,0 +1,116 @@
+"""What is done to a selected neuron: every operation is `a -> a * scale + shift`.
+
+One affine pair per neuron is the whole adapter. That is why per-row tables, compiled graphs and
+exports to other engines all come from the same two vectors. A new operation is one file in this
+folder: a frozen dataclass that implements `affine` and is registered by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from ..errors import ParameterError
+from ..registry import Registry
+
+SITES_OF_MLP = ("mlp.neuron", "mlp.act")
+
+
+class Values(Protocol):
+    """What an operation may ask of the rows it acts on (a `NeuronSet` of one label)."""
+
+    def value(self, source: str, site: str) -> torch.Tensor:
+        """Return one number per row: the statistic `source` measured at `site`."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """Base of all operations.
+
+    Args:
+        site: Where the arithmetic happens. `None` means the site of the set's own rows, except that
+            rows found at `mlp.act` are steered at `mlp.neuron` (the same neurons, after the gate
+            has been multiplied by the up projection). `"mlp.act"` gives the papers' semantics: the
+            gate activation is changed and then multiplied by the up projection.
+    """
+
+    name: ClassVar[str] = ""
+    #: Whether a strength beyond 1 means something (more of an added value) or is a mistake.
+    unbounded: ClassVar[bool] = False
+
+    site: str | None = None
+
+    def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `(scale, shift)`, float32, one entry per row."""
+        raise NotImplementedError
+
+    def blended(
+        self, rows: Values, site: str, strength: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the pair for `a + strength * (f(a) - a)`, which is affine again."""
+        if not 0 <= strength <= 1 and not self.unbounded:
+            raise ParameterError(
+                f"Strength {strength} makes no sense for the operation {self.name!r}: it blends "
+                "between untouched (0) and fully applied (1). To go further use the operation "
+                "'add', or give the operation a larger factor."
+            )
+        scale, shift = self.affine(rows, site)
+        return 1 + strength * (scale - 1), strength * shift
+
+    def site_for(self, set_site: str) -> str:
+        """Return the site where rows of a set with site `set_site` are steered."""
+        if self.site is not None:
+            if self.site != set_site and not {self.site, set_site} <= set(SITES_OF_MLP):
+                raise ParameterError(
+                    f"The operation {self.name!r} is asked to act at {self.site!r}, but the set's "
+                    f"neurons live at {set_site!r}. Only 'mlp.neuron' and 'mlp.act' share neurons."
+                )
+            return self.site
+        return "mlp.neuron" if set_site in SITES_OF_MLP else set_site
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able description that `operation()` reads back."""
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return {"name": self.name, **fields}
+
+
+OPERATIONS: Registry[type[Operation]] = Registry("operation", "neuronsteer.operations")
+
+
+def operation(spec: str | Operation | Mapping[str, Any], **parameters: Any) -> Operation:
+    """Return the operation that `spec` names.
+
+    Args:
+        spec: A registered name (`"zero"`, `"scale"`, `"set"`, `"add"`), a dictionary with a `name`
+            (as stored in a neuron set), or an operation, which is returned as it is.
+        **parameters: Fields of the operation, e.g. `value="max"` or `factor=1.5`.
+
+    Example:
+        >>> operation("add", value="diffmean", factor=2.0)
+        Add(site=None, value='diffmean', factor=2.0)
+    """
+    if isinstance(spec, Operation):
+        return dataclasses.replace(spec, **parameters) if parameters else spec
+    if isinstance(spec, Mapping):
+        given = dict(spec)
+        name = given.pop("name", None)
+        if not isinstance(name, str):
+            raise ParameterError(f"An operation needs a 'name', found only {sorted(spec)}.")
+        parameters = {**given, **parameters}
+    else:
+        name = spec
+    kind = OPERATIONS.get(name)
+    known = {field.name for field in dataclasses.fields(kind)}
+    unknown = sorted(set(parameters) - known)
+    if unknown:
+        raise ParameterError(
+            f"The operation {name!r} has no parameter {unknown[0]!r}; it takes "
+            f"{', '.join(sorted(known))}."
+        )
+    return kind(**parameters)

@@ -1,0 +1,102 @@
+"""The four operations of the literature: zero, scale, set, add."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import torch
+
+from ..errors import ParameterError
+from . import OPERATIONS, Operation, Values
+
+#: Statistics that a row may carry and an operation may use as its value.
+SOURCES = ("mean", "median", "max", "diffmean", "other_mean")
+
+
+def _finite(name: str, field: str, number: float) -> None:
+    if not math.isfinite(number):
+        raise ParameterError(f"The operation {name!r} got {field}={number}; it must be finite.")
+
+
+def _values(rows: Values, site: str, value: str | float, factor: float) -> torch.Tensor:
+    if isinstance(value, str):
+        return rows.value(value, site).to(torch.float32) * factor
+    return torch.full((len(rows),), float(value) * factor)
+
+
+@OPERATIONS.register("zero")
+@dataclasses.dataclass(frozen=True)
+class Zero(Operation):
+    """Switch the neurons off: `a -> 0` (LAPE's deactivation)."""
+
+    name: ClassVar[str] = "zero"
+
+    def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002
+        """Return scale 0 and shift 0 for every row."""
+        return torch.zeros(len(rows)), torch.zeros(len(rows))
+
+
+@OPERATIONS.register("scale")
+@dataclasses.dataclass(frozen=True)
+class Scale(Operation):
+    """Multiply the neurons by a factor: `a -> factor * a`."""
+
+    name: ClassVar[str] = "scale"
+    unbounded: ClassVar[bool] = True
+
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        _finite(self.name, "factor", self.factor)
+
+    def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002
+        """Return the factor as scale and shift 0 for every row."""
+        return torch.full((len(rows),), float(self.factor)), torch.zeros(len(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Valued(Operation):
+    """An operation with a value per neuron: a stored statistic or one number for all."""
+
+    value: str | float = "mean"
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _finite(self.name, "factor", self.factor)
+        if isinstance(self.value, str):
+            if self.value not in SOURCES:
+                raise ParameterError(
+                    f"The operation {self.name!r} got value={self.value!r}; expected a number or "
+                    f"one of {', '.join(SOURCES)}."
+                )
+        else:
+            _finite(self.name, "value", self.value)
+
+
+@OPERATIONS.register("set")
+@dataclasses.dataclass(frozen=True)
+class Set(_Valued):
+    """Hold the neurons at a value: `a -> factor * value` (replacement, patching)."""
+
+    name: ClassVar[str] = "set"
+
+    def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scale 0 and the value as shift for every row."""
+        return torch.zeros(len(rows)), _values(rows, site, self.value, self.factor)
+
+
+@OPERATIONS.register("add")
+@dataclasses.dataclass(frozen=True)
+class Add(_Valued):
+    """Push the neurons by a value: `a -> a + factor * value`."""
+
+    name: ClassVar[str] = "add"
+    unbounded: ClassVar[bool] = True
+
+    value: str | float = "diffmean"
+
+    def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scale 1 and the value as shift for every row."""
+        return torch.ones(len(rows)), _values(rows, site, self.value, self.factor)

@@ -1,0 +1,131 @@
+"""Steering states: what a label, an operation and a strength do to every layer.
+
+A state is compiled once into sparse rows, one per layer, and gets a row number in all tables. Where
+several sets or a deactivated source meet on one neuron, they are applied in this order, each to
+what the one before left: sources (`away_from`) first, then the sets in the order they were
+attached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import LabelError, unknown_label
+from .neuronset import NeuronSet
+from .operations import Operation, operation
+from .tables import SparseRow
+
+#: `(site, layer)` → what to do there.
+Compiled = dict[tuple[str, int], SparseRow]
+
+
+@dataclass(frozen=True)
+class State:
+    """One row of all tables.
+
+    Attributes:
+        label: The target, or `None` when only sources are deactivated.
+        strength: See `Operation.blended`.
+        operation: `None` means each set's own default.
+        away_from: Labels that are deactivated first.
+        away: What deactivates them.
+    """
+
+    label: str | None
+    strength: float = 1.0
+    operation: Operation | None = None
+    away_from: tuple[str, ...] = ()
+    away: Operation | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is changed."""
+        return (self.label is None or self.strength == 0) and not self.away_from
+
+
+class Compiler:
+    """Turns states into sparse rows for the sets that are attached.
+
+    Args:
+        sets: The neuron sets, in order of application.
+        gated: Whether the model's MLP has a gate, so that `mlp.act` differs from `mlp.neuron`.
+        widths: Neurons per layer of each steered site.
+    """
+
+    def __init__(
+        self, sets: Sequence[NeuronSet], gated: bool, widths: dict[tuple[str, int], int]
+    ) -> None:
+        self.sets = tuple(sets)
+        self._gated = gated
+        self._widths = widths
+        self.labels = tuple(dict.fromkeys(label for each in sets for label in each.labels))
+
+    def check(self, label: str) -> None:
+        """Raise unless `label` exists and has neurons: steering must never silently do nothing."""
+        if label not in self.labels:
+            raise unknown_label(label, self.labels)
+        if not any(label in each.labels and each.counts[label] for each in self.sets):
+            having = [n for n in self.labels if any(s.counts.get(n) for s in self.sets)]
+            raise LabelError(
+                f"The label {label!r} has no neurons in this set, so steering to it would change "
+                f"nothing. Labels with neurons: {', '.join(having) or 'none'}. Detect with a "
+                "larger rate, or per_label=N for equal budgets."
+            )
+
+    def default(self, neurons: NeuronSet) -> Operation:
+        """Return the operation that a set's header asks for."""
+        return operation(neurons.operation)
+
+    def compile(self, state: State) -> Compiled:
+        """Return what `state` does, per steered site and layer."""
+        work: dict[tuple[str, int], list[Tensor]] = {}
+        for source in state.away_from:
+            self.check(source)
+            for neurons in self.sets:
+                self._apply(work, neurons, source, state.away or operation("zero"), 1.0)
+        if state.label is not None and state.strength != 0:
+            self.check(state.label)
+            for neurons in self.sets:
+                chosen = state.operation or self.default(neurons)
+                self._apply(work, neurons, state.label, chosen, state.strength)
+        return {key: _sparse(*parts) for key, parts in work.items()}
+
+    def _apply(
+        self,
+        work: dict[tuple[str, int], list[Tensor]],
+        neurons: NeuronSet,
+        label: str,
+        chosen: Operation,
+        strength: float,
+    ) -> None:
+        if not neurons.counts.get(label):
+            return
+        rows = neurons.rows(label)
+        site = chosen.site_for(neurons.site)
+        scale, shift = chosen.blended(rows, site, strength)
+        at_gate = site == "mlp.act" and self._gated
+        steered = "mlp.neuron" if site == "mlp.act" else site
+        for layer in rows.layer.unique().tolist():
+            here = rows.layer == layer
+            columns = rows.index[here].to(torch.int64)
+            key = (steered, int(layer))
+            if key not in work:
+                width = self._widths[key]
+                work[key] = [torch.ones(width), torch.zeros(width), torch.zeros(width)]
+            s, t, g = work[key]
+            s[columns] *= scale[here]
+            t[columns] *= scale[here]
+            g[columns] *= scale[here]
+            (g if at_gate else t)[columns] += shift[here]
+
+
+def _sparse(scale: Tensor, shift: Tensor, gain: Tensor) -> SparseRow:
+    columns = ((scale != 1) | (shift != 0) | (gain != 0)).nonzero().reshape(-1)
+    gained = gain[columns]
+    return SparseRow(
+        columns, scale[columns], shift[columns], gained if bool(gained.any()) else None
+    )
