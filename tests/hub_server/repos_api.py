@@ -116,7 +116,7 @@ def grant(hub: HubServer, request: Request, kind: str, repo: str) -> Response:
     """Let a user into a gated repository."""
     found, _ = hub.writable(request, kind, repo)
     found.granted.add(request.json()["user"])
-    return Response()
+    return Response(body={"status": "accepted"})
 
 
 @route("GET", f"/api/{TYPES}/{{repo}}/auth-check")

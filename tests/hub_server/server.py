@@ -157,10 +157,17 @@ class HubServer:
         return self.accounts.require_read(token, repo), token
 
     def writable(
-        self, request: Request, kind: str, repo_id: str, *, create_pr: bool = False
+        self, request: Request, kind: str, repo_id: str, rev: str = "", create_pr: bool = False
     ) -> tuple[Repo, Token]:
-        """The repository, if whoever asks may commit to it (or propose a commit)."""
+        """The repository, if whoever asks may commit to it.
+
+        Propose a commit (`create_pr`), or add one to a pull request of their own (`rev`), may
+        everybody who can see the repository.
+        """
         repo, token = self.readable(request, kind, repo_id)
+        if found := re.fullmatch(r"refs/pr/(\d+)", rev):
+            pull = repo.pulls.get(int(found[1]))
+            create_pr = bool(pull and token and pull.author == token.user)
         return repo, self.accounts.require_write(token, repo, create_pr=create_pr)
 
     def answer(self, request: Request) -> Response:

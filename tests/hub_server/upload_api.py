@@ -64,7 +64,7 @@ def ignored(rules: str, path: str) -> bool:
 def preupload(hub: HubServer, request: Request, kind: str, repo: str, rev: str) -> Response:
     """How each file must be uploaded, and its id if it is there already."""
     create_pr = request.query.get("create_pr") == "1"
-    found, _ = hub.writable(request, kind, repo, create_pr=create_pr)
+    found, _ = hub.writable(request, kind, repo, rev, create_pr)
     tree, payload = found.resolve(rev).tree, request.json()
     rules = payload.get("gitIgnore")
     if rules is None:
@@ -91,7 +91,7 @@ def batch(hub: HubServer, request: Request, kind: str, repo: str) -> Response:
     payload = request.json()
     ref = payload.get("ref", {}).get("name")
     # Without a ref the upload is for a pull request, which needs no right to a branch.
-    found, _ = hub.writable(request, kind, repo, create_pr=ref is None)
+    found, _ = hub.writable(request, kind, repo, ref or "", create_pr=ref is None)
     if ref is not None:
         found.resolve(ref)
     if payload.get("operation") != "upload" or payload.get("hash_algo", "sha256") != "sha256":
@@ -264,12 +264,7 @@ def apply(hub: HubServer, repo: Repo, base: Commit, proposal: Proposal) -> dict[
 def commit(hub: HubServer, request: Request, kind: str, repo: str, rev: str) -> Response:
     """One atomic commit on a branch or pull request, or (`create_pr=1`) in a new pull request."""
     create_pr = request.query.get("create_pr") == "1"
-    own_pull = False
-    if rev.startswith("refs/pr/"):
-        found, token = hub.writable(request, kind, repo, create_pr=True)
-        pull = found.pulls.get(int(rev.rsplit("/", 1)[1]))
-        own_pull = pull is not None and pull.author == token.user
-    found, token = hub.writable(request, kind, repo, create_pr=create_pr or own_pull)
+    found, token = hub.writable(request, kind, repo, rev, create_pr)
     ref, proposal = found.writable_ref(rev), parse(request.body)
     base = found.resolve(ref)
     if proposal.parent and not base.oid.startswith(proposal.parent):
