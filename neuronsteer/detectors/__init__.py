@@ -1,0 +1,161 @@
+"""Detectors: pure functions from statistics to neuron sets, one file per published method.
+
+A detector is a frozen dataclass of parameters with a method `select`. A new one is a new file in
+this folder that registers itself with `@DETECTORS.register("name")`; no other file changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+
+from ..columns import MLP_SITES, gather
+from ..errors import ParameterError, StatsError, did_you_mean
+from ..neuronset import NeuronSet
+from ..registry import Registry
+
+if TYPE_CHECKING:
+    from ..stats import Stats
+
+
+class Need(NamedTuple):
+    """One reducer that must have been collected at one site."""
+
+    reducer: str
+    site: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector(ABC):
+    """Base of all detectors. Fields are the parameters; they are saved with the neuron set.
+
+    `select` must be deterministic: the same statistics give the same rows, ties go to the lower
+    layer and index. Labels are arbitrary; a label without neurons stays in the set by name.
+    """
+
+    name: ClassVar[str] = ""
+    #: Authors, year, title: what to cite.
+    paper: ClassVar[str] = ""
+    #: What a row stands for.
+    granularity: ClassVar[str] = "neuron"
+    #: What running it costs beyond the statistics.
+    cost: ClassVar[str] = "seconds, no model"
+
+    @property
+    @abstractmethod
+    def needs(self) -> tuple[Need, ...]:
+        """Statistics that `select` reads."""
+
+    @abstractmethod
+    def select(self, stats: Stats) -> NeuronSet:
+        """Return the neurons that `stats` give to each label."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters by name, as they are stored in the set."""
+        return dataclasses.asdict(self)
+
+
+DETECTORS: Registry[type[Detector]] = Registry("detector", "neuronsteer.detectors")
+
+
+def detector(method: str | Detector, **parameters: Any) -> Detector:
+    """Return the detector that `method` names, with these parameters.
+
+    Raises:
+        UnknownNameError: If there is no such method.
+        ParameterError: If it has no such parameter, or a value is out of range.
+    """
+    if isinstance(method, Detector):
+        return dataclasses.replace(method, **parameters) if parameters else method
+    kind = DETECTORS.get(method)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in parameters:
+        if name not in known:
+            raise ParameterError(
+                f"The method {method!r} has no parameter {name!r}.{did_you_mean(name, known)} "
+                f"It takes {', '.join(known)}."
+            )
+    return kind(**parameters)
+
+
+def detect(stats: Stats, method: str | Detector = "lape", **parameters: Any) -> NeuronSet:
+    """Return the neurons that a method selects from statistics.
+
+    Args:
+        stats: What `collect` returned, or `Stats.load`, or `Stats.from_counts`.
+        method: Name of a detector (`neuronsteer methods` lists them), or a detector.
+        **parameters: Parameters of the method, e.g. `rate=0.01`.
+
+    Raises:
+        StatsError: If the statistics lack what the method needs.
+        ParameterError: If a parameter is unknown or out of range.
+    """
+    chosen = detector(method, **parameters)
+    missing = [need for need in chosen.needs if not stats.has(need.reducer, need.site)]
+    if missing:
+        raise StatsError(
+            f"The method {chosen.name!r} needs "
+            + ", ".join(f"{need.reducer!r} at {need.site!r}" for need in missing)
+            + f", which these statistics do not hold. Collect again with method={chosen.name!r}."
+        )
+    return chosen.select(stats)
+
+
+def neuron_set(
+    detector: Detector,
+    stats: Stats,
+    label: torch.Tensor,
+    layer: torch.Tensor,
+    index: torch.Tensor,
+    score: torch.Tensor,
+    *,
+    site: str,
+    orphans: int = 0,
+    results: dict[str, Any] | None = None,
+) -> NeuronSet:
+    """Return the rows as a neuron set with every value column that the statistics can fill.
+
+    Args:
+        detector: Who selected the rows.
+        stats: What they were selected from; gives the header, too.
+        label: Position of each row in `stats.labels`.
+        layer: Layer of each row.
+        index: Neuron of each row.
+        score: Score of each row, larger is stronger.
+        site: Where the rows live.
+        orphans: Selected neurons that no label owns.
+        results: Numbers worth keeping beside the parameters, e.g. thresholds.
+    """
+    labels = tuple(stats.labels)
+    values = gather(stats, labels, label, layer, index, site)
+    # Steering holds the neurons at their mean where it is known: the recipe of the LAPE paper.
+    steering_site = "mlp.neuron" if site in MLP_SITES else site
+    has_mean = f"{steering_site}.mean" in values
+    method: dict[str, Any] = {"name": detector.name, "parameters": detector.parameters()}
+    if results:
+        method["results"] = results
+    return NeuronSet.from_rows(
+        labels,
+        label,
+        layer,
+        index,
+        score,
+        values,
+        site=site,
+        num_layers=stats.num_layers,
+        d_ff=stats.d_ff,
+        widths=tuple(stats.widths),
+        model_type=stats.model_type,
+        base_model=stats.base_model,
+        base_revision=stats.revision,
+        method=method,
+        calibration={
+            name: {"tokens": int(stats.tokens[name]), "texts": int(stats.texts[name])}
+            for name in labels
+        },
+        operation={"name": "set", "value": "mean"} if has_mean else {"name": "zero"},
+        orphans=orphans,
+    )

@@ -1,0 +1,166 @@
+"""LAPE: neurons whose activation probability differs most between labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ..errors import ParameterError, StatsError
+from ..neuronset import NeuronSet
+from . import DETECTORS, Detector, Need, neuron_set
+
+if TYPE_CHECKING:
+    from ..stats import Stats
+
+# Entropies closer than this (in nats) are equal up to rounding, so index decides between them.
+_TIE = 1e-12
+
+
+@DETECTORS.register("lape")
+@dataclasses.dataclass(frozen=True)
+class Lape(Detector):
+    """Language activation probability entropy.
+
+    With p[n, k] the share of label k's tokens on which neuron n is positive:
+
+    1. the threshold is the `round(filter * M)`-th smallest of all M probabilities, pooled over
+       neurons and labels; a neuron with no label strictly above it is out, and so is one that
+       never fires;
+    2. of the others, the `round(rate * neurons)` with the lowest entropy of p[n] normalised to
+       sum 1 are selected (natural logarithm; `neurons` counts all of the model's);
+    3. a selected neuron belongs to every label with p strictly above the bar, the
+       `round(bar * M)`-th smallest probability. Without any it is an orphan: counted, not stored.
+
+    A row's score is minus the entropy. Ties go to the lower layer and index.
+
+    Args:
+        rate: Share of all neurons to select.
+        filter: Quantile of the pooled probabilities that some label must exceed.
+        bar: Quantile of the pooled probabilities that a label must exceed to own the neuron.
+        per_label: Select this many for every label instead of `rate` of the model: of the neurons
+            that pass filter and bar for the label, those of lowest entropy.
+        exclusive: Keep only neurons with exactly one owner.
+        max_members: Keep only neurons with at most this many owners. With `rate` this removes
+            from the selection; with `per_label` the next best neurons fill the budget.
+        site: Where positive values were counted.
+
+    Paper: Tang et al. (2024), "Language-Specific Neurons: The Key to Multilingual Capabilities in
+    Large Language Models". `per_label` is Kargaran et al. (2025), on programming languages.
+    """
+
+    name: ClassVar[str] = "lape"
+    paper: ClassVar[str] = "Tang et al. 2024, Language-Specific Neurons (arXiv:2402.16438)"
+
+    rate: float = 0.01
+    filter: float = 0.95
+    bar: float = 0.95
+    per_label: int | None = None
+    exclusive: bool = False
+    max_members: int | None = None
+    site: str = "mlp.act"
+
+    def __post_init__(self) -> None:
+        for field in ("rate", "filter", "bar"):
+            value = getattr(self, field)
+            if not 0 <= value <= 1 or (field == "rate" and value == 0):
+                raise ParameterError(
+                    f"LAPE got {field}={value}; it is a share, "
+                    f"{'above 0' if field == 'rate' else 'from 0'} up to 1."
+                )
+        for field in ("per_label", "max_members"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ParameterError(f"LAPE got {field}={value}; expected at least 1.")
+        if self.exclusive and self.max_members not in (None, 1):
+            raise ParameterError(
+                f"LAPE got exclusive=True, which means one owner, and max_members="
+                f"{self.max_members}. Give one of them."
+            )
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Counts of positive values."""
+        return (Need("count", self.site),)
+
+    def select(self, stats: Stats) -> NeuronSet:
+        """Return the neurons of each label by the rule in the class docstring."""
+        labels = tuple(stats.labels)
+        if len(labels) < 2:
+            raise StatsError(
+                f"LAPE compares labels, but these statistics hold only {', '.join(labels)}. "
+                "Collect at least one more label, or merge statistics."
+            )
+        empty = [name for name in labels if not stats.tokens[name]]
+        if empty:
+            raise StatsError(f"The label {empty[0]!r} has no tokens: collect text for it first.")
+        widths = torch.tensor(stats.widths)
+        probability = stats.probabilities(self.site).to(device="cpu", dtype=torch.float64)
+        # Positions beyond a layer's width are padding, not neurons: they count nowhere.
+        real = torch.arange(probability.shape[-1]) < widths[:, None]
+        layer, index = real.nonzero(as_tuple=True)
+        # [labels, neurons]; an expert that no token of a label reached was never active for it.
+        p = probability.flatten(1) if bool(real.all()) else probability[:, real]
+        p = p.nan_to_num(nan=0.0)
+
+        threshold = _kth(p, self.filter)
+        bar = threshold if self.bar == self.filter else _kth(p, self.bar)
+        high = p.amax(0)
+        alive = ((high > threshold) & (high > 0)).nonzero().flatten()
+        # One row per neuron. `alive` ascends, so positions in it break ties by layer and index.
+        survivors = p[:, alive].T.contiguous()
+        entropy = _entropy(survivors)
+        order = _ascending(entropy)
+        member = survivors > bar
+        owners = member.sum(1)
+        limit = 1 if self.exclusive else self.max_members or len(labels)
+
+        if self.per_label is None:
+            chosen = order[: round(self.rate * p.shape[1])]
+            orphans = int((owners[chosen] == 0).sum())
+            selected = len(chosen)
+            member[owners > limit] = False
+            rows, label = member[chosen].nonzero(as_tuple=True)
+            rows = chosen[rows]
+        else:
+            member[owners > limit] = False
+            picks = [order[member[order, k]][: self.per_label] for k in range(len(labels))]
+            rows = torch.cat(picks)
+            sizes = torch.tensor([len(pick) for pick in picks])
+            label = torch.arange(len(labels)).repeat_interleave(sizes)
+            orphans, selected = 0, len(rows.unique())
+        return neuron_set(
+            self,
+            stats,
+            label,
+            layer[alive[rows]],
+            index[alive[rows]],
+            -entropy[rows],
+            site=self.site,
+            orphans=orphans,
+            results={"threshold": threshold, "bar": bar, "selected": selected},
+        )
+
+
+def _kth(p: torch.Tensor, share: float) -> float:
+    """Return the `round(share * n)`-th smallest of all values, at least the first."""
+    return float(p.flatten().kthvalue(max(1, round(share * p.numel()))).values)
+
+
+def _entropy(p: torch.Tensor) -> torch.Tensor:
+    """Return the entropy in nats of each row of `p`, normalised to sum 1."""
+    # Sorted, so that rows with the same values in another order get exactly the same entropy.
+    p = p.sort(dim=1).values
+    q = p / p.sum(1, keepdim=True)
+    return -torch.special.xlogy(q, q).sum(1)
+
+
+def _ascending(values: torch.Tensor) -> torch.Tensor:
+    """Return the order of `values`, in which values that differ by rounding only are ties."""
+    values, order = values.sort(stable=True)
+    gap = values.diff()
+    if not bool(((gap > 0) & (gap <= _TIE)).any()):
+        return order
+    group = torch.cat([torch.zeros(1, dtype=torch.int64), (gap > _TIE).cumsum(0)])
+    return order[(group * len(values) + order).argsort()]
