@@ -26,6 +26,7 @@ CARD = "README.md"
 FORMAT_VERSION = "1.0"
 PEFT_TYPE = "NEURONSTEER"
 BLOCK = "neuronsteer"
+_STAMP = "neuronsteer_fingerprint"
 INTEGERS = ("label", "layer", "index")
 
 _REQUIRED = ("format_version", "labels", "site", "num_layers", "d_ff")
@@ -94,11 +95,9 @@ def write(
         # The smallest type that holds the bound: half the size of a 7B-model set is these three.
         small = torch.int16 if bound <= torch.iinfo(torch.int16).max else torch.int32
         tensors[name] = tensors[name].to(small)
-    files = {
-        TENSORS: safetensors.torch.save(
-            tensors, metadata={"format": "pt", "neuronsteer_fingerprint": fingerprint}
-        )
-    }
+    # One metadata key only: safetensors writes several in random order, and the same set should
+    # give the same bytes.
+    files = {TENSORS: safetensors.torch.save(tensors, metadata={_STAMP: fingerprint})}
     if card is not None:
         files[CARD] = card.encode()
     # Last, because a folder without it is no artifact.
@@ -195,7 +194,7 @@ def _read_columns(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
         )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            stamp = (file.metadata() or {}).get("neuronsteer_fingerprint")
+            stamp = (file.metadata() or {}).get(_STAMP)
             columns: dict[str, torch.Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(

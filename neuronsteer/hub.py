@@ -93,6 +93,8 @@ def fetch(
 
 def _local_folder(name: str, filenames: Sequence[str], subfolder: str | None) -> Path | None:
     """Return the folder meant by `name`, `None` if it is a repository id, or raise."""
+    if not name.strip():
+        raise HubError("An empty name: expected a folder or a Hub repository id.")
     path = Path(name).expanduser()
     folder = path / subfolder if subfolder else path
     shipped = builtin(name.replace("\\", "/"))
