@@ -31,17 +31,18 @@ def doctor(model: Any) -> dict[str, Any]:
             "problems": [str(error)],
         }
     results, problems = _probe(model, anatomy)
+    blocking = _blocking(anatomy)
     by_site = _by_site(results)
     neuron = by_site.get("mlp.neuron", [])
     for site, found in by_site.items():
         problems += _dead(site, found)
-    problems += _circumstances(anatomy)
+    problems += [*blocking, *_limiting(anatomy)]
     layout = anatomy.layout
     return {
         "model_type": anatomy.model_type,
         "class": type(anatomy.root).__name__,
         "source": anatomy.source,
-        "steerable": bool(neuron) and all(r.fired for r in neuron) and not anatomy.compiled,
+        "steerable": bool(neuron) and all(r.fired for r in neuron) and not blocking,
         "num_layers": anatomy.num_layers,
         "hidden_size": anatomy.hidden_size,
         "d_ff": anatomy.d_ff,
@@ -123,28 +124,35 @@ def _dead(site: str, results: list[ProbeResult]) -> list[str]:
     return problems
 
 
-def _circumstances(anatomy: Anatomy) -> list[str]:
+def _blocking(anatomy: Anatomy) -> list[str]:
+    """Return what makes steering impossible although hooks may fire in the probe."""
     problems: list[str] = []
     if anatomy.compiled:
         problems.append(
             "The model is compiled already: hooks added after the first compiled call are ignored "
             "without a word. Attach first, then call torch.compile."
         )
-    if not anatomy.root.can_generate():
+    if anatomy.root.get_output_embeddings() is None:
         problems.append(
             f"{type(anatomy.root).__name__} has no language-model head: it can be read but not "
             f"steered while generating. Load it with AutoModelForCausalLM."
         )
-    if anatomy.layout.gate is None:
+    blocks = [tap for tap in anatomy.taps("mlp.neuron") if tap.side == EXPERTS]
+    foreign = next((tap for tap in blocks if not hasattr(tap.module, "_apply_gate")), None)
+    if foreign is not None:
         problems.append(
+            f"{foreign.name} ({type(foreign.module).__name__}) is not dispatched by transformers' "
+            f"experts interface, so its neurons cannot be reached. Load the model without kernel "
+            f"replacements."
+        )
+    return problems
+
+
+def _limiting(anatomy: Anatomy) -> list[str]:
+    """Return what is missing although the model can be steered."""
+    if anatomy.layout.gate is None:
+        return [
             "Which projection feeds the activation could not be decided, so activation "
             "probabilities (mlp.act) cannot be measured. Register a Layout for the family."
-        )
-    for tap in anatomy.taps("mlp.neuron"):
-        if tap.side == EXPERTS and not hasattr(tap.module, "_apply_gate"):
-            problems.append(
-                f"{tap.name} is not dispatched by transformers' experts interface "
-                f"({type(tap.module).__name__}), so its neurons cannot be reached."
-            )
-            break
-    return problems
+        ]
+    return []

@@ -24,18 +24,18 @@ from .tap import INPUT, OUTPUT
 _WIDTH_FIELDS = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff", "d_inner")
 _LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers")
 _ACT_FIELDS = ("hidden_act", "hidden_activation", "activation_function", "activation")
+_HOMES = ("transformers.activations", "torch.nn.modules.activation")
 _FUSED = (("first", "second"), ("second", "first"), ("even", "odd"), ("odd", "even"))
 
 
 @dataclass(frozen=True)
 class _Block:
-    """One decoder layer as the rule sees it: paths are relative to the layer."""
+    """The MLP of one decoder layer as the rule sees it: paths are relative to the layer."""
 
     mlp: str
     down: str
     width: int
     hidden: int
-    flattened: bool = False
 
 
 def derive(root: Any, config: Any) -> Layout:
@@ -95,14 +95,16 @@ def _down(layer: nn.Module, config: Any) -> _Block:
     hidden = int(config.hidden_size)
     expected = [v for f in _WIDTH_FIELDS if isinstance(v := getattr(config, f, None), int)]
     linears = list(_linears(layer))
-    found = [
-        (name, inputs)
-        for name, _, inputs, outputs in linears
-        if outputs == hidden and inputs != hidden and (not expected or inputs in expected)
-    ]
-    reason = None
+    wide = [(name, inputs) for name, _, inputs, outputs in linears if outputs == hidden != inputs]
+    found = [(name, inputs) for name, inputs in wide if inputs in expected]
     if not found:
-        reason = "no linear layer maps the MLP width to the hidden size"
+        # Some families compute their width. An attention output may have the same shape then.
+        found = [(name, inputs) for name, inputs in wide if "att" not in name.lower()]
+    reason = None
+    if any("expert" in name for name, _ in layer.named_modules()):
+        reason = "it is a mixture of experts, whose neurons are not inputs of a linear layer"
+    elif not found:
+        reason = "no linear layer maps an MLP width to the hidden size"
     elif len(found) > 1:
         names = ", ".join(name for name, _ in found)
         reason = f"several linear layers could be the MLP output ({names})"
@@ -139,35 +141,39 @@ def _gate(
         for name, _, inputs, outputs in _linears(parent)
         if inputs == block.hidden and outputs in (block.width, 2 * block.width)
     }
-    act, function = _activation(parent, prefix, config)
     probes = [(name, layer.get_submodule(name), OUTPUT) for name in feeding]
-    seen = record(root, [(block.down, layer.get_submodule(block.down), INPUT), *probes])
+    try:
+        seen = record(root, [(block.down, layer.get_submodule(block.down), INPUT), *probes])
+    except Exception as error:
+        raise LayoutError(
+            f"model_type {config.model_type!r} is not in the table of families, and the short "
+            f"forward pass that tells its gate failed with {type(error).__name__}: {error}"
+        ) from error
     neurons = seen.get(block.down)
     if neurons is None:
-        return None, act, False
-    flattened = neurons.dim() == 2
-    if function is None:
-        return None, None, flattened
+        return None, None, False
     fitting = [
-        parts
+        (parts, act)
+        for act, function in _activations(parent, prefix, config)
         for parts in _candidates(feeding, block.width)
         if _fits(parts, seen, neurons, block.width, function)
     ]
-    return (fitting[0] if len(fitting) == 1 else None), act, flattened
+    parts, act = fitting[0] if len({parts for parts, _ in fitting}) == 1 else (None, None)
+    return parts, act, neurons.dim() == 2
 
 
-def _activation(
+def _activations(
     parent: nn.Module, prefix: str, config: Any
-) -> tuple[str | None, Callable[[Tensor], Tensor] | None]:
-    homes = ("transformers.activations", "torch.nn.modules.activation")
-    modules = [(n, m) for n, m in parent.named_children() if type(m).__module__ in homes]
-    if len(modules) == 1:
-        return prefix + modules[0][0], modules[0][1]
+) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Yield what may be the activation: modules without weights, then what the config names."""
+    for name, module in parent.named_children():
+        empty = not any(True for _ in module.parameters()) and in_size(module) is None
+        if type(module).__module__ in _HOMES or (empty and not isinstance(module, nn.Dropout)):
+            yield prefix + name, module
     for field in _ACT_FIELDS:
         name = getattr(config, field, None)
         if isinstance(name, str) and name in ACT2FN:
-            return name, ACT2FN[name]
-    return None, None
+            yield name, ACT2FN[name]
 
 
 def _candidates(feeding: dict[str, int], width: int) -> Iterator[tuple[Part, Part | None]]:
@@ -200,7 +206,10 @@ def _fits(
     up = read(parts[1]) if parts[1] else None
     if gate is None or (parts[1] and up is None):
         return False
-    want = function(gate) if up is None else function(gate) * up
+    try:
+        want = function(gate) if up is None else function(gate) * up
+    except (TypeError, ValueError, RuntimeError):
+        return False  # not an activation, whatever it is
     if want.shape != neurons.shape:
         return False
     # Half-precision rounding stays far below this; a wrong pairing is off by about 1.

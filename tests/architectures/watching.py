@@ -1,4 +1,4 @@
-"""Reading and changing what taps see, by plain hooks: an oracle that shares no code with hooks.py."""
+"""Reading and changing what taps see by plain hooks: an oracle sharing no code with hooks.py."""
 
 from __future__ import annotations
 
