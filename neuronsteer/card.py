@@ -56,8 +56,10 @@ def may_write(path: Path) -> bool:
         return False
 
 
-def profile(counts: Sequence[int]) -> str:
-    """Return one bar per layer, scaled to the highest."""
+def profile(counts: Sequence[int], width: int | None = None) -> str:
+    """Return one bar per layer, scaled to the highest; at most `width` by adding neighbours."""
+    step = -(-len(counts) // width) if width and counts else 1
+    counts = [sum(counts[i : i + step]) for i in range(0, len(counts), step)]
     high = max(counts, default=0)
     if not high:
         return " " * len(counts)
@@ -141,5 +143,5 @@ def rich_table(summary: Mapping[str, Any], exclusive: Mapping[str, int]) -> Tabl
     table.add_column(f"layers 0–{summary['num_layers'] - 1}", no_wrap=True)
     for label, count in summary["counts"].items():
         numbers = (count, exclusive[label], count - exclusive[label])
-        table.add_row(escape(label), *map(str, numbers), profile(summary["layers"][label]))
+        table.add_row(escape(label), *map(str, numbers), profile(summary["layers"][label], 40))
     return table

@@ -99,3 +99,5 @@ def test_profile():
     assert card.profile([0, 1, 100]) == " ▁█"
     assert card.profile([0, 0]) == "  "
     assert card.profile([]) == ""
+    assert card.profile([1, 0, 0, 0, 2, 2], width=3) == "▂ █"
+    assert len(card.profile([1] * 81, width=40)) <= 40

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_args, get_type_hints
 
 import torch
 
@@ -44,6 +44,19 @@ class Detector(ABC):
     #: What running it costs beyond the statistics.
     cost: ClassVar[str] = "seconds, no model"
 
+    def __post_init__(self) -> None:
+        """Refuse parameters of the wrong type; subclasses add their ranges after this."""
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            kinds = get_args(hints[field.name]) or (hints[field.name],)
+            value = getattr(self, field.name)
+            if not any(_is(value, kind) for kind in kinds):
+                names = " or ".join(getattr(k, "__name__", str(k)) for k in kinds)
+                raise ParameterError(
+                    f"The method {self.name!r} got {field.name}={value!r}; expected "
+                    f"{names.replace('NoneType', 'None')}."
+                )
+
     @property
     @abstractmethod
     def needs(self) -> tuple[Need, ...]:
@@ -56,6 +69,14 @@ class Detector(ABC):
     def parameters(self) -> dict[str, Any]:
         """Return the parameters by name, as they are stored in the set."""
         return dataclasses.asdict(self)
+
+
+def _is(value: object, kind: Any) -> bool:
+    if not isinstance(kind, type):
+        return True  # a generic such as tuple[str, ...]: left to the detector
+    if isinstance(value, bool) and kind is not bool:
+        return False
+    return isinstance(value, int | float if kind is float else kind)
 
 
 DETECTORS: Registry[type[Detector]] = Registry("detector", "neuronsteer.detectors")

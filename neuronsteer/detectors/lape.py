@@ -62,6 +62,7 @@ class Lape(Detector):
     site: str = "mlp.act"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field in ("rate", "filter", "bar"):
             value = getattr(self, field)
             if not 0 <= value <= 1 or (field == "rate" and value == 0):

@@ -253,6 +253,11 @@ def test_header_says_how_it_was_made():
         ({"per_label": 0}, "per_label"),
         ({"max_members": 0}, "max_members"),
         ({"exclusive": True, "max_members": 2}, "max_members"),
+        ({"rate": "0.1"}, "rate='0.1'; expected float"),
+        ({"rate": True}, "rate=True"),
+        ({"exclusive": "yes"}, "exclusive='yes'; expected bool"),
+        ({"per_label": 1.5}, "per_label=1.5; expected int or None"),
+        ({"site": None}, "site=None"),
         ({"raet": 0.1}, "Did you mean 'rate'"),
     ],
 )
