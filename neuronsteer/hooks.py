@@ -34,7 +34,7 @@ class Plan:
         batch: Rows of the batch.
         length: Positions per row.
         runs: With `MIXED`: `(first, end, row)` runs of positions, the same for the whole batch.
-        index: With `MIXED` and no `runs`: table rows `[batch, length]`.
+        index: Table rows `[batch, length]`, if they are chosen per row of the batch.
         steered: How many positions a non-identity row covers.
         hits: How many layers were changed so far.
         copies: The index per device.
@@ -96,7 +96,7 @@ class Signal:
 
     def show(self, plan: Plan) -> None:
         """Make compiled graphs use `plan`; costs nothing while the rows stay the same."""
-        if plan.row == MIXED:
+        if plan.row == MIXED or plan.index is not None:
             self._shown = MIXED
             self.index = plan.index_on(self._scalar.device)
         elif plan.row != self._shown:

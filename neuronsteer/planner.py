@@ -61,8 +61,6 @@ class Planner:
                     )
                 tokens = ids[row, prompt:].tolist()
             rows.append(track.runs(first, first + length, tokens))
-        if all(runs == rows[0] for runs in rows):
-            return self._uniform(rows[0], first, batch, length)
         return self._per_row(rows, first, batch, length)
 
     def _uniform(self, runs: list[Run], first: int, batch: int, length: int) -> Plan:
@@ -88,7 +86,13 @@ class Planner:
                 self._indices.popitem(last=False)
         else:
             self._indices.move_to_end(key)
-        # A plan counts hits per forward pass; the index and its copies on devices are shared.
+        # A plan counts hits per forward pass; the index and its copies on devices are shared. The
+        # index is kept where one row would do, so that compiled graphs always see one shape.
+        row = (
+            local[0][0][2]
+            if all(runs == ((0, length, local[0][0][2]),) for runs in local)
+            else MIXED
+        )
         return Plan(
-            MIXED, batch, length, index=known.index, steered=known.steered, copies=known.copies
+            row, batch, length, index=known.index, steered=known.steered, copies=known.copies
         )
