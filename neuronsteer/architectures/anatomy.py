@@ -38,6 +38,12 @@ class Anatomy:
     prefix: str
     wrapped: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return (
+            f"Anatomy({type(self.root).__name__}, {self.model_type!r} from the {self.source}, "
+            f"{self.num_layers} layers of {self.d_ff} neurons)"
+        )
+
     @property
     def model_type(self) -> str:
         """The language model's `config.model_type`."""

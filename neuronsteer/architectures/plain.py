@@ -37,7 +37,7 @@ PLAIN = (
     _up("nemotron", bias=_MLP_BIAS),
     _up("arcee", bias=_MLP_BIAS),
     # xIELU turns strongly negative inputs positive: the sign before it says nothing.
-    _up("apertus", signed=False),
+    _up("apertus", signed=False, note="xIELU: g is read behind the activation"),
     Layout(
         "phi",
         down="mlp.fc2",

@@ -99,13 +99,13 @@ class Tap:
     site: str
     layer: int
     name: str
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     side: str
     width: int
     tensor_width: int
-    columns: slice | Tensor | None = None
+    columns: slice | Tensor | None = field(default=None, repr=False)
     flattened: bool = False
-    experts: Experts | None = None
+    experts: Experts | None = field(default=None, repr=False)
     _on_device: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     def read(self, tensor: Any) -> Tensor:

@@ -238,6 +238,18 @@ def test_dead_hooks_are_a_problem():
     assert "never fired in 2 of 2 layers" in text
 
 
+def test_bloom_can_bypass_its_down_projection():
+    report = doctor(tiny_model("bloom", pretraining_tp=2, slow_but_exact=True))
+    assert not report["steerable"]
+    assert "dense_4h_to_h" in report["problems"][0]
+
+
+def test_reprs_are_one_line():
+    anatomy = inspect(tiny_model("mixtral"))
+    assert "\n" not in repr(anatomy)
+    assert "\n" not in repr(anatomy.taps("mlp.neuron")[0])
+
+
 def test_one_dead_layer_is_enough():
     model = tiny_model("llama", layers=3)
     mlp = model.model.layers[2].mlp
