@@ -1,0 +1,158 @@
+"""`neuronsteer collect`: from texts to statistics."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ParameterError, TextError
+from . import commands, console
+from .commands import command
+
+_HUB = "hf://"
+
+
+@command(
+    "collect",
+    examples="""
+    neuronsteer collect MODEL --texts corpus/ -o stats
+    neuronsteer collect MODEL --texts fr=fr.txt --texts en=en.jsonl.gz --max-tokens 1000000 -o stats
+    neuronsteer collect MODEL --texts fr=hf://wikimedia/wikipedia/20231101.fr:train -o stats
+    torchrun --nproc-per-node 4 -m neuronsteer.cli collect MODEL --texts corpus/ -o stats --resume
+    """,
+    resume="Everything up to the last checkpoint is kept; go on with the same command and --resume.",
+)
+def collect(
+    model: commands.Model,
+    texts: Annotated[
+        list[str],
+        typer.Option(
+            help="A folder with one file per label (fr.txt, ja.jsonl.gz …); or LABEL=FILE or "
+            "LABEL=hf://owner/dataset[/config][:split], once per label."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="STATS", help="Folder to write.")],
+    method: Annotated[
+        str | None,
+        typer.Option(help="Collect what this detector needs; by default enough for lape."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Stop each label after so many tokens.")
+    ] = None,
+    max_texts: Annotated[
+        int | None, typer.Option(min=1, help="Stop each label after so many texts.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Cut longer texts; by default at 1024 tokens.")
+    ] = None,
+    block_size: Annotated[
+        int | None,
+        typer.Option(min=2, help="Pack texts end to end into blocks, as the LAPE paper does."),
+    ] = None,
+    response_only: Annotated[
+        bool, typer.Option("--response-only", help="Count responses of prompt/response pairs only.")
+    ] = False,
+    text_field: Annotated[str, typer.Option(help="Where the text is in JSON records.")] = "text",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Texts per batch; found by itself if not given.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in STATS.")
+    ] = False,
+    device: commands.Device = "auto",
+    dtype: commands.Dtype = "auto",
+    revision: commands.Revision = None,
+    trust_remote_code: commands.TrustRemoteCode = False,
+    as_json: commands.Json = False,
+    quiet: commands.Quiet = False,
+) -> None:
+    """Run texts through a model and keep statistics of every neuron per label.
+
+    Memory does not grow with the corpus. Under torchrun or accelerate launch the texts are split
+    over the processes.
+    """
+    corpora = _texts(texts)
+    policy: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "max_texts": max_texts,
+        "max_length": max_length,
+        "block_size": block_size,
+        "response_only": response_only,
+    }
+    from ..stats import collect as run
+    from .models import load_model
+
+    loaded, tokenizer = load_model(
+        model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+    )
+    stats = run(
+        loaded,
+        tokenizer,
+        corpora,
+        method=method,
+        policy={name: value for name, value in policy.items() if value is not None},
+        text_field=text_field,
+        batch_size="auto" if batch_size is None else batch_size,
+        checkpoint=out,
+        resume=resume,
+        progress=not quiet,
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return
+    stats.save(out)
+    if as_json:
+        console.dump(
+            {
+                "labels": list(stats.labels),
+                "tokens": {label: int(stats.tokens[label]) for label in stats.labels},
+                "texts": {label: int(stats.texts[label]) for label in stats.labels},
+                "out": str(out),
+            }
+        )
+    elif not quiet:
+        for label in stats.labels:
+            console.out().print(
+                f"{label}: {int(stats.tokens[label]):,} tokens of {int(stats.texts[label]):,} texts",
+                markup=False,
+            )
+    console.note(f"Wrote {out}. Next: neuronsteer detect {out} -o neurons", quiet=quiet)
+
+
+def _texts(given: list[str]) -> Any:
+    """Return what `collect` of the package takes: one folder, or a mapping of labels."""
+    if len(given) == 1 and "=" not in given[0]:
+        return Path(given[0])
+    found: dict[str, Any] = {}
+    for entry in given:
+        label, equals, source = entry.partition("=")
+        if not equals or not label or not source:
+            raise ParameterError(
+                f"Cannot read --texts {entry!r}: give one folder, or LABEL=FILE once per label."
+            )
+        if label in found:
+            raise ParameterError(f"--texts names the label {label!r} twice; join the files.")
+        found[label] = _dataset(source) if source.startswith(_HUB) else Path(source)
+    return found
+
+
+def _dataset(address: str) -> Any:
+    """Return a streamed dataset of the Hub for `hf://owner/name[/config][:split]`."""
+    from ..errors import require
+
+    path, _, split = address.removeprefix(_HUB).partition(":")
+    owner, _, rest = path.partition("/")
+    name, _, config = rest.partition("/")
+    if not owner or not name:
+        raise ParameterError(
+            f"Cannot read {address!r}; expected hf://owner/dataset[/config][:split]."
+        )
+    datasets: Any = require("datasets", "eval", "Reading texts from the Hub")
+    try:
+        return datasets.load_dataset(
+            f"{owner}/{name}", config or None, split=split or "train", streaming=True
+        )
+    except Exception as error:  # whatever the Hub has there, it was the user who named it
+        raise TextError(f"Cannot open {address!r}: {console.first_line(error)}") from error

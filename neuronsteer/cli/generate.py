@@ -1,0 +1,226 @@
+"""`neuronsteer generate`: steered text, at once or as it comes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ..errors import ParameterError, unknown_label
+from . import commands, console
+from .commands import command
+
+if TYPE_CHECKING:
+    from ..operations import Operation
+    from ..schedule import Schedule
+    from .streaming import Painter
+
+
+@command(
+    "generate",
+    examples="""
+    neuronsteer generate demo demo --to fr --prompt "The weather"
+    neuronsteer generate MODEL SET --schedule en,24:fr,64:ja --prompt "The weather" --stream
+    neuronsteer generate MODEL SET --to de --away-from en --operation add --strength 2 --prompt "Once"
+    echo "The weather" | neuronsteer generate MODEL SET --to fr --prompt - --json
+    """,
+)
+def generate(
+    model: commands.Model,
+    neurons: commands.NeuronSet,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="LABEL", help="Steer to this label throughout.")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEDULE",
+            help="Labels over generated tokens: en,24:fr,64:ja starts with en and switches at "
+            "tokens 24 and 64; '-' is no label.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The text to go on from; '-' reads stdin.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 64,
+    stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come.")] = False,
+    operation: Annotated[
+        str | None,
+        typer.Option(help="zero, scale, set or add; by default what the set says."),
+    ] = None,
+    value: Annotated[
+        str | None,
+        typer.Option(help="What to set or add: mean, median, max, diffmean, or a number."),
+    ] = None,
+    strength: Annotated[float, typer.Option(help="How much of the operation; 1 is all of it.")] = 1,
+    away_from: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL", help="Also switch off the neurons of this label."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the likeliest token, more samples.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="For sampling.")] = 0,
+    device: commands.Device = "auto",
+    dtype: commands.Dtype = "auto",
+    revision: commands.Revision = None,
+    trust_remote_code: commands.TrustRemoteCode = False,
+    as_json: commands.Json = False,
+    quiet: commands.Quiet = False,
+) -> None:
+    """Generate text while steering with a neuron set.
+
+    Each part of the text is coloured by the label that was active; without colours the label
+    stands in front of it.
+    """
+    if as_json and stream:
+        raise ParameterError("--json prints one object at the end, --stream prints tokens: choose.")
+    text = _prompt(prompt)
+    target = _schedule(to, schedule)
+    from .models import load_model, load_set
+
+    rows = load_set(neurons)
+    from ..schedule import Schedule
+
+    if target is None and rows.schedule is not None:
+        stored = rows.schedule
+        target = Schedule.parse(stored) if isinstance(stored, str) else Schedule.from_dict(stored)
+    if target is None:
+        raise ParameterError(
+            f"Say what to steer to: --to LABEL or --schedule. The set has {', '.join(rows.labels)}."
+        )
+    for label in (*target.labels, *([away_from] if away_from else [])):
+        if label not in rows.labels:  # told before a large model is loaded
+            raise unknown_label(label, rows.labels)
+    chosen = _operation(operation, value, rows.operation)
+    loaded, tokenizer = load_model(
+        model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+    )
+    from ..steerer import attach
+
+    with attach(loaded, rows, tokenizer=tokenizer) as steer:
+        steer.to(target, operation=chosen, strength=strength, away_from=away_from)
+        out = Console(file=sys.stderr, quiet=True) if as_json else console.out()
+        painter = _painter(out, rows.labels, target, quiet=quiet or as_json)
+        prompt_ids, new = _run(
+            loaded,
+            tokenizer,
+            text,
+            steer,
+            painter if stream else None,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+        runs = steer.spans()
+        report = steer.report()
+    from .spans import locate, pieces
+
+    parts = pieces(tokenizer, prompt_ids, new)
+    spans = locate([run for run in runs if run[0] < len(new)], parts, len(text))
+    if as_json:
+        console.dump(
+            {
+                "text": text + "".join(parts),
+                "prompt": text,
+                "spans": spans,
+                "schedule": str(target),
+                "new_tokens": len(new),
+                "report": report,
+            }
+        )
+    elif not stream:
+        whole = text + "".join(parts)
+        painter.prompt(text)
+        for span in spans:
+            painter.piece(whole[span["start"] : span["end"]], span["label"])
+        painter.end()
+
+
+def _prompt(given: str | None) -> str:
+    if given is None:
+        raise ParameterError("A prompt is missing: --prompt TEXT, or --prompt - to read stdin.")
+    text = sys.stdin.read().rstrip("\n") if given == "-" else given
+    if not text:
+        raise ParameterError("The prompt is empty; give at least one word.")
+    return text
+
+
+def _schedule(to: str | None, schedule: str | None) -> Schedule | None:
+    from ..schedule import Schedule
+
+    if to is not None and schedule is not None:
+        raise ParameterError("--to and --schedule exclude each other: a schedule may start with a label.")
+    if to is not None:
+        return Schedule(None if to == "-" else to)
+    return None if schedule is None else Schedule.parse(schedule)
+
+
+def _operation(
+    name: str | None, value: str | None, default: dict[str, Any]
+) -> Operation | None:
+    """Return the operation asked for; None leaves the choice to the set."""
+    from ..operations import operation as make
+
+    if name is None and value is None:
+        return None
+    spec: str | dict[str, Any] = default if name is None else name
+    if value is None:
+        return make(spec)
+    chosen = name or str(default["name"])
+    try:
+        amount: float | str = float(value)
+    except ValueError:
+        amount = value
+    if chosen == "scale" and isinstance(amount, str):
+        raise ParameterError(f"--operation scale needs a number as --value; found {value!r}.")
+    return make(spec, **{"factor" if chosen == "scale" else "value": amount})
+
+
+def _painter(out: Console, labels: tuple[str, ...], target: Schedule, *, quiet: bool) -> Painter:
+    from .streaming import Painter
+
+    painter = Painter(out, labels)
+    legend = painter.legend([label for label in target.labels if label in labels])
+    if legend and not quiet:
+        console.err().print(legend)
+    return painter
+
+
+def _run(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    steer: Any,
+    painter: Painter | None,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> tuple[list[int], list[int]]:
+    """Return the ids of the prompt and of what was generated."""
+    import torch
+
+    from .streaming import Streamer
+
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    # Some tokenizers add ids that the model's forward does not take.
+    inputs.pop("token_type_ids", None)
+    if inputs["input_ids"].shape[1] == 0:
+        raise ParameterError(f"The tokenizer makes no token of the prompt {prompt!r}.")
+    options: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        options = {"do_sample": True, "temperature": temperature}
+        torch.manual_seed(seed)
+    if tokenizer.pad_token_id is None and model.generation_config.pad_token_id is None:
+        options["pad_token_id"] = tokenizer.eos_token_id
+    streamer = None
+    if painter is not None:
+        painter.prompt(prompt)
+        streamer = Streamer(painter, tokenizer, steer.spans)
+    ids = model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer, **options)
+    count = inputs["input_ids"].shape[1]
+    row: list[int] = ids[0].tolist()
+    return row[:count], row[count:]
