@@ -86,6 +86,8 @@ def gather(
             if not stats.has(reducer, place):
                 continue
             for source, method in sources.items():
+                if source == "other_mean" and len(known) < 2:
+                    continue
                 # `median` is optional: a sketch may offer no such shortcut.
                 read = getattr(stats, method, None)
                 if read is not None:

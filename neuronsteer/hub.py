@@ -71,9 +71,10 @@ def fetch(
         return local
     from huggingface_hub import hf_hub_download
 
-    try:
-        paths = [
-            hf_hub_download(
+    paths: list[str] = []
+    for filename in filenames:
+        try:
+            path = hf_hub_download(
                 name,
                 filename,
                 subfolder=subfolder,
@@ -84,10 +85,10 @@ def fetch(
                 force_download=force_download,
                 library_name="neuronsteer",
             )
-            for filename in filenames
-        ]
-    except Exception as error:
-        raise translate(error, name, revision) from error
+        except Exception as error:
+            place = f"{subfolder}/{filename}" if subfolder else filename
+            raise translate(error, name, revision, place) from error
+        paths.append(path)
     return Path(paths[0]).parent
 
 
@@ -155,7 +156,9 @@ def publish(
     return str(commit.pr_url or commit.commit_url)
 
 
-def translate(error: Exception, repo_id: str, revision: str | None = None) -> HubError:
+def translate(
+    error: Exception, repo_id: str, revision: str | None = None, filename: str | None = None
+) -> HubError:
     """Return the `HubError` that says what an error of `huggingface_hub` means for the user."""
     from huggingface_hub import errors
 
@@ -183,8 +186,8 @@ def translate(error: Exception, repo_id: str, revision: str | None = None) -> Hu
         ),
         (
             isinstance(error, errors.EntryNotFoundError),
-            f"The repository {repo_id!r} lacks a file that was expected there "
-            f"({_first_line(error)}). Is it another kind of repository, or is subfolder= missing?",
+            f"The repository {repo_id!r} has no file {filename or _first_line(error)!r}. "
+            "Is it another kind of repository, or is subfolder= missing or wrong?",
         ),
         (
             isinstance(error, errors.HFValidationError),

@@ -85,7 +85,7 @@ def response(status):
         (hf.GatedRepoError("x", response=response(403)), "gated.*hf auth login"),
         (hf.RepositoryNotFoundError("x", response=response(404)), "private repository.*token="),
         (hf.RevisionNotFoundError("x", response=response(404)), "no revision 'v9'"),
-        (hf.RemoteEntryNotFoundError("a.json", response=response(404)), "lacks a file.*a.json"),
+        (hf.RemoteEntryNotFoundError("a.json", response=response(404)), "no file 'a.json'"),
         (hf.LocalEntryNotFoundError("x"), "not in the download cache"),
         (hf.OfflineModeIsEnabled("x"), "not in the download cache"),
         (hf.HFValidationError("no good name"), "no good name"),

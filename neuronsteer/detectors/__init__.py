@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
 
 import torch
 
@@ -16,16 +16,10 @@ from ..columns import MLP_SITES, gather
 from ..errors import ParameterError, StatsError, did_you_mean
 from ..neuronset import NeuronSet
 from ..registry import Registry
+from ..stats.needs import Need
 
 if TYPE_CHECKING:
     from ..stats import Stats
-
-
-class Need(NamedTuple):
-    """One reducer that must have been collected at one site."""
-
-    reducer: str
-    site: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +150,7 @@ def neuron_set(
     steering_site = "mlp.neuron" if site in MLP_SITES else site
     has_mean = f"{steering_site}.mean" in values
     method: dict[str, Any] = {"name": detector.name, "parameters": detector.parameters()}
+    told: dict[str, Any] = stats.header.get("calibration", {})
     if results:
         method["results"] = results
     return NeuronSet.from_rows(
@@ -167,14 +162,14 @@ def neuron_set(
         values,
         site=site,
         num_layers=stats.num_layers,
-        d_ff=stats.d_ff,
-        widths=tuple(stats.widths),
+        d_ff=max(stats.site_widths[site]),
+        widths=stats.site_widths[site],
         model_type=stats.model_type,
         base_model=stats.base_model,
         base_revision=stats.revision,
         method=method,
         calibration={
-            name: {"tokens": int(stats.tokens[name]), "texts": int(stats.texts[name])}
+            name: {"texts": stats.texts[name], **told.get(name, {}), "tokens": stats.tokens[name]}
             for name in labels
         },
         operation={"name": "set", "value": "mean"} if has_mean else {"name": "zero"},

@@ -9,7 +9,8 @@ import torch
 
 from ..errors import ParameterError, StatsError
 from ..neuronset import NeuronSet
-from . import DETECTORS, Detector, Need, neuron_set
+from ..stats.needs import Need
+from . import DETECTORS, Detector, neuron_set
 
 if TYPE_CHECKING:
     from ..stats import Stats
@@ -87,16 +88,13 @@ class Lape(Detector):
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return the neurons of each label by the rule in the class docstring."""
-        labels = tuple(stats.labels)
+        labels = stats.labels
         if len(labels) < 2:
             raise StatsError(
                 f"LAPE compares labels, but these statistics hold only {', '.join(labels)}. "
                 "Collect at least one more label, or merge statistics."
             )
-        empty = [name for name in labels if not stats.tokens[name]]
-        if empty:
-            raise StatsError(f"The label {empty[0]!r} has no tokens: collect text for it first.")
-        widths = torch.tensor(stats.widths)
+        widths = torch.tensor(stats.site_widths[self.site])
         probability = stats.probabilities(self.site).to(device="cpu", dtype=torch.float64)
         # Positions beyond a layer's width are padding, not neurons: they count nowhere.
         real = torch.arange(probability.shape[-1]) < widths[:, None]
