@@ -98,22 +98,30 @@ def _local_folder(name: str, filenames: Sequence[str], subfolder: str | None) ->
         raise HubError("An empty name: expected a folder or a Hub repository id.")
     path = Path(name).expanduser()
     folder = path / subfolder if subfolder else path
-    shipped = builtin(name.replace("\\", "/"))
-    # A folder that happens to be called "demo" hides the shipped one only if it holds a set.
-    if shipped is not None and not any((folder / file).exists() for file in filenames):
-        return shipped / subfolder if subfolder else shipped
+    shipped = builtin(f"{name}/{subfolder}" if subfolder else name)
+    if shipped is not None and _has_any(shipped, filenames) and not _has_any(folder, filenames):
+        # A folder that happens to be called "demo" hides the shipped one only if it holds a set.
+        return shipped
     if folder.is_dir():
         return folder
     if path.is_dir():
         raise HubError(f"The folder {name!r} has no subfolder {subfolder!r}.")
     if path.exists():
         raise HubError(f"{name!r} is a file; expected a folder or a Hub repository id.")
+    if name == _BUILTIN:
+        raise HubError(
+            "This installation of neuronsteer carries no demo set. `neuronsteer demo` makes one."
+        )
     if not _REPO_ID.fullmatch(name) or name.startswith("."):
         raise HubError(
             f"No folder {name!r}, and it cannot be a Hub repository id "
             "(expected 'owner/name'). Check the path."
         )
     return None
+
+
+def _has_any(folder: Path, filenames: Sequence[str]) -> bool:
+    return any((folder / file).exists() for file in filenames)
 
 
 def publish(

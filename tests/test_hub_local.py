@@ -124,6 +124,14 @@ def test_shipped_sets_are_found_by_name(tmp_path, monkeypatch):
     assert NeuronSet.from_pretrained("demo/lape").labels == ("mine",)
 
 
+def test_no_demo_set_is_shipped(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    with pytest.raises(HubError, match="carries no demo set"):
+        hub.fetch("demo", filenames=FILES)
+
+
 def test_the_package_is_searched_without_importing_the_demo():
     before = set(sys.modules)
     hub.builtin("demo/lape")
