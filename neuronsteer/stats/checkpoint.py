@@ -1,0 +1,140 @@
+"""Where a run can go on after being killed: totals and the position in the texts, on disk.
+
+A finished label is one file that is never touched again; the running label is another that is
+replaced as a whole. Being killed between any two instructions leaves a state from which the same
+result is reached.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import ParameterError, StatsError
+from .files import load_tensors, save_tensors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far this process got in the running label.
+
+    Attributes:
+        label: Position of the label.
+        window: Window of its stream.
+        batch: First batch of the window that is not done.
+        digest: Hash over the texts up to and including the window.
+        tokens: Counted tokens of this process so far in this label.
+        cap: Largest batch, in positions, after running out of memory.
+        aligned: Batches are still filled up.
+    """
+
+    label: int = 0
+    window: int = 0
+    batch: int = 0
+    digest: str = ""
+    tokens: int = 0
+    cap: int | None = None
+    aligned: bool = True
+
+
+class Checkpoint:
+    """The files of one process of one run.
+
+    Args:
+        folder: Where they are; created when needed.
+        fingerprint: What the run depends on: model, policy, texts, batches, processes.
+        rank: Position of this process.
+        size: Number of processes.
+        every: Seconds between two checkpoints.
+    """
+
+    def __init__(
+        self, folder: Path, fingerprint: dict[str, Any], rank: int, size: int, every: float
+    ) -> None:
+        if every < 0:
+            raise ParameterError(f"checkpoint_every={every}; expected seconds, 0 or more.")
+        self.folder = folder
+        self.every = every
+        self._fingerprint = json.loads(json.dumps(fingerprint))
+        self._name = f"rank{rank}-of-{size}"
+        self._last = time.monotonic()
+        self._cost = 0.0
+
+    @property
+    def _running(self) -> Path:
+        return self.folder / f"{self._name}.safetensors"
+
+    def _finished(self, label: int) -> Path:
+        return self.folder / f"{self._name}-label{label}.safetensors"
+
+    def due(self) -> bool:
+        """Return whether it is time to write, without spending a tenth of the time on it."""
+        return time.monotonic() - self._last >= max(self.every, 10 * self._cost * (self.every > 0))
+
+    def write(self, position: Position, tensors: dict[str, Tensor]) -> None:
+        """Keep the state of the running label."""
+        began = time.monotonic()
+        facts = {"fingerprint": self._fingerprint, "position": asdict(position)}
+        save_tensors(self._running, tensors, {"state": json.dumps(facts)})
+        self._last = time.monotonic()
+        self._cost = self._last - began
+
+    def finish(self, label: int, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Keep a finished label, then say that the next one has begun."""
+        save_tensors(self._finished(label), tensors, {"state": json.dumps(facts)})
+        self.write(Position(label + 1), {})
+
+    def read(self) -> tuple[Position, dict[str, Tensor]] | None:
+        """Return the state of the running label, or `None` if there is none.
+
+        Raises:
+            StatsError: If it belongs to another run; names what differs.
+        """
+        if not self._running.exists():
+            others = sorted(self.folder.glob("rank*-of-*.safetensors"))
+            if others:
+                raise StatsError(
+                    f"The checkpoint in {str(self.folder)!r} ({others[0].name}) was written by "
+                    f"another number of processes. Resume with the same number, or start over."
+                )
+            return None
+        tensors, metadata = load_tensors(self._running)
+        state = json.loads(metadata["state"])
+        for name, value in self._fingerprint.items():
+            before = state["fingerprint"].get(name)
+            if before != value:
+                raise StatsError(
+                    f"The checkpoint in {str(self.folder)!r} cannot be resumed: {name} was "
+                    f"{_shown(before)} and is now {_shown(value)}. Use what the run was started "
+                    f"with, or start over without resuming."
+                )
+        return Position(**state["position"]), tensors
+
+    def read_finished(self, label: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return what `finish` kept."""
+        tensors, metadata = load_tensors(self._finished(label))
+        return json.loads(metadata["state"]), tensors
+
+    def remove(self) -> None:
+        """Delete this process's files, and the folder if nothing else is in it."""
+        if not self.folder.is_dir():
+            return
+        for path in (self._running, *self.folder.glob(f"{self._name}-label*.safetensors")):
+            path.unlink(missing_ok=True)
+        try:
+            self.folder.rmdir()
+        except OSError:
+            log.debug("%s is kept: it holds other files", self.folder)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + "…"

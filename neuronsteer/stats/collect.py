@@ -1,0 +1,238 @@
+"""`collect`: texts in, statistics out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..architectures import Anatomy, inspect
+from ..errors import HookError, ParameterError
+from .batches import BatchPlan
+from .checkpoint import Checkpoint
+from .forward import input_device
+from .gather import Gatherer
+from .identity import context_length, model_facts, model_identity, tokenizer_identity, versions
+from .needs import Need, resolve_needs
+from .policy import TokenPolicy, make_policy
+from .progress import Report
+from .ranks import joined, tensor_parallel
+from .reducers import REDUCERS
+from .run import Run
+from .store import Stats
+from .texts import Source, check_field, read_sources
+from .tokens import RowReader, check_tokenizer
+
+log = logging.getLogger(__name__)
+
+#: Positions per batch: enough to keep the device busy, few enough to fit beside the model.
+CPU_BATCH_TOKENS = 2048
+BATCH_TOKENS = 8192
+MEMORY_LIMIT = 16 * 2**30
+
+
+def collect(
+    model: Any,
+    tokenizer: Any,
+    texts: Any,
+    *,
+    needs: Iterable[Need | tuple[str, str] | str] | None = None,
+    sites: Iterable[str] | None = None,
+    policy: TokenPolicy | dict[str, Any] | None = None,
+    batch_size: int | str = "auto",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: float = 60.0,
+    progress: bool | Report = True,
+    device: torch.device | str | None = None,
+    text_field: str = "text",
+    memory_limit: int | None = MEMORY_LIMIT,
+    **options: Any,
+) -> Stats:
+    """Return statistics of a model's neurons over texts, per label.
+
+    The model runs without LM head, cache and gradients, in eval mode; its mode is restored and no
+    hook is left. Under `torchrun` or `accelerate launch` every process makes the same call, batches
+    are shared out, and every process gets the result.
+
+    Counts are integers and exact: they do not depend on the number of processes, on padding or on
+    where a run was interrupted, and on the CPU (float32, dense models) they do not depend on batch
+    size or on the order of texts that are read on their own either. On other devices the kernels
+    may round a value that is next to zero differently in a batch of another size.
+
+    Args:
+        model: A causal language model, also quantised, offloaded or wrapped by PEFT.
+        tokenizer: Its tokenizer. Its padding side does not matter.
+        texts: Label → texts, `(prompt, response)` pairs, records, a path or a dataset; or a folder
+            with one file per label.
+        needs: What to collect, e.g. `["count@mlp.act"]`; see `DEFAULT_NEEDS`.
+        sites: Only these sites.
+        policy: Which tokens count.
+        batch_size: Rows per batch, or `"auto"`: as many as make up a fixed number of tokens. An
+            out-of-memory error halves it and the run goes on.
+        checkpoint: Folder to keep the state in while running; it is removed at the end.
+        resume: Go on from the checkpoint, if there is one.
+        checkpoint_every: Seconds between checkpoints; one is written after each label, too.
+        progress: Draw a progress bar on stderr, or a callable that gets `Progress` events.
+        device: Move the model there first.
+        text_field: Field of records that holds the text.
+        memory_limit: Refuse to start when the results alone would take more bytes. `None`: allow.
+        **options: Fields of `TokenPolicy`, e.g. `max_tokens=1_000_000`.
+
+    Raises:
+        TextError: If a label has no text, or text cannot be read.
+        ParameterError: If an option is unknown or out of range.
+        LayoutError: If the model's neurons cannot be located.
+        HookError: If a module that should be read does not run.
+        StatsError: If a checkpoint belongs to another run, or values overflow.
+    """
+    anatomy = inspect(model)
+    check_tokenizer(tokenizer)
+    rule = make_policy(policy, options).resolved(context_length(anatomy))
+    chosen = resolve_needs(needs, sites, REDUCERS.names())
+    if tensor_parallel(anatomy.root):
+        raise HookError(
+            "The model is tensor-parallel: every process sees a slice of each layer. Load it "
+            "without tp_plan; collecting shares out the texts instead."
+        )
+    if device is not None:
+        anatomy.root.to(torch.device(device))
+    sources = read_sources(texts, check_field(text_field))
+    _check_pairs(rule, chosen)
+    gatherer = Gatherer(anatomy, chosen)
+    _check_memory(gatherer, sources, rule, memory_limit)
+    place = input_device(anatomy)
+    plan = BatchPlan(
+        tokens=CPU_BATCH_TOKENS if place.type == "cpu" else BATCH_TOKENS,
+        rows=_rows(batch_size),
+        longest=context_length(anatomy),
+    )
+    with joined() as ranks:
+        identity = {
+            **model_identity(anatomy),
+            "tokenizer": tokenizer_identity(tokenizer),
+            "needs": [str(need) for need in chosen],
+            "policy": rule.to_dict(),
+            "batches": [plan.tokens, plan.rows, plan.longest],
+            "texts": [[source.label, source.name, source.mark] for source in sources],
+            "processes": ranks.size,
+        }
+        ranks.agree("model, texts or options", _digest(identity))
+        keeper = None
+        if checkpoint is not None:
+            keeper = Checkpoint(
+                Path(checkpoint), identity, ranks.rank, ranks.size, checkpoint_every
+            )
+        elif resume:
+            raise ParameterError("resume=True needs checkpoint=FOLDER, where the state was kept.")
+        run = Run(
+            anatomy, gatherer, RowReader(tokenizer, rule), plan, sources, ranks, place, keeper
+        )
+        fields = run.collect(resume, progress)
+    header = {
+        **model_facts(anatomy),
+        "policy": rule.to_dict(),
+        "calibration": fields.pop("calibration"),
+        "execution": {
+            **versions(),
+            "device": place.type,
+            "processes": ranks.size,
+            "batch_tokens": plan.tokens,
+            "batch_size": plan.rows or "auto",
+            "out_of_memory": fields.pop("out_of_memory"),
+        },
+        **_experts(anatomy, gatherer),
+    }
+    return Stats(
+        labels=tuple(source.label for source in sources),
+        site_widths=dict(gatherer.widths),
+        header=header,
+        **fields,
+    )
+
+
+def _rows(batch_size: int | str) -> int | None:
+    if batch_size == "auto":
+        return None
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ParameterError(f"batch_size={batch_size!r}; expected 'auto' or a number from 1.")
+    return batch_size
+
+
+def _check_pairs(policy: TokenPolicy, needs: tuple[Need, ...]) -> None:
+    per_text = [need for need in needs if REDUCERS.get(need.reducer).per_text]
+    if per_text and policy.packed:
+        raise ParameterError(
+            f"{per_text[0]} is kept per text, but block_size={policy.block_size} puts texts end to "
+            f"end. Leave block_size out."
+        )
+
+
+def _check_memory(
+    gatherer: Gatherer, sources: tuple[Source, ...], policy: TokenPolicy, limit: int | None
+) -> None:
+    """State what the results take, before hours of work end in a full memory."""
+    fixed = sum(
+        len(sources) * held.shape[0] * held.shape[1] * _bytes(held.reducer)
+        for held in gatherer.slots.values()
+    )
+    per_text = sum(4 * held.layers * held.width for held in gatherer.texts.values())
+    counts = [_expected(source, policy) for source in sources]
+    size = fixed + per_text * sum(count or 0 for count in counts)
+    if per_text and None in counts:
+        log.warning(
+            "Per-text responses take %.2f MB per text; the number of texts is not known.",
+            per_text / 1e6,
+        )
+    log.info("Results take %.2f GB of memory.", size / 1e9)
+    if limit is not None and size > limit:
+        raise ParameterError(
+            f"The results would take {size / 1e9:.1f} GB of memory, above memory_limit of "
+            f"{limit / 1e9:.1f} GB. Collect fewer texts, sites or reducers "
+            f"({', '.join(map(str, gatherer.needs))}), or raise memory_limit."
+        )
+
+
+def _bytes(reducer: Any) -> int:
+    numbers = 1
+    for size in reducer.tail:
+        numbers *= size
+    return numbers * reducer.total_dtype.itemsize
+
+
+def _expected(source: Source, policy: TokenPolicy) -> int | None:
+    found = source.size
+    if found is not None and policy.sample is not None:
+        found = round(found * policy.sample)
+    if policy.max_texts is not None:
+        found = policy.max_texts if found is None else min(found, policy.max_texts)
+    return found
+
+
+def _experts(anatomy: Anatomy, gatherer: Gatherer) -> dict[str, Any]:
+    if not anatomy.is_moe:
+        return {}
+    found: dict[str, Any] = {}
+    for site, taps in gatherer.taps.items():
+        if not any(tap.experts for tap in taps):
+            continue
+        layers: list[Any] = [None] * anatomy.num_layers
+        for tap in taps:
+            block = tap.experts
+            if block is not None:
+                layers[tap.layer] = {
+                    "num_experts": block.num_experts,
+                    "expert_width": block.expert_width,
+                    "shared_width": block.shared.width if block.shared else 0,
+                }
+        found[site] = layers
+    return {"experts": found} if found else {}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

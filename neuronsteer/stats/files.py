@@ -1,0 +1,233 @@
+"""Statistics on disk: `stats.json` for the facts, `stats.safetensors` for the numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import StatsError
+from .needs import Need
+
+if TYPE_CHECKING:
+    from .store import Stats
+
+FORMAT = 1
+FACTS, NUMBERS = "stats.json", "stats.safetensors"
+
+
+def replace_with(path: Path, write_to: Any) -> None:
+    """Write a file completely or not at all: `write_to(temporary path)`, then rename.
+
+    A process that is killed leaves the old file; the data is on disk before the name is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        write_to(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file completely or not at all."""
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    replace_with(path, lambda temporary: save_file(ready, temporary, metadata=metadata))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file.
+
+    Raises:
+        StatsError: If it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise StatsError(f"{str(path)!r} is missing or damaged: {error}") from error
+
+
+def write(folder: Path, stats: Stats) -> Path:
+    """Write statistics into a folder; return it."""
+    if folder.exists() and not folder.is_dir():
+        raise StatsError(f"{str(folder)!r} is a file; statistics are saved as a folder.")
+    tensors = {f"array/{need}": array for need, array in stats.arrays.items()}
+    tensors |= {f"routed/{site}": array for site, array in stats.routed.items()}
+    for need, rows in stats.rows.items():
+        # By position: a label may hold any character.
+        tensors |= {f"rows/{need}/{i}": rows[label] for i, label in enumerate(stats.labels)}
+    # The two files belong together; a crash between writing them must not go unnoticed.
+    save = secrets.token_hex(8)
+    save_tensors(folder / NUMBERS, tensors, {"format": "pt", "save": save})
+    facts = {
+        "format": FORMAT,
+        "save": save,
+        "labels": list(stats.labels),
+        "tokens": [stats.tokens[label] for label in stats.labels],
+        "texts": [stats.texts[label] for label in stats.labels],
+        "site_widths": {site: list(widths) for site, widths in stats.site_widths.items()},
+        "header": stats.header,
+    }
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    replace_with(folder / FACTS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return folder
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the fields of statistics that `write` wrote, checked.
+
+    Raises:
+        StatsError: If the folder is not there, damaged, or of a newer format.
+    """
+    facts = _facts(folder)
+    labels = _labels(facts)
+    site_widths = _widths(facts)
+    tensors, metadata = load_tensors(folder / NUMBERS)
+    if metadata.get("save") != facts.get("save"):
+        raise StatsError(
+            f"{FACTS} and {NUMBERS} in {str(folder)!r} are not from the same save: writing was "
+            f"interrupted or the files were mixed. Save or collect again."
+        )
+    fields: dict[str, Any] = {
+        "labels": labels,
+        "tokens": _numbers(facts, "tokens", labels, least=1),
+        "texts": _numbers(facts, "texts", labels, least=0),
+        "site_widths": site_widths,
+        "arrays": {},
+        "rows": {},
+        "routed": {},
+        "header": _object(facts, "header"),
+    }
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "array":
+            need = _need(name, rest, site_widths)
+            _shape(name, tensor, (len(labels), *_size(site_widths[need.site])))
+            _sound(name, tensor, need, fields["tokens"])
+            fields["arrays"][need] = tensor
+        elif kind == "routed":
+            _shape(name, tensor, (len(labels), _size(site_widths[rest])[0]))
+            fields["routed"][rest] = tensor
+        elif kind == "rows":
+            key, _, position = rest.rpartition("/")
+            need = _need(name, key, site_widths)
+            if tensor.dim() != 3 or not position.isdecimal() or int(position) >= len(labels):
+                raise StatsError(f"Tensor {name!r} is not [texts, layers, width] of a label.")
+            _shape(name, tensor, (len(tensor), *_size(site_widths[need.site])))
+            fields["rows"].setdefault(need, {})[labels[int(position)]] = tensor
+        else:
+            raise StatsError(f"{NUMBERS} holds an unknown tensor {name!r}.")
+    return fields
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    path = folder / FACTS
+    if not path.is_file():
+        listing = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else None
+        found = f"it holds {listing or 'nothing'}" if listing is not None else "no such folder"
+        raise StatsError(
+            f"{str(folder)!r} does not hold statistics ({found}); expected {FACTS} and {NUMBERS}, "
+            f"as 'neuronsteer collect' writes them."
+        )
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise StatsError(f"{str(path)!r} cannot be read: {error}") from error
+    if not isinstance(facts, dict):
+        raise StatsError(f"{str(path)!r} holds no JSON object.")
+    version = facts.get("format")
+    if not isinstance(version, int):
+        raise StatsError(f"Field 'format' of {str(path)!r} is {version!r}; expected {FORMAT}.")
+    if version > FORMAT:
+        raise StatsError(
+            f"{str(path)!r} has format {version}, this neuronsteer reads up to {FORMAT}. Update "
+            f"with pip install -U neuronsteer."
+        )
+    return facts
+
+
+def _labels(facts: dict[str, Any]) -> tuple[str, ...]:
+    labels = facts.get("labels")
+    if (
+        not isinstance(labels, list)
+        or not labels
+        or not all(isinstance(label, str) and label for label in labels)
+        or len(set(labels)) < len(labels)
+    ):
+        raise StatsError(f"Field 'labels' is {labels!r}; expected a list of different names.")
+    return tuple(labels)
+
+
+def _widths(facts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    found = _object(facts, "site_widths")
+    for site, widths in found.items():
+        good = isinstance(widths, list) and all(type(w) is int and w >= 0 for w in widths)
+        if not good or not any(widths):
+            raise StatsError(f"Field 'site_widths' has {widths!r} for {site!r}; expected numbers.")
+    if not found or len({len(widths) for widths in found.values()}) > 1:
+        raise StatsError(f"Field 'site_widths' is {found!r}; expected one number per layer.")
+    return {site: tuple(widths) for site, widths in found.items()}
+
+
+def _object(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    found = facts.get(name)
+    if not isinstance(found, dict):
+        raise StatsError(f"Field {name!r} is {found!r}; expected an object.")
+    return found
+
+
+def _numbers(
+    facts: dict[str, Any], name: str, labels: tuple[str, ...], least: int
+) -> dict[str, int]:
+    found = facts.get(name)
+    if (
+        not isinstance(found, list)
+        or len(found) != len(labels)
+        or not all(type(value) is int and value >= least for value in found)
+    ):
+        raise StatsError(
+            f"Field {name!r} is {found!r}; expected {len(labels)} whole numbers from {least}."
+        )
+    return dict(zip(labels, found, strict=True))
+
+
+def _need(name: str, text: str, site_widths: dict[str, tuple[int, ...]]) -> Need:
+    reducer, _, site = text.partition("@")
+    if site not in site_widths:
+        raise StatsError(f"Tensor {name!r} is at {site!r}, which 'site_widths' does not list.")
+    return Need(reducer, site)
+
+
+def _size(widths: tuple[int, ...]) -> tuple[int, int]:
+    return len(widths), max(widths)
+
+
+def _shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape[: len(expected)]) != expected:
+        raise StatsError(
+            f"Tensor {name!r} has shape {list(tensor.shape)}; expected {list(expected)}."
+        )
+
+
+def _sound(name: str, tensor: Tensor, need: Need, tokens: dict[str, int]) -> None:
+    if need.reducer == "count":
+        limits = torch.tensor(list(tokens.values())).view(-1, *[1] * (tensor.dim() - 1))
+        if tensor.dtype != torch.int64 or bool(((tensor < 0) | (tensor > limits)).any()):
+            raise StatsError(
+                f"Tensor {name!r} holds counts ({tensor.dtype}) that are negative or exceed the "
+                f"label's tokens."
+            )
+    elif bool(torch.isnan(tensor).any()):
+        raise StatsError(f"Tensor {name!r} contains NaN.")

@@ -1,0 +1,124 @@
+"""Running batches through the decoder: eval mode, no LM head, out of memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..architectures import Anatomy
+from ..errors import ParameterError
+from ..listen import Listener
+from .batches import Batch
+from .gather import Gatherer
+
+log = logging.getLogger(__name__)
+
+
+class Forwarder:
+    """Runs batches and lets the gatherer see them.
+
+    Attributes:
+        order: For per-text results: positions of the rows that were run for this label, in order.
+        cap: Most positions per batch, after running out of memory.
+        aligned: Whether batches are filled up to a multiple of 64 positions.
+        splits: How often memory ran out.
+        committing: A batch is being added to the totals right now.
+    """
+
+    def __init__(self, anatomy: Anatomy, gatherer: Gatherer, device: torch.device) -> None:
+        self.order: list[int] = []
+        self.cap: int | None = None
+        self.aligned = True
+        self.splits = 0
+        self.committing = False
+        self._gatherer = gatherer
+        self._decoder = anatomy.decoder()
+        self._device = device
+        self._checked = False
+
+    def run(self, batch: Batch, listener: Listener) -> None:
+        """Run a batch, in pieces if it does not fit.
+
+        Raises:
+            ParameterError: If not even a single row fits.
+            HookError: If a module that should be read did not run.
+        """
+        queue = [batch]
+        while queue:
+            piece = queue.pop(0)
+            size = len(piece.rows) * piece.length
+            if self.cap is not None and len(piece.rows) > 1 and size > self.cap:
+                queue[:0] = piece.halves()
+            elif self._fits(piece, listener):
+                continue
+            else:
+                # Only here, outside the handler, are the tensors of the failed pass free.
+                self._shrink(piece)
+                queue.insert(0, piece)
+
+    def _fits(self, batch: Batch, listener: Listener) -> bool:
+        ids, weight = batch.tensors(self.aligned)
+        self._gatherer.begin(weight, len(batch.rows))
+        try:
+            self._decoder(input_ids=ids.to(self._device), use_cache=False)
+        except (torch.OutOfMemoryError, MemoryError):
+            self._gatherer.drop()
+            return False
+        except RuntimeError as error:
+            # What torch raises when the CPU's memory is full.
+            if "allocate memory" not in str(error) and "not enough memory" not in str(error):
+                raise
+            self._gatherer.drop()
+            return False
+        if not self._checked:
+            listener.require()
+            self._gatherer.require()
+            self._checked = True
+        self.committing = True
+        self._gatherer.commit()
+        self.order += [row.text for row in batch.rows]
+        self.committing = False
+        return True
+
+    def _shrink(self, batch: Batch) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.splits += 1
+        if len(batch.rows) > 1:
+            self.cap = max(batch.length, len(batch.rows) * batch.length // 2)
+            log.warning("Out of memory; going on with at most %d tokens per batch.", self.cap)
+        elif self.aligned:
+            self.aligned = False
+            log.warning("Out of memory; going on without filling batches up.")
+        else:
+            raise ParameterError(
+                f"One text of {batch.length} tokens does not fit into the memory of "
+                f"{self._device}. Lower max_length or block_size."
+            )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode and back into its own."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        # Not model.train(): some modules may have been frozen in eval mode.
+        for module in training:
+            module.training = True
+
+
+def input_device(anatomy: Anatomy) -> torch.device:
+    """Return the device that the model takes its input on."""
+    weight = anatomy.root.get_input_embeddings().weight
+    if isinstance(weight, torch.Tensor) and not weight.is_meta:
+        return weight.device
+    # Offloaded: accelerate moves the input to where the layer runs.
+    hook = getattr(anatomy.root, "_hf_hook", None)
+    return torch.device(getattr(hook, "execution_device", None) or "cpu")

@@ -1,0 +1,89 @@
+"""Putting two statistics together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import StatsError
+from .needs import Need
+from .reducers import REDUCERS
+
+if TYPE_CHECKING:
+    from .store import Stats
+
+
+def merged(left: Stats, right: Stats) -> dict[str, Any]:
+    """Return the fields of both together: labels are united, equal labels add up.
+
+    Raises:
+        StatsError: If they hold different statistics, or the same texts twice.
+    """
+    if set(left.needs) != set(right.needs):
+        difference = sorted(map(str, set(left.needs) ^ set(right.needs)))
+        raise StatsError(
+            f"Only one of the statistics holds {', '.join(difference)}; both must hold the same."
+        )
+    shared = [label for label in left.labels if label in right.labels]
+    for label in shared:
+        mine, theirs = (
+            stats.header.get("calibration", {}).get(label, {}) for stats in (left, right)
+        )
+        if mine.get("sha256") and mine.get("sha256") == theirs.get("sha256"):
+            raise StatsError(
+                f"Label {label!r} was collected from the same texts in both statistics; adding "
+                f"them would count every token twice."
+            )
+    labels = left.labels + tuple(label for label in right.labels if label not in left.labels)
+    return dict(
+        labels=labels,
+        tokens={k: left.tokens.get(k, 0) + right.tokens.get(k, 0) for k in labels},
+        texts={k: left.texts.get(k, 0) + right.texts.get(k, 0) for k in labels},
+        site_widths=dict(left.site_widths),
+        arrays={
+            need: _combine(need.reducer, labels, left, right, array, right.arrays[need])
+            for need, array in left.arrays.items()
+        },
+        rows={
+            need: {label: _texts(need, label, left, right) for label in labels}
+            for need in left.rows
+        },
+        routed={
+            site: _combine("count", labels, left, right, array, right.routed[site])
+            for site, array in left.routed.items()
+        },
+        header={**right.header, **left.header, "calibration": _calibration(left, right)},
+    )
+
+
+def _combine(
+    name: str, labels: tuple[str, ...], left: Stats, right: Stats, mine: Tensor, theirs: Tensor
+) -> Tensor:
+    reducer = REDUCERS.get(name)
+    found = torch.full(
+        (len(labels), *mine.shape[1:]), reducer.empty, dtype=mine.dtype, device=mine.device
+    )
+    for stats, array in ((left, mine), (right, theirs)):
+        for position, label in enumerate(stats.labels):
+            reducer.merge(found[labels.index(label)], array[position])
+    return found
+
+
+def _texts(need: Need, label: str, left: Stats, right: Stats) -> Tensor:
+    parts = [rows[label] for rows in (left.rows[need], right.rows[need]) if label in rows]
+    return torch.cat(parts)
+
+
+def _calibration(left: Stats, right: Stats) -> dict[str, Any]:
+    mine, theirs = (stats.header.get("calibration", {}) for stats in (left, right))
+    found: dict[str, Any] = {**theirs, **mine}
+    for label in mine.keys() & theirs.keys():
+        both = [mine[label], theirs[label]]
+        found[label] = {
+            "corpus": " + ".join(dict.fromkeys(str(part.get("corpus")) for part in both)),
+            "tokens": sum(int(part.get("tokens", 0)) for part in both),
+            "texts": sum(int(part.get("texts", 0)) for part in both),
+        }
+    return found

@@ -1,0 +1,92 @@
+"""What a method wants collected: a reducer at a site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..architectures import SITES
+from ..errors import ParameterError, did_you_mean
+
+
+class Need(NamedTuple):
+    """One reducer at one site, written `"count@mlp.act"` as text."""
+
+    reducer: str
+    site: str
+
+    def __str__(self) -> str:
+        return f"{self.reducer}@{self.site}"
+
+
+#: What `collect` gathers unless told otherwise: enough for LAPE and for every value that the
+#: operations can steer with, except medians.
+DEFAULT_NEEDS = (
+    Need("count", "mlp.act"),
+    Need("sum", "mlp.act"),
+    Need("sumsq", "mlp.act"),
+    Need("max", "mlp.act"),
+    Need("sum", "mlp.neuron"),
+    Need("sumsq", "mlp.neuron"),
+    Need("max", "mlp.neuron"),
+)
+
+#: What is gathered at a site that is only named.
+SITE_REDUCERS = ("count", "sum", "sumsq", "max")
+
+
+def resolve_needs(
+    needs: Iterable[Need | tuple[str, str] | str] | None,
+    sites: Iterable[str] | None,
+    known: Iterable[str],
+) -> tuple[Need, ...]:
+    """Return the needs without duplicates, in a canonical order.
+
+    Args:
+        needs: Pairs or `"reducer@site"`; `None` means the defaults.
+        sites: With `needs`, only the needs at these sites are kept. Without, count, sum, sum of
+            squares and max are gathered at each of them.
+        known: Names of the registered reducers.
+
+    Raises:
+        ParameterError: If a reducer or a site does not exist, or nothing is left.
+    """
+    chosen = [_parse(need) for need in needs] if needs is not None else None
+    if sites is not None:
+        wanted = [sites] if isinstance(sites, str) else list(sites)
+        for site in wanted:
+            _check("site", site, SITES)
+        if chosen is None:
+            chosen = [Need(reducer, site) for site in wanted for reducer in SITE_REDUCERS]
+        else:
+            chosen = [need for need in chosen if need.site in wanted]
+    if chosen is None:
+        chosen = list(DEFAULT_NEEDS)
+    if not chosen:
+        raise ParameterError("Nothing to collect: `needs` is empty, or holds none of `sites`.")
+    reducers = list(known)
+    for need in chosen:
+        _check("reducer", need.reducer, reducers)
+        _check("site", need.site, SITES)
+    return tuple(sorted(set(chosen), key=lambda need: (SITES.index(need.site), need.reducer)))
+
+
+def _parse(need: Need | tuple[str, str] | str) -> Need:
+    if isinstance(need, str):
+        reducer, mark, site = need.partition("@")
+        if not mark:
+            raise ParameterError(
+                f"The need {need!r} does not name a site; write it as 'reducer@site', e.g. "
+                f"'count@mlp.act'."
+            )
+        return Need(reducer, site)
+    reducer, site = need
+    return Need(reducer, site)
+
+
+def _check(kind: str, name: str, options: Iterable[str]) -> None:
+    known = list(options)
+    if name not in known:
+        raise ParameterError(
+            f"Unknown {kind} {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}."
+        )
