@@ -60,7 +60,7 @@ def collect(
         int | None, typer.Option(min=1, help="Texts per batch; found by itself if not given.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in STATS.")
+        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
     ] = False,
     device: commands.Device = "auto",
     dtype: commands.Dtype = "auto",
@@ -82,8 +82,11 @@ def collect(
         "block_size": block_size,
         "response_only": response_only,
     }
+    from ..detectors import detector
     from ..stats import collect as run
     from .models import load_model
+
+    needs = None if method is None else detector(method).needs
 
     loaded, tokenizer = load_model(
         model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
@@ -92,11 +95,12 @@ def collect(
         loaded,
         tokenizer,
         corpora,
-        method=method,
+        needs=needs,
         policy={name: value for name, value in policy.items() if value is not None},
         text_field=text_field,
         batch_size="auto" if batch_size is None else batch_size,
-        checkpoint=out,
+        # Beside the result, so that a folder with statistics is always finished.
+        checkpoint=out.with_name(out.name + ".partial"),
         resume=resume,
         progress=not quiet,
     )

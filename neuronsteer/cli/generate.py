@@ -6,17 +6,14 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-
-from ..errors import ParameterError, unknown_label
+from ..errors import ParameterError
 from . import commands, console
 from .commands import command
+from .streaming import Painter
 
 if TYPE_CHECKING:
     from ..operations import Operation
     from ..schedule import Schedule
-    from .streaming import Painter
-
 
 @command(
     "generate",
@@ -80,6 +77,7 @@ def generate(
     text = _prompt(prompt)
     target = _schedule(to, schedule)
     from .models import load_model, load_set
+    from .running import Request, run
 
     rows = load_set(neurons)
     from ..schedule import Schedule
@@ -91,51 +89,40 @@ def generate(
         raise ParameterError(
             f"Say what to steer to: --to LABEL or --schedule. The set has {', '.join(rows.labels)}."
         )
-    for label in (*target.labels, *([away_from] if away_from else [])):
-        if label not in rows.labels:  # told before a large model is loaded
-            raise unknown_label(label, rows.labels)
-    chosen = _operation(operation, value, rows.operation)
+    request = Request(
+        prompt=text,
+        schedule=target,
+        operation=_operation(operation, value, rows.operation),
+        strength=strength,
+        away_from=[away_from] if away_from else [],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    request.check(rows)
     loaded, tokenizer = load_model(
         model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
     )
-    from ..steerer import attach
-
-    with attach(loaded, rows, tokenizer=tokenizer) as steer:
-        steer.to(target, operation=chosen, strength=strength, away_from=away_from)
-        out = Console(file=sys.stderr, quiet=True) if as_json else console.out()
-        painter = _painter(out, rows.labels, target, quiet=quiet or as_json)
-        prompt_ids, new = _run(
-            loaded,
-            tokenizer,
-            text,
-            steer,
-            painter if stream else None,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-        )
-        runs = steer.spans()
-        report = steer.report()
-    from .spans import locate, pieces
-
-    parts = pieces(tokenizer, prompt_ids, new)
-    spans = locate([run for run in runs if run[0] < len(new)], parts, len(text))
+    painter = Painter(console.out(), rows.labels)
+    legend = painter.legend(target.labels)
+    if legend and not (quiet or as_json):
+        console.err().print(legend)
+    done = run(loaded, tokenizer, rows, request, painter if stream else None)
     if as_json:
         console.dump(
             {
-                "text": text + "".join(parts),
-                "prompt": text,
-                "spans": spans,
+                "text": done.text,
+                "prompt": done.prompt,
+                "spans": done.spans,
                 "schedule": str(target),
-                "new_tokens": len(new),
-                "report": report,
+                "tokens": done.tokens,
+                "report": done.report,
             }
         )
     elif not stream:
-        whole = text + "".join(parts)
         painter.prompt(text)
-        for span in spans:
-            painter.piece(whole[span["start"] : span["end"]], span["label"])
+        for span in done.spans:
+            painter.piece(done.text[span["start"] : span["end"]], span["label"])
         painter.end()
 
 
@@ -177,50 +164,3 @@ def _operation(
     if chosen == "scale" and isinstance(amount, str):
         raise ParameterError(f"--operation scale needs a number as --value; found {value!r}.")
     return make(spec, **{"factor" if chosen == "scale" else "value": amount})
-
-
-def _painter(out: Console, labels: tuple[str, ...], target: Schedule, *, quiet: bool) -> Painter:
-    from .streaming import Painter
-
-    painter = Painter(out, labels)
-    legend = painter.legend([label for label in target.labels if label in labels])
-    if legend and not quiet:
-        console.err().print(legend)
-    return painter
-
-
-def _run(
-    model: Any,
-    tokenizer: Any,
-    prompt: str,
-    steer: Any,
-    painter: Painter | None,
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> tuple[list[int], list[int]]:
-    """Return the ids of the prompt and of what was generated."""
-    import torch
-
-    from .streaming import Streamer
-
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    # Some tokenizers add ids that the model's forward does not take.
-    inputs.pop("token_type_ids", None)
-    if inputs["input_ids"].shape[1] == 0:
-        raise ParameterError(f"The tokenizer makes no token of the prompt {prompt!r}.")
-    options: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        options = {"do_sample": True, "temperature": temperature}
-        torch.manual_seed(seed)
-    if tokenizer.pad_token_id is None and model.generation_config.pad_token_id is None:
-        options["pad_token_id"] = tokenizer.eos_token_id
-    streamer = None
-    if painter is not None:
-        painter.prompt(prompt)
-        streamer = Streamer(painter, tokenizer, steer.spans)
-    ids = model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer, **options)
-    count = inputs["input_ids"].shape[1]
-    row: list[int] = ids[0].tolist()
-    return row[:count], row[count:]

@@ -64,8 +64,11 @@ def load_set(name: str) -> NeuronSet:
     """Return the neuron set in a folder or Hub repository."""
     from ..neuronset import NeuronSet
 
-    if name != DEMO:
-        _check_path(name, "neuron set")
+    if name == DEMO:
+        from ..demo import set_folder
+
+        return NeuronSet.from_pretrained(set_folder())
+    _check_path(name, "neuron set")
     return NeuronSet.from_pretrained(name)
 
 

@@ -35,7 +35,11 @@ class Painter:
         if label != self._last and self._marks:
             self._write(f"⟦{label or '-'}⟧", None)
         self._last = label
-        self._write(text, self._colours.get(label) if label is not None else None)
+        self._write(text, self.colour(label))
+
+    def colour(self, label: str | None) -> str:
+        """Return the colour of a label."""
+        return self._colours.get(label, "default") if label is not None else "default"
 
     def legend(self, labels: Sequence[str]) -> str:
         """Return the key to the colours, empty where labels are written out."""

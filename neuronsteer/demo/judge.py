@@ -1,0 +1,60 @@
+"""Which language is this? The demo asks somebody else than the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import MissingExtraError, require
+from . import embedded
+from .sentences import LANGUAGES, share
+
+Judge = Callable[[str], "str | None"]
+
+# Below this a text is in no language that the judge knows.
+_LEAST = 0.5
+
+
+def judge(labels: Sequence[str], *, toy: bool) -> Judge | None:
+    """Return what tells the label of a text, or `None` if nobody here can.
+
+    Args:
+        labels: The labels to choose from, language codes.
+        toy: Whether the text comes from the toy model, whose words are all known.
+    """
+    if toy:
+        return _by_words(labels)
+    try:
+        lingua: Any = require("lingua", "langid", "Telling languages apart")
+    except MissingExtraError:
+        return None
+    by_code = {
+        language.iso_code_639_1.name.lower(): language for language in lingua.Language.all()
+    }
+    known = {label: by_code[code] for label in labels if (code := label[:2].lower()) in by_code}
+    if len(known) < 2:
+        return None
+    names = {language: label for label, language in known.items()}
+    detector = lingua.LanguageDetectorBuilder.from_languages(*known.values()).build()
+
+    def by_letters(text: str) -> str | None:
+        found = detector.detect_language_of(text)
+        return None if found is None else names[found]
+
+    return by_letters
+
+
+def is_toy(name: str) -> bool:
+    """Whether a model name stands for the toy."""
+    return name == "demo" and not embedded()
+
+
+def _by_words(labels: Sequence[str]) -> Judge:
+    candidates = [label for label in labels if label in LANGUAGES]
+
+    def by_words(text: str) -> str | None:
+        shares = {label: share(text, label) for label in candidates}
+        best = max(shares, key=shares.__getitem__)
+        return best if shares[best] > _LEAST else None
+
+    return by_words

@@ -1,0 +1,170 @@
+"""The floor plan: who may import whom, and how large a room may grow.
+
+Read from the source text, so that an import inside a function or under TYPE_CHECKING counts too.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "neuronsteer"
+LIMIT = 350
+
+# From the ground up. A room may import rooms of lower lines only; rooms in one line do not know
+# each other. A room is a file or a folder directly in neuronsteer/.
+FLOORS = """
+0 errors
+1 registry, hub
+2 algebra, columns, grammar, tables
+2 schema, schedule, artifact, card, architectures, operations
+2 rows, timeline
+2 neuronset
+2 masks
+3 hooks, listen, states
+3 experts, clock, planner
+3 following, anchor
+4 stats, steerer
+5 detectors, metrics, exports
+6 evaluate, analysis, plots
+7 integrations
+8 demo
+8 cli
+8 __init__
+"""
+LEVEL = {
+    room.strip(): height
+    for height, line in enumerate(FLOORS.strip().splitlines())
+    for room in line.split(" ", 1)[1].split(",")
+}
+# The only rooms that may register hooks with torch.
+HOOKS = {"hooks.py", "listen.py", "architectures/probe.py"}
+# Folders whose __init__ holds the contract and finds its plugins by scanning.
+PLUGINS = ("detectors", "metrics", "exports", "operations", "stats/reducers")
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _name(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def _room(parts: tuple[str, ...]) -> str:
+    return parts[0]
+
+
+def imports(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield `(line, path below neuronsteer)` for every import of the package's own modules."""
+    package = file.relative_to(PACKAGE).parent.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            targets = [tuple(name[1:]) for name in names if name[0] == "neuronsteer"]
+        elif isinstance(node, ast.ImportFrom):
+            module = tuple(node.module.split(".")) if node.module else ()
+            if node.level:
+                keep = len(package) - (node.level - 1)
+                assert keep >= 0, f"{_name(file)}:{node.lineno} imports from outside the package"
+                base = (*package[:keep], *module)
+            elif module[0] == "neuronsteer":
+                base = module = module[1:]
+            else:
+                continue
+            # `from . import x`: x may be a module, and then it is x that is imported.
+            targets = [base] if module else [(*base, alias.name) for alias in node.names]
+        else:
+            continue
+        for target in dict.fromkeys(targets):
+            yield node.lineno, target
+
+
+@pytest.mark.parametrize("file", FILES, ids=_name)
+def test_imports_point_strictly_downward(file: Path):
+    room = _room(file.relative_to(PACKAGE).with_suffix("").parts)
+    assert room in LEVEL, f"{room} has no place in the floor plan; give it a line in FLOORS"
+    for line, target in imports(file):
+        where = f"{_name(file)}:{line}"
+        other = target[0] if target else None
+        assert other in LEVEL, (
+            f"{where} imports the package root (or an unknown room {other!r}). The root is for "
+            "users; inside the package, import the room itself: from ..errors import …"
+        )
+        if other != room:
+            assert LEVEL[other] < LEVEL[room], (
+                f"{where}: {room} imports {other}, which is not below it. Move what is shared into "
+                "a lower room, or let the caller pass it in."
+            )
+
+
+@pytest.mark.parametrize("folder", PLUGINS)
+def test_plugin_folders_never_name_their_plugins(folder: str):
+    file = PACKAGE / folder / "__init__.py"
+    if not file.exists():
+        pytest.skip("this room is not built yet")
+    own = tuple(folder.split("/"))
+    for line, target in imports(file):
+        inner = target[len(own) :]
+        plugin = target[: len(own)] == own and bool(inner) and not inner[0].startswith("_")
+        assert not (plugin and (PACKAGE / folder / f"{inner[0]}.py").exists()), (
+            f"{folder}/__init__.py:{line} imports {inner[0]} by name: plugins are found by "
+            "scanning the folder, so that adding one is one new file."
+        )
+
+
+@pytest.mark.parametrize("file", FILES, ids=_name)
+def test_rooms_stay_small(file: Path):
+    lines = len(file.read_text(encoding="utf-8").splitlines())
+    assert lines <= LIMIT, (
+        f"{_name(file)} has {lines} lines. Files beyond {LIMIT} are where unrelated things gather "
+        "and cycles begin: find the part with a noun of its own and give it a file."
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=_name)
+def test_house_rules(file: Path):
+    text, name = file.read_text(encoding="utf-8"), _name(file)
+    assert file.stem not in ("utils", "util", "helpers", "common", "misc"), (
+        f"{name}: name a file after what it owns"
+    )
+    assert name == name.lower(), f"{name}: file names are lower-case"
+    if name not in HOOKS:
+        for found in re.finditer(r"register_\w*(?:forward|backward)\w*hook", text):
+            line = text[: found.start()].count("\n") + 1
+            raise AssertionError(
+                f"{name}:{line} registers a hook; only {', '.join(sorted(HOOKS))} may, because "
+                "hooks that are not removed together go on steering silently."
+            )
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("print", "eval", "exec"), (
+                f"{name}:{node.lineno} calls {node.func.id}()"
+            )
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+            assert (module or "").split(".")[0] not in ("pickle", "dill", "marshal"), (
+                f"{name}:{node.lineno}: loading a pickle runs code; use safetensors or JSON"
+            )
+
+
+def test_the_fence_itself_notices_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
+    (tmp_path / "room").mkdir()
+    file = tmp_path / "room" / "file.py"
+    file.write_text(
+        "import torch\nimport neuronsteer\nimport neuronsteer.hooks\nfrom neuronsteer import stats\n"
+        "from .. import __version__\nfrom ..errors import X\nfrom . import other\nfrom .other import y\n"
+        "from typing import Any\n"
+    )
+    assert [target for _, target in imports(file)] == [
+        (),
+        ("hooks",),
+        ("stats",),
+        ("__version__",),
+        ("errors",),
+        ("room", "other"),
+        ("room", "other"),
+    ]
