@@ -42,6 +42,9 @@ class Planner:
             prompt: Columns of the prompt in `ids`.
         """
         if len(tracks) == 1 and not tracks[0].needs_tokens:
+            row = tracks[0].constant_row
+            if row is not None:
+                return Plan(row, batch, length, steered=batch * length if row else 0)
             return self._uniform(tracks[0].runs(first, first + length), first, batch, length)
         if batch % len(tracks):
             raise ParameterError(

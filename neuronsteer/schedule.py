@@ -41,7 +41,12 @@ class Schedule:
         ('en,24:fr,64:ja', ('fr', 1.0))
     """
 
-    __slots__ = ("_points", "_prompt", "_repeat")
+    __slots__ = ("_points", "_prompt", "_repeat", "is_conditional", "is_constant")
+
+    #: Whether one label holds all the time at one strength.
+    is_constant: bool
+    #: Whether a switch waits for generated text (which needs a tokenizer).
+    is_conditional: bool
 
     def __init__(
         self, *points: PointLike, repeat: int | None = None, prompt: bool | None = None
@@ -65,6 +70,8 @@ class Schedule:
                     f"{times[-1]}; choose a longer period."
                 )
         self._points = tuple(made)
+        self.is_constant = len(made) == 1 and not made[0].ramp
+        self.is_conditional = any(isinstance(point.at, Condition) for point in made)
         self._repeat = repeat
         self._prompt = prompt
 
@@ -87,16 +94,6 @@ class Schedule:
     def labels(self) -> tuple[str, ...]:
         """The labels that occur, in order of appearance."""
         return tuple(dict.fromkeys(p.label for p in self._points if p.label is not None))
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether one label holds all the time at one strength."""
-        return len(self._points) == 1 and not self._points[0].ramp
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether a switch waits for generated text (which needs a tokenizer)."""
-        return any(isinstance(point.at, Condition) for point in self._points)
 
     @classmethod
     def window(

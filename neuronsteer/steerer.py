@@ -25,6 +25,7 @@ SetLike = NeuronSet | str | PathLike[str]
 
 #: Rows beyond the labels' own that fit in the tables before they have to grow.
 _SPARE_ROWS = 8
+_REMEMBERED = 256
 
 
 class Steerer:
@@ -67,6 +68,7 @@ class Steerer:
         self._triggers = Triggers(tokenizer) if tokenizer is not None else None
         self._rows: dict[State, int] = {}
         self._row_labels: list[str | None] = [None]
+        self._assigned: dict[Any, Assignment] = {}
         self._defining = threading.Lock()
         unset = Track(Schedule(None), lambda _label, _strength: 0, None)
         self._following = Following(self._signal, Assignment([unset]), private)
@@ -126,6 +128,14 @@ class Steerer:
         """
         if not self.attached:
             raise HookError("This steerer is detached; attach the neuron set again.")
+        key = None
+        if target is None or isinstance(target, str):
+            # Switching back and forth is the common case, and happens between two tokens.
+            key = (target, operation, strength, away_from, away, prompt, prompt_length)
+            key = key if not any(isinstance(part, (Mapping, list)) for part in key) else None
+            if key in self._assigned:
+                self._following.assignment = self._assigned[key]
+                return self
         chosen = None if operation is None else _operation(operation)
         sources = (away_from,) if isinstance(away_from, str) else tuple(away_from or ())
         per_row = not (target is None or isinstance(target, (str, Schedule)))
@@ -151,7 +161,10 @@ class Steerer:
                     self._triggers,
                 )
             )
-        self._following.assignment = Assignment(tracks, per_row, prompt_length)
+        assignment = Assignment(tracks, per_row, prompt_length)
+        if key is not None and len(self._assigned) < _REMEMBERED:
+            self._assigned[key] = assignment
+        self._following.assignment = assignment
         return self
 
     def off(self) -> Steerer:

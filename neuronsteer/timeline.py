@@ -133,20 +133,14 @@ class Track:
     """The table rows of one batch row over time: a schedule, and what replaced it on the way."""
 
     def __init__(self, schedule: Schedule, row_of: RowOf, triggers: Triggers | None) -> None:
-        self._parts: list[tuple[int, _Leaf]] = [(0, _Leaf(schedule, row_of, triggers))]
-
-    @property
-    def constant_row(self) -> int | None:
-        """The one row that holds for prompt and output alike, or `None`."""
-        leaf = self._parts[0][1]
-        if len(self._parts) > 1 or not (leaf.schedule.is_constant and leaf.schedule.prompt):
-            return None
-        return leaf.prompt_row
-
-    @property
-    def needs_tokens(self) -> bool:
-        """Whether answers depend on the generated text."""
-        return any(leaf.schedule.is_conditional for _, leaf in self._parts)
+        leaf = _Leaf(schedule, row_of, triggers)
+        self._parts: list[tuple[int, _Leaf]] = [(0, leaf)]
+        #: The one row that holds for prompt and output alike, or `None`.
+        self.constant_row: int | None = None
+        if schedule.is_constant and schedule.prompt:
+            self.constant_row = leaf.prompt_row
+        #: Whether answers depend on the generated text.
+        self.needs_tokens = schedule.is_conditional
 
     @property
     def history(self) -> list[tuple[int, Schedule]]:
@@ -158,6 +152,8 @@ class Track:
         made = object.__new__(Track)
         kept = [part for part in self._parts if part[0] < token]
         made._parts = [*kept, (token if kept else 0, other._parts[0][1])]
+        made.constant_row = None if kept else other.constant_row
+        made.needs_tokens = other.needs_tokens or (bool(kept) and self.needs_tokens)
         return made
 
     def runs(self, first: int, end: int, tokens: Sequence[int] = ()) -> list[Run]:
