@@ -42,7 +42,7 @@ class ExpertCell(Cell):
         """Whether this forward pass leaves the block alone."""
         if torch.compiler.is_compiling():
             return False
-        plan = self._local.plan
+        plan = self.local.plan
         row = self._signal.default if plan is None else plan.row
         return row == 0
 
@@ -58,7 +58,7 @@ class ExpertCell(Cell):
             if dense is None:
                 raise HookError("Compiled before the probe at attach ran; attach with probe=True.")
         else:
-            plan = self._local.plan
+            plan = self.local.plan
             row = self._without_clock(a) if plan is None else plan.row
             dense = self.tables.on(a, width)
             if row != MIXED:
@@ -78,7 +78,7 @@ class ExpertCell(Cell):
 
     def begin(self) -> None:
         """Count one forward pass of the block."""
-        plan = self._local.plan
+        plan = self.local.plan
         if plan is not None and plan.row != 0:
             self.calls += 1
             self.positions += plan.steered

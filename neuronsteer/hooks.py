@@ -24,8 +24,10 @@ from .tables import Dense, Tables
 
 MIXED = -1
 
+is_compiling = torch.compiler.is_compiling
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, slots=True)
 class Plan:
     """What happens to the positions of one forward pass.
 
@@ -126,7 +128,7 @@ class Cell:
         self.positions = 0
         self.probed = False
         self._signal = signal
-        self._local = signal.local
+        self.local = signal.local
         self._flattened = tap.flattened
         self._up: dict[int, Tensor] = {}
         #: What compiled graphs index: looked up once, because they cannot look in a dictionary.
@@ -139,13 +141,15 @@ class Cell:
 
     def change(self, x: Tensor) -> Tensor | None:
         """Return the steered activations, or `None` to leave `x` alone."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return self._compiled(x)
-        plan = self._local.plan
+        plan = self.local.plan
         row = self._without_clock(x) if plan is None else plan.row
         if row == 0:
             return None
-        dense = self.tables.on(x)
+        dense = self._dense
+        if dense is None or dense.dtype is not x.dtype or dense.device != x.device:
+            dense = self.tables.on(x)
         if row == MIXED:
             assert plan is not None  # a default row is never MIXED
             found = self._mixed(x, dense, plan)
@@ -167,13 +171,13 @@ class Cell:
 
     def keep_up(self, up: Tensor) -> None:
         """Remember the up projection's output until this layer's `change`."""
-        plan = self._local.plan
+        plan = self.local.plan
         if plan is not None and plan.row == 0:
             return
-        self._up[0 if torch.compiler.is_compiling() else threading.get_ident()] = up
+        self._up[0 if is_compiling() else threading.get_ident()] = up
 
     def _u(self, x: Tensor) -> Tensor:
-        key = 0 if torch.compiler.is_compiling() else threading.get_ident()
+        key = 0 if is_compiling() else threading.get_ident()
         try:
             return self._up.pop(key).view_as(x)
         except KeyError:
@@ -268,9 +272,14 @@ def install(
 
 
 def _input_hook(cell: Cell) -> Callable[..., Any]:
-    change = cell.change
+    change, local = cell.change, cell.local
 
     def steer_input(_module: Any, args: tuple[Any, ...]) -> Any:
+        if not is_compiling():
+            # Most hooks of most models run while nothing is steered: no further call for those.
+            plan = local.plan
+            if plan is not None and plan.row == 0:
+                return None
         found = change(args[0])
         return None if found is None else (found, *args[1:])
 
@@ -302,11 +311,11 @@ def watch_root(
     """Call `before(args, kwargs)` and `after()` around every forward of the causal LM."""
 
     def pre(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             before(args, kwargs)
 
     def post(_module: Any, _args: Any, _output: Any) -> None:
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             after()
 
     first = root.register_forward_pre_hook(pre, with_kwargs=True)

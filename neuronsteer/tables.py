@@ -39,6 +39,10 @@ class Dense:
     #: Per row: `(scale, shift, gain)` views, or `None` where the row leaves this layer alone.
     rows: list[tuple[Tensor, Tensor, Tensor | None] | None]
 
+    def __post_init__(self) -> None:
+        # Asked for in every forward pass of every layer: kept, because a tensor makes them anew.
+        self.device, self.dtype = self.scale.device, self.scale.dtype
+
 
 class Tables:
     """All rows of one layer, on every device and in every dtype that has been met.
