@@ -22,9 +22,9 @@ from tests.tiny_models import tiny_ids, tiny_model
 
 
 def hooks_of(model):
-    return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()
-    ) + len({"generate", "prepare_inputs_for_generation", "generate_batch"} & set(model.__dict__))
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) + len(
+        {"generate", "prepare_inputs_for_generation", "generate_batch"} & set(model.__dict__)
+    )
 
 
 def test_nothing_is_left_after_an_exception_in_the_middle():
@@ -248,7 +248,8 @@ def test_peft_wrapped_models_are_steered():
     wrapped = peft.get_peft_model(model, config)  # B starts at zero: the same function
     with attach(wrapped, neurons) as steer:
         steer.to("fr")
-        got = wrapped.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12)
+        mask = torch.ones_like(ids)
+        got = wrapped.generate(input_ids=ids, attention_mask=mask, max_new_tokens=12)
         assert torch.equal(got[:, ids.shape[1] :], want)
     assert hooks_of(model) == 0
 
