@@ -23,6 +23,7 @@ FLOORS = """
 2 algebra, columns, grammar, tables
 2 schema, schedule, artifact, card, architectures, operations
 2 rows, timeline
+2 peft_files
 2 neuronset
 2 masks
 3 hooks, listen, states
@@ -155,9 +156,9 @@ def test_the_fence_itself_notices_imports(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "room").mkdir()
     file = tmp_path / "room" / "file.py"
     file.write_text(
-        "import torch\nimport neuronsteer\nimport neuronsteer.hooks\nfrom neuronsteer import stats\n"
-        "from .. import __version__\nfrom ..errors import X\nfrom . import other\nfrom .other import y\n"
-        "from typing import Any\n"
+        "import torch\nimport neuronsteer\nimport neuronsteer.hooks\nfrom typing import Any\n"
+        "from neuronsteer import stats\nfrom .. import __version__\nfrom ..errors import X\n"
+        "from . import other\nfrom .other import y\n"
     )
     assert [target for _, target in imports(file)] == [
         (),

@@ -53,7 +53,9 @@ def test_unknown_name_suggests_the_right_one():
 )
 def test_start_does_not_import_heavy_libraries(code: str):
     heavy = ["torch", "transformers", "numpy", "safetensors", "huggingface_hub"]
-    out = _python(f"{code}\nimport sys, json\nprint(json.dumps([m for m in {heavy} if m in sys.modules]))")
+    out = _python(
+        f"{code}\nimport sys, json\nprint(json.dumps([m for m in {heavy} if m in sys.modules]))"
+    )
     assert json.loads(out.strip().splitlines()[-1]) == []
 
 
@@ -73,4 +75,6 @@ def test_constraints_begin_with_torch_and_fit_any_index():
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins[0] == "torch==2.13.0"
     for pin in pins:
-        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; python_version >= \"3\.\d+\")?", pin), pin
+        assert re.fullmatch(
+            r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; python_version >= \"3\.\d+\")?", pin
+        ), pin

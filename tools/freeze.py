@@ -1,7 +1,7 @@
-"""Print constraints.txt for the packages of this environment: `python tools/freeze.py > constraints.txt`.
+"""Print pins for the packages of this environment: `python tools/freeze.py > constraints.txt`.
 
 Pins carry no local version (`2.13.0`, not `2.13.0+cpu`) so that they resolve on any index, and a
-marker where a release needs a newer Python than this project does, so that older ones still install.
+marker where a release needs a newer Python than this project, so that older ones still install.
 """
 
 from __future__ import annotations

@@ -137,17 +137,14 @@ def _describe(plugin: Any) -> dict[str, Any]:
     fields = dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ()
     summary = next(iter((plugin.__doc__ or "").strip().splitlines()), "")
     parameters = {
-        field.name: (
-            None
-            if field.default is dataclasses.MISSING
-            else field.default
-        )
+        field.name: (None if field.default is dataclasses.MISSING else field.default)
         for field in fields
         if field.init
     }
+    paper = getattr(plugin, "paper", "")
     described: dict[str, Any] = {"summary": summary.replace("`", ""), "parameters": parameters}
-    if getattr(plugin, "paper", ""):
-        described["paper"] = plugin.paper
+    if paper:
+        described["paper"] = paper
     return described
 
 

@@ -23,7 +23,7 @@ _HUB = "hf://"
     neuronsteer collect MODEL --texts fr=hf://wikimedia/wikipedia/20231101.fr:train -o stats
     torchrun --nproc-per-node 4 -m neuronsteer.cli collect MODEL --texts corpus/ -o stats --resume
     """,
-    resume="Everything up to the last checkpoint is kept; go on with the same command and --resume.",
+    resume="Work up to the last checkpoint is kept; go on with the same command and --resume.",
 )
 def collect(
     model: commands.Model,
@@ -31,7 +31,7 @@ def collect(
         list[str],
         typer.Option(
             help="A folder with one file per label (fr.txt, ja.jsonl.gz …); or LABEL=FILE or "
-            "LABEL=hf://owner/dataset[/config][:split], once per label."
+            "LABEL=hf://owner/dataset/config:split, once per label."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="STATS", help="Folder to write.")],
@@ -118,10 +118,8 @@ def collect(
         )
     elif not quiet:
         for label in stats.labels:
-            console.out().print(
-                f"{label}: {int(stats.tokens[label]):,} tokens of {int(stats.texts[label]):,} texts",
-                markup=False,
-            )
+            size = f"{int(stats.tokens[label]):,} tokens of {int(stats.texts[label]):,} texts"
+            console.out().print(f"{label}: {size}", markup=False)
     console.note(f"Wrote {out}. Next: neuronsteer detect {out} -o neurons", quiet=quiet)
 
 

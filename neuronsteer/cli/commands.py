@@ -42,7 +42,9 @@ def command(
 
         lines = [line.strip() for line in examples.strip().splitlines()]
         # In rich markup a lone line break would be read as a space.
-        epilog = "[bold]Examples[/bold]\n\n" + "\n\n".join(line.replace("[", r"\[") for line in lines)
+        epilog = "[bold]Examples[/bold]\n\n" + "\n\n".join(
+            line.replace("[", r"\[") for line in lines
+        )
         app.command(name, epilog=epilog, **settings)(guarded)
         return function
 

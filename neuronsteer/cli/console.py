@@ -49,7 +49,8 @@ def colours(labels: Sequence[str]) -> dict[str, str]:
 
 def coloured(console: Console) -> bool:
     """Whether colours reach the reader; if not, text has to say what a colour would."""
-    return console.is_terminal and not console.no_color and "NO_COLOR" not in os.environ
+    shown = console.is_terminal and console.color_system is not None and not console.no_color
+    return shown and not os.environ.get("NO_COLOR")
 
 
 def first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from .commands import command
 @command(
     "convert",
     examples="""
-    neuronsteer convert llama-7b.neuron.pth --labels en,zh,fr,es,vi,id,ja --base meta-llama/Llama-2-7b-hf -o llama2-neurons
+    neuronsteer convert llama.pth --labels en,zh,fr --base meta-llama/Llama-2-7b-hf -o neurons
     neuronsteer convert mask.pth --labels en,fr --width 11008 --model-type llama -o neurons
     """,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,8 +120,12 @@ def _prepare(*, quiet: bool) -> None:
 
 
 @contextmanager
-def _bar(*, quiet: bool) -> Iterator[Callable[[int, int, float], None]]:
-    columns = (TextColumn("Training a toy model"), BarColumn(), TextColumn("loss {task.fields[loss]}"))
+def _bar(*, quiet: bool) -> Generator[Callable[[int, int, float], None], None, None]:
+    columns = (
+        TextColumn("Training a toy model"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+    )
     with Progress(
         *columns, TimeRemainingColumn(), console=console.err(), transient=True, disable=quiet
     ) as bar:
@@ -174,7 +178,7 @@ def _verdict(facts: Sequence[dict[str, Any]], painter: Painter, *, judged: bool)
 
 def _next(model: str) -> None:
     console.err().print(
-        "\nNext: neuronsteer generate demo demo --to es --prompt \"The old teacher\" --stream"
+        '\nNext: neuronsteer generate demo demo --to es --prompt "The old teacher" --stream'
         if model == "demo"
         else "",
         style="dim",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import typer
@@ -27,7 +27,7 @@ def debug() -> None:
 
 
 @contextmanager
-def reported(resume: str | None = None) -> Iterator[None]:
+def reported(resume: str | None = None) -> Generator[None, None, None]:
     """Turn errors that a user can cause into a message and an exit code.
 
     Args:
@@ -53,8 +53,8 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, UnicodeDecodeError):
         return (
             f"Cannot decode the text as {error.encoding}: byte {error.start} is "
-            f"0x{error.object[error.start]:02x} ({error.reason}). Save the file as UTF-8, or convert "
-            "it with: iconv -t utf-8."
+            f"0x{error.object[error.start]:02x} ({error.reason}). Save the file as UTF-8, or "
+            "convert it with: iconv -t utf-8."
         )
     if isinstance(error, OSError):
         # A reader that went away (`neuronsteer show … | head`) is no error to talk about.

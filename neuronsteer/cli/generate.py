@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from ..errors import ParameterError
 from . import commands, console
 from .commands import command
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from ..operations import Operation
     from ..schedule import Schedule
 
+
 @command(
     "generate",
     examples="""
     neuronsteer generate demo demo --to fr --prompt "The weather"
     neuronsteer generate MODEL SET --schedule en,24:fr,64:ja --prompt "The weather" --stream
-    neuronsteer generate MODEL SET --to de --away-from en --operation add --strength 2 --prompt "Once"
+    neuronsteer generate MODEL SET --to de --away-from en --operation add --prompt "Once"
     echo "The weather" | neuronsteer generate MODEL SET --to fr --prompt - --json
     """,
 )
@@ -139,15 +141,15 @@ def _schedule(to: str | None, schedule: str | None) -> Schedule | None:
     from ..schedule import Schedule
 
     if to is not None and schedule is not None:
-        raise ParameterError("--to and --schedule exclude each other: a schedule may start with a label.")
+        raise ParameterError(
+            "--to and --schedule exclude each other: a schedule may start with a label."
+        )
     if to is not None:
         return Schedule(None if to == "-" else to)
     return None if schedule is None else Schedule.parse(schedule)
 
 
-def _operation(
-    name: str | None, value: str | None, default: dict[str, Any]
-) -> Operation | None:
+def _operation(name: str | None, value: str | None, default: dict[str, Any]) -> Operation | None:
     """Return the operation asked for; None leaves the choice to the set."""
     from ..operations import operation as make
 

@@ -87,7 +87,9 @@ def _resolve(name: str) -> str:
             return name  # a PEFT adapter: transformers loads its base model
         else:
             what = "it holds " + (", ".join(found[:6]) or "nothing") + ", …" * (len(found) > 6)
-        raise HubError(f"The folder {name!r} is not a model, because config.json is missing: {what}.")
+        raise HubError(
+            f"The folder {name!r} is not a model, because config.json is missing: {what}."
+        )
     return name
 
 

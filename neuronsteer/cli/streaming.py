@@ -53,9 +53,7 @@ class Painter:
 
     def _write(self, text: str, style: str | None) -> None:
         # Wrapping is left to the terminal: pieces are parts of words.
-        self._out.print(
-            text, end="", style=style, markup=False, highlight=False, soft_wrap=True
-        )
+        self._out.print(text, end="", style=style, markup=False, highlight=False, soft_wrap=True)
         sys.stdout.flush()
 
 
@@ -68,9 +66,7 @@ class Streamer:
         runs: Returns which label was active at which generated tokens so far.
     """
 
-    def __init__(
-        self, painter: Painter, tokenizer: Any, runs: Callable[[], Sequence[Run]]
-    ) -> None:
+    def __init__(self, painter: Painter, tokenizer: Any, runs: Callable[[], Sequence[Run]]) -> None:
         self._painter = painter
         self._tokenizer = tokenizer
         self._runs = runs

@@ -1,8 +1,8 @@
 """What `demo` stands for on the command line: a small model and a neuron set, without the Hub.
 
-The embedded model, where this installation has one, lies in `model/` beside this file and its neuron
-set directly in this folder. Otherwise the toy model of `toy.py` takes its place: it is trained on
-first use and kept in the user's cache.
+The embedded model, where this installation has one, lies in `model/` beside this file and its
+neuron set directly in this folder. Otherwise the toy model of `toy.py` takes its place: it is
+trained on first use and kept in the user's cache.
 """
 
 from __future__ import annotations

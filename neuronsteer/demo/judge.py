@@ -28,9 +28,7 @@ def judge(labels: Sequence[str], *, toy: bool) -> Judge | None:
         lingua: Any = require("lingua", "langid", "Telling languages apart")
     except MissingExtraError:
         return None
-    by_code = {
-        language.iso_code_639_1.name.lower(): language for language in lingua.Language.all()
-    }
+    by_code = {language.iso_code_639_1.name.lower(): language for language in lingua.Language.all()}
     known = {label: by_code[code] for label in labels if (code := label[:2].lower()) in by_code}
     if len(known) < 2:
         return None

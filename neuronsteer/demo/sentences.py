@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-# Every language has the same shape, so that only the words and their order differ. `{who}`, `{does}`
-# and so on are drawn independently; each entry agrees with every other one.
+# Every language has the same shape, so that only the words and their order differ. `{who}` and the
+# other slots are filled independently; each entry agrees with every other one.
 _GRAMMARS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "en": {
         "frame": (
@@ -28,8 +28,8 @@ _GRAMMARS: Mapping[str, Mapping[str, Sequence[str]]] = {
             "opens the window", "laughs with the children",
         ),
         "where": (
-            "in the garden", "at the market", "near the river", "behind the house", "in the kitchen",
-            "on the mountain", "in front of the church", "under the tree",
+            "in the garden", "at the market", "near the river", "behind the house",
+            "in the kitchen", "on the mountain", "in front of the church", "under the tree",
         ),
         "when": ("Today", "In the morning", "Every evening", "On Sunday", "In winter"),
         "when_later": ("today", "in the morning", "every evening", "on Sunday", "in winter"),

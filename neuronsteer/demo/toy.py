@@ -7,7 +7,7 @@ tests. What it says is grammatical and means nothing.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ _LENGTH = 64
 _BATCH = 16
 _STEPS = 300
 _RATE = 4e-3
-# Chance that a training text goes on in another language, in the middle of a sentence. Without it the
-# model would never have seen a switch, and would not know what to do with one.
+# Chance that a training text goes on in another language, in the middle of a sentence. Without it
+# the model would never have seen a switch, and would not know what to do with one.
 _SWITCH = 0.3
 
 Progress = Callable[[int, int, float], None]
@@ -39,7 +39,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024,
+        vocab_size=2048,
         special_tokens=[_END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -89,8 +89,8 @@ def find(model: Any, tokenizer: Any) -> NeuronSet:
     """Return the language neurons of a toy model: collect, then detect."""
     corpora = {name: texts(name, 100, 3, seed=7) for name in LANGUAGES}
     stats = collect(model, tokenizer, corpora, progress=False)
-    # A toy has so few neurons that 1 % of them would be ten: it takes a fifth of them, and a push of
-    # four times the difference of means, to turn it round. Real models need far less of both.
+    # A toy has so few neurons that 1 % of them would be ten: it takes a fifth of them, and more
+    # than the difference of means, to turn it round. Real models need less of both.
     neurons = detect(stats, method="lape", rate=0.2)
     return neurons.replace(operation={"name": "add", "value": "diffmean", "factor": 4.0})
 
@@ -105,7 +105,7 @@ def build(folder: Path, progress: Progress | None = None) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> Generator[None, None, None]:
     """Use one core: matrices this small gain nothing from two, and waiting for each other costs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -155,7 +155,10 @@ def test_schedule_of_the_set_is_the_default(call: Call, disk: Disk, tmp_path: Pa
 
 
 def test_convert_imports_published_masks(call: Call, disk: Disk, tmp_path: Path):
-    masks = [[torch.tensor([1, 5]), torch.tensor([2])], [torch.tensor([7]), torch.tensor([], dtype=torch.int64)]]
+    masks = [
+        [torch.tensor([1, 5]), torch.tensor([2])],
+        [torch.tensor([7]), torch.tensor([], dtype=torch.int64)],
+    ]
     torch.save(masks, tmp_path / "mask.pth")
     out = str(tmp_path / "n")
     done = call(

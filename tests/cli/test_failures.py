@@ -1,0 +1,242 @@
+"""What a user can get wrong is one message on stderr, exit code 2, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from neuronsteer.cli import failures
+
+from ..tiny_models import tiny_model
+from .conftest import Disk, Result
+
+Call = Callable[..., Result]
+
+# Words that start with @ are replaced: @model, @set, @stats, @texts, @tmp.
+CASES = {
+    "model path": ("doctor ./nowhere", "no folder './nowhere'"),
+    "misspelt model path": ("doctor @root/modle", "Did you mean 'model'"),
+    "model not on the hub": ("doctor someone/something", "the Hub cannot be reached"),
+    "model is a file": ("doctor @texts/en.txt", "is a file"),
+    "model is a set": ("generate @set @model --to fr -p x", "holds a full model"),
+    "model without config": ("doctor @texts", "config.json is missing"),
+    "no such device": ("doctor @model --device gpu7", "Cannot use the device 'gpu7'"),
+    "no such dtype": ("doctor @model --dtype float23", "Did you mean 'float32'"),
+    "set path": ("show ./nowhere", "no folder './nowhere'"),
+    "set is a model": ("show @model", "holds a full model"),
+    "set is statistics": ("show @stats", "holds statistics"),
+    "label": ("generate @model @set --to rf -p x", "Unknown label 'rf'.*Did you mean 'fr'"),
+    "label in schedule": ("generate @model @set --schedule en,3:xx -p x", "Unknown label 'xx'"),
+    "label to leave": ("generate @model @set --to fr --away-from e -p x", "Unknown label 'e'"),
+    "schedule": ("generate @model @set --schedule en,x -p x", "schedule 'en,x'"),
+    "to and schedule": ("generate @model @set --to fr --schedule fr -p x", "exclude each other"),
+    "nothing to do": ("generate @model @set -p x", "Say what to steer to.*en, fr, ja"),
+    "no prompt": ("generate @model @set --to fr", "prompt is missing"),
+    "empty prompt": ("generate @model @set --to fr -p ''", "prompt is empty"),
+    "json and stream": ("generate @model @set --to fr -p x --json --stream", "choose"),
+    "operation": ("generate @model @set --to fr -p x --operation sett", "Did you mean 'set'"),
+    "value": ("generate @model @set --to fr -p x --operation set --value men", "value='men'"),
+    "scale by a word": (
+        "generate @model @set --to fr -p x --operation scale --value max",
+        "number",
+    ),
+    "strength": ("generate @model @set --to fr -p x --operation zero --strength 2", "Strength 2"),
+    "texts path": ("collect @model --texts ./nowhere -o @tmp/s", "does not exist"),
+    "texts without label": ("collect @model --texts a=x.txt --texts y.txt -o @tmp/s", "LABEL=FILE"),
+    "texts twice": ("collect @model --texts a=x --texts a=y -o @tmp/s", "'a' twice"),
+    "hub address": ("collect @model --texts a=hf://x -o @tmp/s", "hf://owner/dataset"),
+    "text encoding": ("collect @model --texts @tmp/latin -o @tmp/s -q", "line 1 is not UTF-8"),
+    "empty corpus": ("collect @model --texts @tmp/empty -o @tmp/s -q", "'fr'.*holds no text"),
+    "label without tokens": (
+        "collect @model --texts @texts --max-length 1 -o @tmp/s -q",
+        "none of the tokens .* counts",
+    ),
+    "collect method": (
+        "collect @model --texts @texts --method lap -o @tmp/s",
+        "Did you mean 'lape'",
+    ),
+    "statistics path": ("detect ./nowhere -o @tmp/n", "nowhere"),
+    "statistics are a set": ("detect @set -o @tmp/n", "statistics"),
+    "method": ("detect @stats --method lap -o @tmp/n", "Did you mean 'lape'"),
+    "rate": ("detect @stats --rate 7 -o @tmp/n", "rate=7"),
+    "parameter": ("detect @stats --set fliter=0.5 -o @tmp/n", "Did you mean 'filter'"),
+    "parameter without value": ("detect @stats --set filter -o @tmp/n", "NAME=VALUE"),
+    "label to detect": ("detect @stats --labels en,jp -o @tmp/n", "jp"),
+    "one label": ("detect @stats --labels en -o @tmp/n", "LAPE compares labels"),
+    "output is a file": ("detect @stats -o @texts/en.txt", "en.txt"),
+    "mask path": ("convert ./no.pth --labels a --width 80 -o @tmp/n", "no.pth"),
+    "mask is no mask": ("convert @texts/en.txt --labels a --width 80 -o @tmp/n", "cannot be read"),
+    "fewer masks than labels": (
+        "convert @tmp/mask.pth --labels a,b,c --width 80 -o @tmp/n",
+        "2 labels.*3 were named",
+    ),
+    "empty label name": ("convert @tmp/mask.pth --labels a, --width 80 -o @tmp/n", "empty name"),
+    "kind of plugin": ("methods detectosr", "Did you mean 'detectors'"),
+    "demo set of another model": ("demo --model @model", "belong together"),
+    "unknown option": ("show @set --jsn", "No such option"),
+    "unknown command": ("shwo @set", "No such command"),
+    "missing argument": ("generate @model", "Missing argument"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """Files that are wrong in one way each."""
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin" / "fr.txt").write_bytes("été\n".encode("latin-1"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "fr.txt").write_text("\n\n")
+    mask = [[torch.tensor([1]), torch.tensor([2])]] * 2
+    torch.save(mask, tmp_path / "mask.pth")
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mistakes_are_explained(call: Call, disk: Disk, scratch: Path, case: str):
+    line, message = CASES[case]
+    for mark, path in (
+        ("@model", disk.model), ("@set", disk.set), ("@stats", disk.stats),
+        ("@texts", disk.texts), ("@tmp", str(scratch)), ("@root", str(disk.root)),
+    ):  # fmt: skip
+        line = line.replace(mark, path)
+    done = call(*["" if word == "''" else word for word in line.split()])
+    told = " ".join(done.err.replace("│", " ").split())
+    assert done.code == 2, (done.code, done.out, done.err)
+    assert not done.out.strip()
+    assert "Traceback" not in told
+    import re
+
+    assert re.search(message, told), told
+
+
+def test_a_model_that_cannot_be_steered(call: Call, disk: Disk, tmp_path: Path):
+    from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    AutoTokenizer.from_pretrained(disk.model).save_pretrained(tmp_path / "mamba")
+    done = call("doctor", str(tmp_path / "mamba"))
+    assert done.code == 2
+    assert "cannot be steered" in done.err
+
+
+def test_a_set_of_another_model(call: Call, disk: Disk, tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    tiny_model("llama", layers=3).save_pretrained(tmp_path / "deeper")
+    AutoTokenizer.from_pretrained(disk.model).save_pretrained(tmp_path / "deeper")
+    done = call("generate", str(tmp_path / "deeper"), disk.set, "--to", "fr", "-p", "x")
+    assert done.code == 2
+    assert "num_layers" in done.err
+
+
+def test_debug_shows_the_traceback(call: Call, disk: Disk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NEURONSTEER_DEBUG", "0")  # restored at the end, whatever --debug sets
+    from neuronsteer.errors import HubError
+
+    with pytest.raises(HubError):
+        call("--debug", "show", "./nowhere")
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), failures.reported():
+        _ = 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a.txt"), "No such file .*: a.txt"),
+        (PermissionError(13, "Permission denied", "a.txt"), "Permission denied: a.txt"),
+        (UnicodeDecodeError("utf-8", b"\xe9t", 0, 1, "invalid"), "Save the file as UTF-8"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "ran out of memory.*--device cpu"),
+    ],
+)
+def test_errors_of_the_system_are_explained(
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(typer.Exit) as done, failures.reported():
+        raise error
+    assert done.value.exit_code == 2
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_reader_that_goes_away_is_not_told(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(BrokenPipeError), failures.reported():
+        raise BrokenPipeError(32, "Broken pipe")
+    assert capsys.readouterr().err == ""
+
+
+def test_interruption_says_how_to_go_on(
+    call: Call, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neuronsteer.stats.collect", interrupted)
+    done = call("collect", disk.model, "--texts", disk.texts, "-o", str(tmp_path / "s"), "-q")
+    assert done.code == 130
+    assert "--resume" in done.err
+
+
+@pytest.mark.slow
+def test_interrupted_collection_resumes_to_the_same_result(call: Call, disk: Disk, tmp_path: Path):
+    import neuronsteer as ns
+
+    # Much text, so that there is time to interrupt.
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for file in Path(disk.texts).iterdir():
+        (texts / file.name).write_text(file.read_text(encoding="utf-8") * 300, encoding="utf-8")
+    out = tmp_path / "s"
+    line = ["collect", disk.model, "--texts", str(texts), "-o", str(out), "-q"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neuronsteer.cli", *line],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    partial = tmp_path / "s.partial"
+    deadline = time.monotonic() + 120
+    while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert call(*line, "--resume").code == 0
+    whole = ns.collect(*_load(disk), texts, progress=False)
+    ours = ns.load_stats(out)
+    assert torch.equal(ours.get("count", "mlp.act"), whole.get("count", "mlp.act"))
+
+
+def _load(disk: Disk):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return (
+        AutoModelForCausalLM.from_pretrained(disk.model),
+        AutoTokenizer.from_pretrained(disk.model),
+    )
+
+
+def test_exit_codes_of_the_real_process(disk: Disk):
+    def code(*args: str) -> int:
+        line = [sys.executable, "-m", "neuronsteer.cli", *args]
+        return subprocess.run(line, capture_output=True, check=False).returncode
+
+    assert code("version") == 0
+    assert code("show", disk.set) == 0
+    assert code("show", "./nowhere") == 2
+    assert code("show") == 2
