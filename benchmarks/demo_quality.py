@@ -1,0 +1,229 @@
+"""Does the demo model change language? The figures of the demo model's card.
+
+    python benchmarks/demo_quality.py --heldout HELDOUT [--set demo] [--prompts 200] [-o FILE.json]
+
+Everything is judged by `lingua`, restricted to the trained languages, on held-out English prompts:
+unsteered, forced into every language, with size-matched random neurons (the control), with a switch
+in the middle; plus the loss matrix of deactivating each language's neurons, and the perplexity of
+the steered model on text of its own target language.
+
+HELDOUT holds `<language>.txt.xz`, one sentence per line. Neurons are detected on the first part of
+each file (see examples/train_demo_model); prompts and losses here come from the last part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from lingua import IsoCode639_1, LanguageDetectorBuilder
+
+import neuronsteer as ns
+from neuronsteer.cli.models import load_model, load_set
+
+PROMPT_TOKENS = 12
+NEW_TOKENS = 40
+#: Of the held-out lines, this last share is what this script uses and detection does not.
+SHARE = 0.4
+
+
+def lines(heldout: Path, language: str) -> list[str]:
+    """Return the last part of a held-out file, evenly thinned later by whoever needs fewer."""
+    with lzma.open(heldout / f"{language}.txt.xz", "rt", encoding="utf-8") as file:
+        found = [line.strip() for line in file if line.strip()]
+    return found[int(len(found) * (1 - SHARE)) :]
+
+
+def thinned(items: list, count: int) -> list:
+    step = max(len(items) / count, 1.0)
+    return [items[int(i * step)] for i in range(min(count, len(items)))]
+
+
+class Judge:
+    def __init__(self, languages: list[str]) -> None:
+        codes = [getattr(IsoCode639_1, language.upper()) for language in languages]
+        self._detector = LanguageDetectorBuilder.from_iso_codes_639_1(*codes).build()
+
+    def share(self, texts: list[str], language: str) -> float:
+        heard = self._detector.detect_languages_in_parallel_of(texts)
+        return sum(_code(found) == language for found in heard) / len(texts)
+
+
+def _code(language) -> str | None:
+    return None if language is None else language.iso_code_639_1.name.lower()
+
+
+def distinct(texts: list[str], n: int = 6) -> float:
+    """Return the mean share of different character n-grams, the guard against stuttering."""
+    ratios = []
+    for text in texts:
+        grams = [text[i : i + n] for i in range(len(text) - n + 1)]
+        if grams:
+            ratios.append(len(set(grams)) / len(grams))
+    return statistics.fmean(ratios) if ratios else 0.0
+
+
+class Bench:
+    def __init__(self, model, tokenizer, heldout: Path, prompts: int, seed: int) -> None:
+        self.model, self.tokenizer, self.seed = model, tokenizer, seed
+        self.heldout = heldout
+        self.prompts = self._prompts(prompts)
+
+    def _prompts(self, count: int) -> torch.Tensor:
+        bos = self.tokenizer.bos_token_id
+        rows = []
+        for line in lines(self.heldout, "en"):
+            ids = self.tokenizer(line, add_special_tokens=False).input_ids
+            if len(ids) >= PROMPT_TOKENS + 4:
+                rows.append([bos, *ids[:PROMPT_TOKENS]])
+        return torch.tensor(thinned(rows, count))
+
+    def generate(self, new_tokens: int = NEW_TOKENS, batch: int = 100) -> torch.Tensor:
+        """Return generated tokens `[prompts, new_tokens]`; the same seed for every condition."""
+        torch.manual_seed(self.seed)
+        found = []
+        for ids in self.prompts.split(batch):
+            out = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                do_sample=True,
+                temperature=0.8,
+                top_p=0.95,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+            found.append(out[:, ids.shape[1] :])
+        return torch.cat(found)
+
+    def texts(self, tokens: torch.Tensor) -> list[str]:
+        return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+    @torch.inference_mode()
+    def loss(self, language: str, blocks: int = 24, length: int = 128) -> float:
+        """Return nats per token on held-out text, documents of consecutive sentences."""
+        ids: list[int] = []
+        for line in lines(self.heldout, language):
+            ids += self.tokenizer(line + " ", add_special_tokens=False).input_ids
+            if len(ids) >= blocks * (length - 1):
+                break
+        blocks = min(blocks, len(ids) // (length - 1))
+        rows = torch.tensor(ids[: blocks * (length - 1)]).view(blocks, length - 1)
+        rows = torch.cat([torch.full((blocks, 1), self.tokenizer.bos_token_id), rows], 1)
+        logits = self.model(rows).logits[:, :-1].float()
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item()
+
+
+def measure(bench: Bench, neurons: ns.NeuronSet, languages: list[str], seeds: int, log) -> dict:
+    judge = Judge(languages)
+    plain = bench.texts(bench.generate())
+    base = {"english": judge.share(plain, "en"), "distinct": distinct(plain)}
+    log(f"unsteered: {base['english']:.1%} English, distinct {base['distinct']:.3f}")
+    losses = {language: bench.loss(language) for language in languages}
+    forced, matrix, switch, random = {}, {}, {}, {}
+    with ns.attach(bench.model, neurons) as steer:
+        for language in languages:
+            steer.to(language)
+            texts = bench.texts(bench.generate())
+            forced[language] = {
+                "success": judge.share(texts, language),
+                "distinct": distinct(texts) / base["distinct"],
+                "perplexity": math.exp(bench.loss(language) - losses[language]),
+            }
+            log(f"{language}: {forced[language]}")
+        for language in languages:
+            if language == "en":
+                continue
+            steer.to(ns.Schedule("en", (20, language)))
+            tokens = bench.generate(20 + 6 + NEW_TOKENS)
+            # A token may end inside a character: the tail is decoded on its own.
+            switch[language] = judge.share(bench.texts(tokens[:, 26:]), language)
+            log(f"switch en → {language}: {switch[language]:.1%}")
+        for off in languages:
+            steer.to(off, operation="zero")
+            matrix[off] = {on: bench.loss(on) - losses[on] for on in languages}
+        steer.off()
+    for seed in range(seeds):
+        with ns.attach(bench.model, neurons.random_like(seed)) as steer:
+            for language in languages:
+                if language == "en":
+                    continue
+                steer.to(language)
+                share = judge.share(bench.texts(bench.generate()), language)
+                random.setdefault(language, []).append(share)
+        log(f"random seed {seed}: highest {max(values[-1] for values in random.values()):.1%}")
+    return {
+        "prompts": len(bench.prompts),
+        "unsteered": base,
+        "forced": forced,
+        "switch": switch,
+        "deactivation": matrix,
+        "random": random,
+        "loss": losses,
+    }
+
+
+def markdown(found: dict) -> str:
+    """Return the tables of the card."""
+    rows = [
+        "| target | forced | distinct ÷ plain | perplexity ÷ plain | switch | random (max) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for language, cell in found["forced"].items():
+        switch = found["switch"].get(language)
+        random = found["random"].get(language)
+        rows.append(
+            f"| {language} | {cell['success']:.1%} | {cell['distinct']:.2f} "
+            f"| {cell['perplexity']:.3f} | {'' if switch is None else f'{switch:.1%}'} "
+            f"| {'' if random is None else f'{statistics.fmean(random):.1%} ({max(random):.1%})'} |"
+        )
+    languages = list(found["deactivation"])
+    rows += [
+        "",
+        "Rise of held-out loss (nats per token) on the column's language when the row's neurons "
+        "are off; bold where the row's own language suffers most:",
+        "",
+        "| off | " + " | ".join(languages) + " |",
+        "|---" * (len(languages) + 1) + "|",
+    ]
+    for off, cells in found["deactivation"].items():
+        worst = max(cells, key=cells.__getitem__)
+        shown = [f"**{v:+.3f}**" if on == off == worst else f"{v:+.3f}" for on, v in cells.items()]
+        rows.append(f"| {off} | " + " | ".join(shown) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--heldout", type=Path, required=True)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--set", dest="neurons", default="demo")
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path)
+    arguments = parser.parse_args()
+    model, tokenizer = load_model(arguments.model)
+    neurons = load_set(arguments.neurons)
+    start = time.perf_counter()
+
+    def log(line: str) -> None:
+        print(f"[{time.perf_counter() - start:6.0f} s] {line}", file=sys.stderr, flush=True)
+
+    languages = [label for label in neurons.labels if neurons.counts[label]]
+    bench = Bench(model, tokenizer, arguments.heldout, arguments.prompts, arguments.seed)
+    found = measure(bench, neurons, languages, arguments.seeds, log)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(markdown(found))
+
+
+if __name__ == "__main__":
+    main()
