@@ -1,0 +1,248 @@
+"""Exports: what steering does, written as files that other programs load without neuronsteer.
+
+`export()` writes an adapter or a control vector, `bake()` a whole checkpoint. Both take the same
+label, operation and strength as `steer.to()`, are compiled by the same code, and refuse, with the
+reason and the alternative, whatever their format cannot express exactly. A new target is one file
+in this folder: a dataclass derived from `Export`, registered by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..errors import ParameterError, did_you_mean
+from ..neuronset import NeuronSet
+from ..operations import Operation
+from ..operations import operation as make_operation
+from ..registry import Registry
+from ..states import State
+from ._recipe import PARTS, Change, Recipe, compile_recipe
+from ._source import Source
+from ._staging import staged
+
+__all__ = [
+    "EXPORTS",
+    "PARTS",
+    "Change",
+    "Export",
+    "Exported",
+    "Recipe",
+    "Source",
+    "bake",
+    "export",
+]
+
+OperationLike = str | Operation | Mapping[str, Any]
+SetLike = NeuronSet | str | PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What was written; usable wherever a path is.
+
+    Attributes:
+        path: The folder.
+        to: Name of the target.
+        text: What is done, in words.
+        files: Name → size in bytes.
+        notes: What a user should know about this export.
+    """
+
+    path: Path
+    to: str
+    text: str
+    files: dict[str, int]
+    notes: tuple[str, ...]
+
+    def __fspath__(self) -> str:
+        return fspath(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Export(ABC):
+    """Base of all targets; the fields of a subclass are the options of `export(…, to=name)`."""
+
+    name: ClassVar[str] = ""
+    #: One line for lists of targets.
+    summary: ClassVar[str] = ""
+
+    @abstractmethod
+    def check(self, recipe: Recipe) -> int:
+        """Raise `ParameterError` if the target cannot express the recipe exactly.
+
+        Returns:
+            About how many bytes `write` will write.
+        """
+
+    @abstractmethod
+    def write(self, recipe: Recipe, folder: Path) -> list[str]:
+        """Write into the empty `folder`, `README.md` included, and return notes for the user."""
+
+
+EXPORTS: Registry[type[Export]] = Registry("export", "neuronsteer.exports")
+
+
+def export(
+    neurons: SetLike | Sequence[SetLike],
+    directory: str | PathLike[str],
+    to: str = "ia3",
+    label: str | None = None,
+    operation: OperationLike | None = None,
+    strength: float = 1.0,
+    away_from: str | Sequence[str] | None = None,
+    *,
+    away: OperationLike = "zero",
+    part: str = "all",
+    model: Any = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> Exported:
+    """Write what `steer.to(label, …)` does as files that load without neuronsteer.
+
+    Args:
+        neurons: A neuron set, a Hub id or folder, or several; later ones are applied last.
+        directory: Folder to write. It appears complete or not at all.
+        to: `"ia3"` (zero and scale), `"lora"` (everything; has a bias), `"lora-nobias"` (zero and
+            scale; for engines that refuse a bias), `"gguf"` (the constant of set and add, as a
+            control vector), `"baked"` (a checkpoint; see `bake`), or a plugin's name.
+        label: What to steer to; `None` if only `away_from` is wanted.
+        operation: What to do with the neurons; default: what the set's header says.
+        strength: How much of it, as in `steer.to`.
+        away_from: Labels whose neurons are deactivated first.
+        away: The operation that deactivates them.
+        part: `"all"`, or only the `"scale"` or the `"constant"` part of `a * scale + constant`, to
+            put the two into different files.
+        model: The model in memory, its folder, or its Hub id; default: the set's base model.
+            Weights are read only where the target needs them, one tensor at a time.
+        revision: Revision of a Hub model; default: the one in the set's header.
+        overwrite: Replace an earlier export.
+        **options: Options of the target.
+
+    Raises:
+        ParameterError: If the target cannot express this exactly; the message says what can.
+        LabelError: If a label is unknown or has no neurons.
+        HubError: If files cannot be read or written, or the disk is too small.
+    """
+    kind = EXPORTS.get(to)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in options:
+        if name not in known:
+            raise ParameterError(
+                f"The export {to!r} has no option {name!r}; it takes {', '.join(known) or 'none'}."
+                + did_you_mean(name, known)
+            )
+    target = kind(**options)
+    sets = _sets(neurons)
+    state = _state(label, operation, strength, away_from, away)
+    if model is None:
+        model = sets[0].base_model
+        revision = revision or sets[0].base_revision
+    if model is None:
+        raise ParameterError(
+            "The neuron set does not record its base model, so the names of the modules are "
+            "unknown. Pass model=: the model, its folder, or its Hub id."
+        )
+    source = Source.open(model, revision)
+    recipe = compile_recipe(source, sets, state, part)
+    folder = Path(directory).expanduser()
+    folder = folder.parent.resolve() / folder.name
+    if source.folder is not None and folder == source.folder.resolve():
+        raise ParameterError(f"{str(folder)!r} is the model itself; choose another folder.")
+    size = target.check(recipe)
+    with staged(folder, size, overwrite=overwrite) as stage:
+        notes = target.write(recipe, stage)
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    return Exported(folder, to, recipe.text, files, tuple(notes))
+
+
+def bake(
+    model: Any,
+    neurons: SetLike | Sequence[SetLike],
+    directory: str | PathLike[str],
+    label: str | None = None,
+    operation: OperationLike | None = None,
+    strength: float = 1.0,
+    away_from: str | Sequence[str] | None = None,
+    *,
+    away: OperationLike = "zero",
+    part: str = "all",
+    revision: str | None = None,
+    overwrite: bool = False,
+    tokenizer: Any = None,
+) -> Exported:
+    """Write a checkpoint that always speaks the label, for engines that load only checkpoints.
+
+    A folder or Hub repository is rewritten shard by shard without loading it; a model in memory
+    (also an offloaded one) is saved first and then treated the same way.
+
+    Args:
+        model: The model in memory, its folder, or its Hub id.
+        neurons: As for `export`.
+        directory: Folder to write.
+        label: As for `export`.
+        operation: As for `export`.
+        strength: As for `export`.
+        away_from: As for `export`.
+        away: As for `export`.
+        part: As for `export`.
+        revision: Revision of a Hub model.
+        overwrite: Replace an earlier export.
+        tokenizer: Saved along. A folder's or repository's own is copied without being asked.
+    """
+    return export(
+        neurons,
+        directory,
+        "baked",
+        label,
+        operation,
+        strength,
+        away_from,
+        away=away,
+        part=part,
+        model=model,
+        revision=revision,
+        overwrite=overwrite,
+        tokenizer=tokenizer,
+    )
+
+
+def _sets(neurons: SetLike | Sequence[SetLike]) -> list[NeuronSet]:
+    alone = isinstance(neurons, NeuronSet | str | PathLike)
+    several: Sequence[Any] = [neurons] if alone else list(neurons)  # type: ignore[arg-type]
+    if not several:
+        raise ParameterError("There is no neuron set to export.")
+    return [
+        each if isinstance(each, NeuronSet) else NeuronSet.from_pretrained(fspath(each))
+        for each in several
+    ]
+
+
+def _state(
+    label: str | None,
+    operation: OperationLike | None,
+    strength: float,
+    away_from: str | Sequence[str] | None,
+    away: OperationLike,
+) -> State:
+    sources = (away_from,) if isinstance(away_from, str) else tuple(away_from or ())
+    sources = tuple(source for source in sources if source != label)
+    state = State(
+        label,
+        strength,
+        None if operation is None else make_operation(operation),
+        sources,
+        make_operation(away) if sources else None,
+    )
+    if state.idle:
+        raise ParameterError(
+            "There is nothing to export: no label and nothing to steer away from."
+            if label is None
+            else f"Strength 0 leaves the neurons of {label!r} as they are: nothing to export."
+        )
+    return state

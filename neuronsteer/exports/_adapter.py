@@ -1,0 +1,66 @@
+"""What the PEFT adapters share: their two files and what neither of them can do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..card import hub_id
+from ..errors import ParameterError
+from ._cards import CARD, python_block, render_card
+from ._recipe import Recipe
+
+_USAGE = """
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained({base!r})
+model = PeftModel.from_pretrained(model, "path/to/this/folder")
+"""
+
+
+def refuse_experts(recipe: Recipe, name: str) -> None:
+    """Raise if neurons are inside routed experts, which are no modules that PEFT could wrap."""
+    change = recipe.in_experts
+    if change is not None:
+        raise ParameterError(
+            f"{change.where}: {name} wraps linear modules, and the experts of model_type "
+            f"{recipe.model_type!r} are slices of one parameter. Bake a checkpoint instead "
+            "('zero' and 'scale' in every family, 'set' and 'add' in gpt_oss)."
+        )
+
+
+def tensor_bytes(numbers: int) -> int:
+    """Return the size of a float32 tensor in a file, with its entry in the header."""
+    return 4 * numbers + 200
+
+
+def write_adapter(
+    recipe: Recipe, folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> list[str]:
+    """Write config, tensors and card; returns the notes."""
+    base = hub_id(recipe.source.hub_id or recipe.sets[0].base_model)
+    full: dict[str, Any] = {
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "revision": recipe.source.revision if base else None,
+        "inference_mode": True,
+        "modules_to_save": None,
+        **config,
+    }
+    save_file(
+        {key: tensor.contiguous() for key, tensor in tensors.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    text = json.dumps(full, indent=2, sort_keys=True) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    usage = python_block(_USAGE.format(base=base or "path/to/the/base/model"))
+    card = render_card(recipe, relation="adapter", library="peft", usage=usage, notes=[])
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return []

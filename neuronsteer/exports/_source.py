@@ -1,0 +1,221 @@
+"""The model that an export is made for: loaded, in a folder, or on the Hub.
+
+Most exports need only names and sizes, so a folder or repository is never loaded: its config makes
+a model without memory (`meta`), and single tensors are read where weights are needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from .. import hub
+from ..architectures import LAYOUTS, Anatomy, inspect
+from ..architectures.layout import text_config
+from ..architectures.modules import find, innermost
+from ..errors import HubError, LayoutError, ParameterError
+from ._shards import INDEX, SINGLE, Checkpoint
+
+_CARRIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*")
+
+
+class Source:
+    """A model to export for.
+
+    Args:
+        anatomy: Where its neurons are; of a model without memory when `folder` or `repo` is given.
+        folder: The checkpoint's folder; `None` for a model in memory.
+        repo: The Hub repository, when `folder` is its download.
+        revision: Its revision.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        folder: Path | None = None,
+        repo: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.anatomy = anatomy
+        self.folder = folder
+        self.repo = repo
+        self.revision = revision
+
+    @classmethod
+    def open(cls, model: Any, revision: str | None = None) -> Source:
+        """Return the source that a user means by a model, a folder or a Hub id."""
+        if not isinstance(model, str | os.PathLike):
+            return cls(_plain(inspect(model)))
+        name = os.fspath(model)
+        folder = hub.fetch(name, filenames=["config.json"], revision=revision)
+        if not (folder / "config.json").is_file():
+            raise HubError(
+                f"The folder {name!r} holds no model: config.json is missing. Expected the folder "
+                "of a saved causal language model."
+            )
+        local = Path(name).expanduser().is_dir() or hub.builtin(name) is not None
+        return cls(
+            inspect(without_memory(_config(folder, name))),
+            folder,
+            *((None, None) if local else (name, revision)),
+        )
+
+    @property
+    def root(self) -> Any:
+        """The causal language model; its tensors may be `meta`."""
+        return self.anatomy.root
+
+    @property
+    def config(self) -> Any:
+        """The whole model's config."""
+        return self.root.config
+
+    @property
+    def hub_id(self) -> str | None:
+        """The Hub id of the base model, if it is known to have one."""
+        if self.folder is not None:
+            return self.repo
+        name = str(getattr(self.config, "_name_or_path", "") or "")
+        return None if not name or Path(name).exists() else name
+
+    @functools.cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The weight files of a folder or repository."""
+        folder = self.folder
+        if folder is None:
+            raise ParameterError("A model in memory has no weight files; save it first.")
+        self.refuse_quantised()
+        if self.repo is None:
+            return Checkpoint.of(folder)
+        repo = self.repo
+
+        def fetch(file: str) -> Path | None:
+            # Only these two are asked for without knowing whether they exist.
+            try:
+                return hub.fetch(repo, filenames=[file], revision=self.revision) / file
+            except HubError:
+                if file in (SINGLE, INDEX):
+                    return None
+                raise
+
+        return Checkpoint(fetch, repo)
+
+    def refuse_quantised(self) -> None:
+        """Raise if weights are stored in a form that cannot be edited exactly."""
+        if getattr(self.config, "quantization_config", None):
+            raise ParameterError(
+                "The model is quantised, and its weights cannot be read or rewritten exactly. "
+                "Start from the checkpoint in 16 or 32 bits and quantise the result; or use the "
+                "IA3 export (zero and scale), which needs no weights."
+            )
+
+    def transposed(self, name: str) -> bool:
+        """Return whether a projection stores its weight as `[in, out]`."""
+        module = find(self.root, name)
+        return module is not None and isinstance(innermost(module), Conv1D)
+
+    def weight(self, name: str) -> Tensor:
+        """Return a projection's weight, float32 `[out, in]`."""
+        self.refuse_quantised()
+        if self.folder is not None:
+            found = self.checkpoint.read(self.checkpoint.key(f"{name}.weight"))
+        else:
+            found = _loaded(innermost(self.root.get_submodule(name)), name)
+        found = found.detach().to("cpu", torch.float32)
+        return found.T if self.transposed(name) else found
+
+    def parameters(self) -> dict[str, torch.Size]:
+        """Return name → shape of every parameter."""
+        return {name: p.shape for name, p in self.root.named_parameters(remove_duplicate=False)}
+
+    def carried(self) -> list[Path]:
+        """Return the files beside the weights that a new checkpoint needs: tokenizer, templates."""
+        folder = self.folder
+        if folder is None:
+            name = Path(str(getattr(self.config, "_name_or_path", "") or ""))
+            folder = name if name.is_dir() and (name / "config.json").is_file() else None
+        elif self.repo is not None:
+            folder = self._download()
+        if folder is None:
+            return []
+        own = {"config.json", "adapter_config.json", INDEX}
+        found = {
+            path
+            for pattern in _CARRIED
+            for path in folder.glob(pattern)
+            if path.is_file() and path.name not in own and not path.name.endswith(".index.json")
+        }
+        return sorted(found)
+
+    def _download(self) -> Path:
+        from huggingface_hub import snapshot_download
+
+        repo = str(self.repo)
+        try:
+            found = snapshot_download(repo, revision=self.revision, allow_patterns=list(_CARRIED))
+        except Exception as error:
+            raise hub.translate(error, repo, self.revision) from error
+        return Path(found)
+
+
+def without_memory(config: Any) -> Any:
+    """Return the model of a config whose tensors have shapes but no contents."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _config(folder: Path, name: str) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise HubError(f"The config of {name!r} cannot be read: {lines[0]}") from error
+    family = text_config(config).model_type
+    if family not in LAYOUTS:
+        # Locating neurons by shape takes a forward pass, which needs real weights.
+        raise LayoutError(
+            f"model_type {family!r} of {name!r} is not in the table of families. Load the model "
+            "with AutoModelForCausalLM and pass it instead of its path, or register a Layout."
+        )
+    return config
+
+
+def _plain(anatomy: Anatomy) -> Anatomy:
+    if "peft" in anatomy.wrapped or any(
+        hasattr(tap.module, "base_layer") for tap in anatomy.taps("mlp.neuron")
+    ):
+        raise ParameterError(
+            "The model carries a PEFT adapter, which an export would silently leave out. Merge it "
+            "(merge_and_unload()) or pass the base model."
+        )
+    return anatomy
+
+
+def _loaded(module: nn.Module, name: str) -> Tensor:
+    """Return the weight of a module in memory, also when accelerate keeps it elsewhere."""
+    aligned: Any = nullcontext()
+    if hasattr(module, "_hf_hook"):
+        from accelerate.utils import align_module_device
+
+        aligned = align_module_device(module)
+    with aligned:
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            raise ParameterError(
+                f"The weight of {name!r} ({type(module).__name__}) is not a plain floating-point "
+                "tensor (a quantised layer?). Pass the path of the checkpoint in 16 or 32 bits."
+            )
+        # Tensor parallel models keep a share of the weight in each process.
+        gather = getattr(weight, "full_tensor", None)
+        weight = weight if gather is None else gather()
+        if weight.device.type == "meta":
+            raise ParameterError(f"The weight of {name!r} is not in memory; pass the model's path.")
+        return weight.detach().clone()

@@ -1,0 +1,137 @@
+"""A GGUF control vector: the constant of set and add, for llama.cpp.
+
+A control vector is added to the residual stream after a layer. Where the down projection's output
+reaches that stream unchanged, a constant there is the same as a constant in the projection's bias.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..errors import ParameterError
+from . import EXPORTS, Export, Recipe
+from ._cards import CARD, render_card
+
+FILE = "control_vector.gguf"
+_ALIGNMENT = 32
+_INT32, _STRING = 5, 8
+_F32 = 0
+# What llama.cpp calls a family, where that differs; only a hint for people and tools.
+_HINTS = {
+    "gpt_neox": "gptneox",
+    "phi": "phi2",
+    "cohere": "command-r",
+    "seed_oss": "seed_oss",
+    "ernie4_5": "ernie4_5",
+    "hunyuan_v1_dense": "hunyuan-dense",
+}
+
+
+@EXPORTS.register("gguf")
+@dataclass(frozen=True)
+class Gguf(Export):
+    """A control vector file."""
+
+    name: ClassVar[str] = "gguf"
+    summary: ClassVar[str] = "llama.cpp control vector: the constant part of set and add"
+
+    def check(self, recipe: Recipe) -> int:
+        """Refuse whatever a constant after the layer is not equal to."""
+        family = recipe.model_type
+        if recipe.in_experts is not None or recipe.anatomy.is_moe:
+            raise ParameterError(
+                f"A control vector adds the same to every token, and in model_type {family!r} it "
+                "depends on the router what a constant in an expert adds. Bake a checkpoint "
+                "instead ('set' and 'add' in gpt_oss, 'zero' and 'scale' everywhere)."
+            )
+        if recipe.anatomy.layout.residual_factor(recipe.anatomy.config) is None:
+            raise ParameterError(
+                f"In model_type {family!r} a norm follows the MLP, so a constant after the layer "
+                "(a control vector) is not the constant that 'set' or 'add' gives. Export "
+                "to='lora', which PEFT loads."
+            )
+        if recipe.gains:
+            raise ParameterError(
+                "An operation at 'mlp.act' adds a multiple of the up projection, not a constant. "
+                "Use site 'mlp.neuron' for a control vector."
+            )
+        if recipe.scales:
+            raise ParameterError(
+                "A control vector only adds, and this operation also multiplies neurons ('add' "
+                "alone does not). Split it: bake(…, part='scale') gives the checkpoint to convert "
+                "to GGUF, export(…, to='gguf', part='constant') the control vector for it."
+            )
+        if any(change.tap.layer == 0 for change in recipe.changes):
+            raise ParameterError(
+                "llama.cpp has no control vector for the first layer (it rejects 'direction.0'), "
+                "and this operation changes neurons in layer 0. Take them out of the set, e.g. "
+                "neurons.take(neurons.layer > 0, neurons.labels), knowing that the result steers "
+                "less; or bake a checkpoint with biases."
+            )
+        recipe.source.refuse_quantised()
+        return len(recipe.changes) * (4 * recipe.anatomy.hidden_size + 200)
+
+    def write(self, recipe: Recipe, folder: Path) -> list[str]:
+        """Write one direction per layer."""
+        factor = recipe.anatomy.layout.residual_factor(recipe.anatomy.config) or 1.0
+        directions: dict[str, Tensor] = {}
+        for change in recipe.changes:
+            weight = recipe.source.weight(change.name)
+            constant = weight[:, change.columns] @ change.shift
+            directions[f"direction.{change.tap.layer}"] = factor * constant
+        family = recipe.model_type
+        metadata: dict[str, str | int] = {
+            "general.architecture": "controlvector",
+            "general.name": recipe.text,
+            "controlvector.model_hint": _HINTS.get(family, family.replace("_text", "")),
+            "controlvector.layer_count": len(directions),
+        }
+        (folder / FILE).write_bytes(pack(metadata, directions))
+        last = recipe.anatomy.num_layers - 1
+        notes = [
+            f"Use it with: llama-cli -m MODEL.gguf --control-vector {FILE} "
+            f"--control-vector-layer-range 1 {last}",
+        ]
+        if recipe.part == "constant":
+            notes.append(
+                "This is only the constant part: MODEL.gguf has to be converted from the "
+                "checkpoint that bake(…, part='scale') wrote."
+            )
+        usage = f"```sh\nllama-cli -m MODEL.gguf --control-vector {FILE}\n```"
+        card = render_card(recipe, relation="adapter", library="gguf", usage=usage, notes=notes[1:])
+        (folder / CARD).write_text(card, encoding="utf-8")
+        return notes
+
+
+def pack(metadata: Mapping[str, str | int], tensors: Mapping[str, Tensor]) -> bytes:
+    """Return a GGUF file (version 3) with one-dimensional float32 tensors."""
+    data = {
+        name: tensor.float().contiguous().numpy().astype("<f4").tobytes()
+        for name, tensor in tensors.items()
+    }
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
+    for key, value in metadata.items():
+        if isinstance(value, str):
+            header += _string(key) + struct.pack("<I", _STRING) + _string(value)
+        else:
+            header += _string(key) + struct.pack("<Ii", _INT32, value)
+    offset = 0
+    for name, blob in data.items():
+        header += _string(name) + struct.pack("<IQIQ", 1, len(blob) // 4, _F32, offset)
+        offset += len(blob) + -len(blob) % _ALIGNMENT
+    return b"".join(_padded(part) for part in (header, *data.values()))
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _padded(blob: bytes) -> bytes:
+    return blob + b"\0" * (-len(blob) % _ALIGNMENT)
