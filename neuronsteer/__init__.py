@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from .integrations import peft_hook
+
 if TYPE_CHECKING:
     from . import detectors
     from .detectors import detect
+    from .integrations.peft import NeuronSteerConfig
     from .neuronset import NeuronSet
     from .operations import operation
     from .schedule import Schedule
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 # Public name -> the room it lives in. A room that is public as a whole maps to itself.
 _ROOMS = {
     "NeuronSet": "neuronset",
+    "NeuronSteerConfig": "integrations.peft",
     "Schedule": "schedule",
     "Stats": "stats",
     "Steerer": "steerer",
@@ -36,6 +40,7 @@ _ROOMS = {
 
 __all__ = [
     "NeuronSet",
+    "NeuronSteerConfig",
     "Schedule",
     "Stats",
     "Steerer",
@@ -47,6 +52,8 @@ __all__ = [
     "load_stats",
     "operation",
 ]
+
+peft_hook.install()
 
 
 def __getattr__(name: str) -> object:

@@ -69,11 +69,22 @@ def write(
     *,
     fingerprint: str,
     card: str | None = None,
+    entries: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a neuron set into `folder` (made if needed) and return the folder.
 
     A crash leaves either the old artifact, the new one, or one that is refused on loading: the
     fingerprint is written into both files.
+
+    Args:
+        folder: Where to.
+        header: The fields that are not row columns.
+        columns: The row columns.
+        fingerprint: What ties the files together.
+        card: Text of the card; `None` leaves it alone.
+        entries: More top-level entries of the config, for PEFT.
+        files: More files, for PEFT.
     """
     block: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -87,6 +98,7 @@ def write(
         **{key: header.get(name) for name, key in _TOP.items()},
         "inference_mode": True,
         "peft_version": None,
+        **(entries or {}),
         BLOCK: block,
     }
     bounds = (len(header["labels"]), header["num_layers"], header["d_ff"])
@@ -97,12 +109,13 @@ def write(
         tensors[name] = tensors[name].to(small)
     # One metadata key only: safetensors writes several in random order, and the same set should
     # give the same bytes.
-    files = {TENSORS: safetensors.torch.save(tensors, metadata={_STAMP: fingerprint})}
+    data = {TENSORS: safetensors.torch.save(tensors, metadata={_STAMP: fingerprint})}
+    data.update(files or {})
     if card is not None:
-        files[CARD] = card.encode()
+        data[CARD] = card.encode()
     # Last, because a folder without it is no artifact.
-    files[CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    return write_folder(folder, files)
+    data[CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return write_folder(folder, data)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

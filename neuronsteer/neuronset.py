@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import algebra, artifact, card, hub
+from . import algebra, artifact, card, hub, peft_files
 from .columns import ColumnSource, common_columns, gather, same_space
 from .errors import ArtifactError, LabelError, MismatchError, ParameterError
 from .rows import COLUMNS, Rows
@@ -157,7 +157,9 @@ class NeuronSet(Rows):
 
     # --- disk and Hub ---------------------------------------------------------------------------
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], peft: bool = False) -> Path:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], peft: bool | str = False
+    ) -> Path:
         """Write config, row columns and card into a folder and return the folder.
 
         Each file is replaced atomically, and a folder whose files do not belong together is
@@ -165,11 +167,17 @@ class NeuronSet(Rows):
 
         Args:
             save_directory: Folder; made if needed.
-            peft: Also write the dense tensors that PEFT loads without help.
+            peft: Also write what PEFT loads: an adapter per label in the subfolder `lang_<label>`,
+                and in the folder itself that of the first label with neurons, or of `peft="fr"`.
         """
+        folder = Path(save_directory).expanduser()
+        entries, files = {}, {}
         if peft:
-            raise ParameterError("peft=True is not available yet; the sparse set needs no PEFT.")
-        folder = Path(save_directory)
+            default = peft if isinstance(peft, str) else None
+            entries, weights = peft_files.write(folder, self, default)
+            files[peft_files.WEIGHTS] = weights
+        else:
+            peft_files.remove(folder)
         columns = {"label": self.label, "layer": self.layer, "index": self.index}
         return artifact.write(
             folder,
@@ -177,6 +185,8 @@ class NeuronSet(Rows):
             {**columns, "score": self.score, **self.values},
             fingerprint=self.fingerprint,
             card=card.render(self.summary()) if card.may_write(folder / artifact.CARD) else None,
+            entries=entries,
+            files=files,
         )
 
     @classmethod
@@ -231,6 +241,7 @@ class NeuronSet(Rows):
         commit_message: str | None = None,
         create_pr: bool = False,
         token: str | bool | None = None,
+        peft: bool | str | None = None,
     ) -> str:
         """Upload the set to the Hub, creating the repository if needed, and return the URL.
 
@@ -241,9 +252,11 @@ class NeuronSet(Rows):
             commit_message: Default: what was uploaded.
             create_pr: Open a pull request instead of committing.
             token: Hub token; default: the stored one.
+            peft: As in `save_pretrained`; default: if this kind of set can be a PEFT adapter.
         """
         with tempfile.TemporaryDirectory() as scratch:
-            folder = self.save_pretrained(scratch)
+            wanted = peft_files.possible(self) if peft is None else peft
+            folder = self.save_pretrained(scratch, peft=wanted)
             text = card.render(self.summary(), repo_id=repo_id)
             (folder / artifact.CARD).write_text(text, encoding="utf-8")
             return hub.publish(

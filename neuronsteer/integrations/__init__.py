@@ -1,0 +1,1 @@
+"""Other libraries: each file here connects neuronsteer with one of them, if it is installed."""
