@@ -115,6 +115,8 @@ def export(checkpoint: Path, target: Path) -> int:
     def fill(folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        for path in folder.iterdir():
+            path.chmod(0o644)  # safetensors writes files only their owner can read
 
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, fill)
