@@ -14,10 +14,11 @@ from .integrations import peft_hook
 if TYPE_CHECKING:
     from . import detectors
     from .detectors import detect
+    from .exports import bake, export
     from .integrations.peft import NeuronSteerConfig
     from .neuronset import NeuronSet
     from .operations import operation
-    from .schedule import Schedule
+    from .schedule import Condition, Schedule
     from .stats import Stats, collect, load_stats
     from .steerer import Steerer, attach
 
@@ -25,20 +26,24 @@ if TYPE_CHECKING:
 
 # Public name -> the room it lives in. A room that is public as a whole maps to itself.
 _ROOMS = {
+    "Condition": "schedule",
     "NeuronSet": "neuronset",
     "NeuronSteerConfig": "integrations.peft",
     "Schedule": "schedule",
     "Stats": "stats",
     "Steerer": "steerer",
     "attach": "steerer",
+    "bake": "exports",
     "collect": "stats",
     "detect": "detectors",
     "detectors": "detectors",
+    "export": "exports",
     "load_stats": "stats",
     "operation": "operations",
 }
 
 __all__ = [
+    "Condition",
     "NeuronSet",
     "NeuronSteerConfig",
     "Schedule",
@@ -46,9 +51,11 @@ __all__ = [
     "Steerer",
     "__version__",
     "attach",
+    "bake",
     "collect",
     "detect",
     "detectors",
+    "export",
     "load_stats",
     "operation",
 ]
