@@ -21,7 +21,6 @@ import torch
 from . import hub
 from .artifact import BLOCK, CONFIG, PEFT_TYPE
 from .errors import (
-    HookError,
     HubError,
     LabelError,
     LayoutError,
@@ -231,13 +230,16 @@ def _module_path(rows: Rows) -> tuple[str, bool]:
             "that a PEFT layer cannot wrap. Steer with attach(model, neurons) instead."
         )
     config = AutoConfig.for_model(rows.model_type)
+    # Some families have defaults that only their own checkpoints complete.
     if getattr(config, "head_dim", 0) is None:
         config.head_dim = config.hidden_size // config.num_attention_heads
+    if getattr(config, "num_key_value_heads", 0) is None:
+        config.num_key_value_heads = config.num_attention_heads
     try:
         with torch.device("meta"):
             prefix = inspect(AutoModelForCausalLM.from_config(config)).prefix
     except (TypeError, ValueError, RuntimeError) as error:
-        raise HookError(
+        raise LayoutError(
             f"The names of the modules of {rows.model_type} cannot be found with this version of "
             f"transformers ({type(error).__name__}: {error})."
         ) from error

@@ -107,6 +107,14 @@ class NeuronSteerModel(BaseTuner):
         named = self.model.named_modules()
         return [(name, each) for name, each in named if isinstance(each, NeuronSteerLayer)]
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model."""
+        layers = self.layers()
+        # Here the rows are still those of the caller: PEFT does not show them to the context below.
+        if layers and layers[0][1].row_adapters is not None:
+            _check_rows(layers[0][1].row_adapters, args, kwargs)
+        return self.model(*args, **kwargs)
+
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Generator[None]:
         """Use one adapter per row while PEFT runs a call with `adapter_names=`."""
@@ -126,12 +134,7 @@ class NeuronSteerModel(BaseTuner):
                     f"There is no adapter {name!r}.{did_you_mean(name, known)} Loaded: "
                     f"{', '.join(known)}."
                 )
-        batch = _batch_size(args, kwargs)
-        if batch not in (None, len(names)):
-            raise ParameterError(
-                f"{len(names)} adapter_names were given, one per row, but the batch has {batch} "
-                "rows."
-            )
+        _check_rows(names, args, kwargs)
         layers = [layer for _, layer in self.layers()]
         before = [layer.row_adapters for layer in layers]
         try:
@@ -218,12 +221,22 @@ def as_peft_model(
         strength: How much of it, see `Operation.blended`.
     """
     loaded = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_pretrained(neurons)
+    if isinstance(model, PeftModel) and not isinstance(model.base_model, NeuronSteerModel):
+        raise ParameterError(
+            f"The model is wrapped by {type(model.base_model).__name__}, and PEFT mixes no kinds "
+            "of adapters in one model. Merge or unload it first, or steer with "
+            "neuronsteer.attach(model, neurons)."
+        )
     anatomy = inspect(model)
-    loaded.check_model(anatomy.model_type, anatomy.num_layers, anatomy.widths)
     chosen = loaded if labels is None else loaded.only(*labels)
+    # Everything is made before the model is touched.
+    adapters = {
+        label: affine(chosen, label, operation, strength, anatomy.gated)
+        for label in steered_labels(chosen)
+    }
+    loaded.check_model(anatomy.model_type, anatomy.num_layers, anatomy.widths)
     wrapped: Any = model
-    for label in steered_labels(chosen):
-        made = affine(chosen, label, operation, strength, anatomy.gated)
+    for label, made in adapters.items():
         name = adapter_name(label)
         config = NeuronSteerConfig(
             task_type="CAUSAL_LM",
@@ -244,11 +257,6 @@ def as_peft_model(
 
 
 def _fill(tuner: Any, name: str, made: Mapping[int, Affine]) -> None:
-    if not isinstance(tuner, NeuronSteerModel):
-        raise ParameterError(
-            f"The model is wrapped by {type(tuner).__name__}, which takes no neurons. Merge or "
-            "unload its adapters first, or steer with neuronsteer.attach(model, neurons)."
-        )
     modules = {tap.layer: tap.module for tap in inspect(tuner.model).taps(SITE)}
     for layer, each in made.items():
         cast(NeuronSteerLayer, modules[layer]).assign(name, each.scale, each.shift)
@@ -274,11 +282,14 @@ def _union(configs: Sequence[NeuronSteerConfig]) -> NeuronSteerConfig:
     return replace(configs[0], neurons=neurons, inference_mode=True, **fields)
 
 
-def _batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
-    for name in ("input_ids", "inputs_embeds", "inputs"):
-        if isinstance(kwargs.get(name), torch.Tensor):
-            return int(kwargs[name].shape[0])
-    return int(args[0].shape[0]) if args and isinstance(args[0], torch.Tensor) else None
+def _check_rows(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    inputs = [kwargs.get(name) for name in ("input_ids", "inputs_embeds", "inputs")]
+    found = next((each for each in (*inputs, *args[:1]) if isinstance(each, torch.Tensor)), None)
+    if found is not None and found.shape[0] != len(names):
+        raise ParameterError(
+            f"{len(names)} adapter_names were given, one per row, but the batch has "
+            f"{found.shape[0]} rows."
+        )
 
 
 def _bias(module: Any) -> Any:
