@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..architectures import Anatomy, inspect
 from ..errors import HookError, ParameterError
@@ -24,6 +24,7 @@ from .progress import Report
 from .ranks import joined, tensor_parallel
 from .reducers import REDUCERS
 from .run import Run
+from .statics import STATICS, measure
 from .store import Stats
 from .texts import Source, check_field, read_sources
 from .tokens import RowReader, check_tokenizer
@@ -91,17 +92,24 @@ def collect(
         HookError: If a module that should be read does not run.
         StatsError: If a checkpoint belongs to another run, or values overflow.
     """
+    if resume and checkpoint is None:
+        raise ParameterError("resume=True needs checkpoint=FOLDER, where the state was kept.")
     anatomy = inspect(model)
     check_tokenizer(tokenizer)
     rule = make_policy(policy, options).resolved(context_length(anatomy))
-    chosen = resolve_needs(needs, sites, REDUCERS.names())
+    asked = resolve_needs(needs, sites, [*REDUCERS.names(), *STATICS])
+    chosen = tuple(need for need in asked if need.reducer not in STATICS)
+    if not chosen:
+        raise ParameterError(
+            f"{', '.join(map(str, asked))} needs no text; ask for something to collect, too."
+        )
     if tensor_parallel(anatomy.root):
         raise HookError(
             "The model is tensor-parallel: every process sees a slice of each layer. Load it "
             "without tp_plan; collecting shares out the texts instead."
         )
     if device is not None:
-        anatomy.root.to(torch.device(device))
+        nn.Module.to(anatomy.root, torch.device(device))
     sources = read_sources(texts, check_field(text_field))
     _check_pairs(rule, chosen)
     gatherer = Gatherer(anatomy, chosen)
@@ -112,24 +120,25 @@ def collect(
         rows=_rows(batch_size),
         longest=context_length(anatomy),
     )
+    # What nobody asked for by name must not make a run fail.
+    statics = measure(anatomy, asked, strict=needs is not None)
+    widths = {need.site: anatomy.widths for need in statics}
     with joined() as ranks:
-        identity = {
-            **model_identity(anatomy),
-            "tokenizer": tokenizer_identity(tokenizer),
-            "needs": [str(need) for need in chosen],
-            "policy": rule.to_dict(),
-            "batches": [plan.tokens, plan.rows, plan.longest],
-            "texts": [[source.label, source.name, source.mark] for source in sources],
-            "processes": ranks.size,
-        }
-        ranks.agree("model, texts or options", _digest(identity))
         keeper = None
-        if checkpoint is not None:
-            keeper = Checkpoint(
-                Path(checkpoint), identity, ranks.rank, ranks.size, checkpoint_every
-            )
-        elif resume:
-            raise ParameterError("resume=True needs checkpoint=FOLDER, where the state was kept.")
+        if checkpoint is not None or ranks.size > 1:
+            identity = {
+                **model_identity(anatomy),
+                "tokenizer": tokenizer_identity(tokenizer),
+                "needs": [str(need) for need in asked],
+                "policy": rule.to_dict(),
+                "batches": [plan.tokens, plan.rows, plan.longest],
+                "texts": [[source.label, source.name, source.mark] for source in sources],
+            }
+            for name, value in identity.items():
+                ranks.agree(name, json.dumps(value))
+            if checkpoint is not None:
+                folder = Path(checkpoint)
+                keeper = Checkpoint(folder, identity, ranks.rank, ranks.size, checkpoint_every)
         run = Run(
             anatomy, gatherer, RowReader(tokenizer, rule), plan, sources, ranks, place, keeper
         )
@@ -150,7 +159,8 @@ def collect(
     }
     return Stats(
         labels=tuple(source.label for source in sources),
-        site_widths=dict(gatherer.widths),
+        site_widths={**widths, **gatherer.widths},
+        statics=statics,
         header=header,
         **fields,
     )
@@ -232,7 +242,3 @@ def _experts(anatomy: Anatomy, gatherer: Gatherer) -> dict[str, Any]:
                 }
         found[site] = layers
     return {"experts": found} if found else {}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -65,6 +65,7 @@ def write(folder: Path, stats: Stats) -> Path:
         raise StatsError(f"{str(folder)!r} is a file; statistics are saved as a folder.")
     tensors = {f"array/{need}": array for need, array in stats.arrays.items()}
     tensors |= {f"routed/{site}": array for site, array in stats.routed.items()}
+    tensors |= {f"static/{need}": array for need, array in stats.statics.items()}
     for need, rows in stats.rows.items():
         # By position: a label may hold any character.
         tensors |= {f"rows/{need}/{i}": rows[label] for i, label in enumerate(stats.labels)}
@@ -108,6 +109,7 @@ def read(folder: Path) -> dict[str, Any]:
         "arrays": {},
         "rows": {},
         "routed": {},
+        "statics": {},
         "header": _object(facts, "header"),
     }
     for name, tensor in tensors.items():
@@ -120,6 +122,11 @@ def read(folder: Path) -> dict[str, Any]:
         elif kind == "routed":
             _shape(name, tensor, (len(labels), _size(site_widths[rest])[0]))
             fields["routed"][rest] = tensor
+        elif kind == "static":
+            need = _need(name, rest, site_widths)
+            _shape(name, tensor, _size(site_widths[need.site]))
+            _sound(name, tensor, need, fields["tokens"])
+            fields["statics"][need] = tensor
         elif kind == "rows":
             key, _, position = rest.rpartition("/")
             need = _need(name, key, site_widths)

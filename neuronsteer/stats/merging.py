@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import StatsError
+from ..errors import MismatchError, StatsError
 from .needs import Need
 from .reducers import REDUCERS
 
@@ -20,6 +20,7 @@ def merged(left: Stats, right: Stats) -> dict[str, Any]:
 
     Raises:
         StatsError: If they hold different statistics, or the same texts twice.
+        MismatchError: If the models' weights differ.
     """
     if set(left.needs) != set(right.needs):
         difference = sorted(map(str, set(left.needs) ^ set(right.needs)))
@@ -54,6 +55,7 @@ def merged(left: Stats, right: Stats) -> dict[str, Any]:
             site: _combine("count", labels, left, right, array, right.routed[site])
             for site, array in left.routed.items()
         },
+        statics={need: _same(need, left, right) for need in left.statics},
         header={**right.header, **left.header, "calibration": _calibration(left, right)},
     )
 
@@ -69,6 +71,17 @@ def _combine(
         for position, label in enumerate(stats.labels):
             reducer.merge(found[labels.index(label)], array[position])
     return found
+
+
+def _same(need: Need, left: Stats, right: Stats) -> Tensor:
+    mine, theirs = left.statics[need], right.statics[need]
+    # Another device or batch of unit vectors may round the last bits differently.
+    if mine.shape != theirs.shape or not torch.allclose(mine, theirs, rtol=1e-3, atol=1e-6):
+        raise MismatchError(
+            f"Statistics differ in {need}, which is measured on the weights: they are of different "
+            f"models, or of different checkpoints of one."
+        )
+    return mine
 
 
 def _texts(need: Need, label: str, left: Stats, right: Stats) -> Tensor:

@@ -19,8 +19,8 @@ class Need(NamedTuple):
         return f"{self.reducer}@{self.site}"
 
 
-#: What `collect` gathers unless told otherwise: enough for LAPE and for every value that the
-#: operations can steer with, except medians.
+#: What `collect` gathers unless told otherwise: enough for LAPE and effect, and for every value
+#: that the operations can steer with, except medians.
 DEFAULT_NEEDS = (
     Need("count", "mlp.act"),
     Need("sum", "mlp.act"),
@@ -29,6 +29,7 @@ DEFAULT_NEEDS = (
     Need("sum", "mlp.neuron"),
     Need("sumsq", "mlp.neuron"),
     Need("max", "mlp.neuron"),
+    Need("norm", "mlp.neuron"),
 )
 
 #: What is gathered at a site that is only named.
@@ -46,7 +47,7 @@ def resolve_needs(
         needs: Pairs or `"reducer@site"`; `None` means the defaults.
         sites: With `needs`, only the needs at these sites are kept. Without, count, sum, sum of
             squares and max are gathered at each of them.
-        known: Names of the registered reducers.
+        known: Names of the registered reducers and of the measurements of weights.
 
     Raises:
         ParameterError: If a reducer or a site does not exist, or nothing is left.
@@ -68,7 +69,15 @@ def resolve_needs(
     for need in chosen:
         _check("reducer", need.reducer, reducers)
         _check("site", need.site, SITES)
-    return tuple(sorted(set(chosen), key=lambda need: (SITES.index(need.site), need.reducer)))
+    return canonical(chosen)
+
+
+def canonical(needs: Iterable[Need]) -> tuple[Need, ...]:
+    """Return the needs without duplicates, ordered by site and reducer."""
+    order = {site: position for position, site in enumerate(SITES)}
+    return tuple(
+        sorted(set(needs), key=lambda n: (order.get(n.site, len(order)), n.site, n.reducer))
+    )
 
 
 def _parse(need: Need | tuple[str, str] | str) -> Need:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import MismatchError, StatsError, unknown_label
 from .files import read, write
 from .merging import merged
-from .needs import Need
+from .needs import Need, canonical
 from .published import counted
 from .reducers.quantile import estimate
 
@@ -34,6 +34,7 @@ class Stats:
         arrays: Need → `[labels, layers, width, ...]` on the CPU.
         rows: Need → label → per-text responses `[texts, layers, width]`.
         routed: Site → tokens per expert `[labels, layers, experts]`; mixture-of-experts only.
+        statics: Need → `[layers, width]` measured on the weights, the same for every label.
         header: Facts about model, policy and data; JSON-plain.
     """
 
@@ -44,6 +45,7 @@ class Stats:
     arrays: dict[Need, Tensor] = field(default_factory=dict)
     rows: dict[Need, dict[str, Tensor]] = field(default_factory=dict)
     routed: dict[str, Tensor] = field(default_factory=dict)
+    statics: dict[Need, Tensor] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -96,13 +98,13 @@ class Stats:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What was collected."""
-        return (*self.arrays, *self.rows)
+        """What was collected, in the order of the sites."""
+        return canonical((*self.arrays, *self.rows, *self.statics))
 
     def has(self, reducer: str, site: str) -> bool:
         """Return whether a reducer was collected at a site."""
         need = Need(reducer, site)
-        return need in self.arrays or need in self.rows
+        return need in self.arrays or need in self.rows or need in self.statics
 
     def get(self, reducer: str, site: str) -> Tensor:
         """Return what a reducer collected, `[labels, layers, width, ...]`; not to be changed.
@@ -171,6 +173,17 @@ class Stats:
             raise self._missing("responses", site)
         return dict(found)
 
+    def norms(self, site: str = "mlp.neuron") -> Tensor:
+        """Return how far a unit of each neuron moves the residual stream, `[layers, width]`.
+
+        Raises:
+            StatsError: If it was not collected; published counts never hold it.
+        """
+        found = self.statics.get(Need("norm", site))
+        if found is None:
+            raise self._missing("norm", site)
+        return found
+
     def only(self, *labels: str) -> Stats:
         """Return the statistics of some labels, in the given order."""
         for label in labels:
@@ -189,6 +202,7 @@ class Stats:
                 need: {label: rows[label] for label in labels} for need, rows in self.rows.items()
             },
             routed={site: array[index] for site, array in self.routed.items()},
+            statics=dict(self.statics),
             header={
                 **self.header,
                 "calibration": {
