@@ -130,6 +130,8 @@ def neuron_set(
     site: str,
     orphans: int = 0,
     results: dict[str, Any] | None = None,
+    values: dict[str, torch.Tensor] | None = None,
+    operation: dict[str, Any] | None = None,
 ) -> NeuronSet:
     """Return the rows as a neuron set with every value column that the statistics can fill.
 
@@ -143,9 +145,12 @@ def neuron_set(
         site: Where the rows live.
         orphans: Selected neurons that no label owns.
         results: Numbers worth keeping beside the parameters, e.g. thresholds.
+        values: Value columns of the method's own; they replace those of the same name.
+        operation: What steering does by default; otherwise hold at the mean, or set to zero.
     """
     labels = tuple(stats.labels)
-    values = gather(stats, labels, label, layer, index, site)
+    gathered = gather(stats, labels, label, layer, index, site)
+    values = {**gathered, **{name: c.float() for name, c in (values or {}).items()}}
     # Steering holds the neurons at their mean where it is known: the recipe of the LAPE paper.
     steering_site = "mlp.neuron" if site in MLP_SITES else site
     has_mean = f"{steering_site}.mean" in values
@@ -172,6 +177,6 @@ def neuron_set(
             name: {"texts": stats.texts[name], **told.get(name, {}), "tokens": stats.tokens[name]}
             for name in labels
         },
-        operation={"name": "set", "value": "mean"} if has_mean else {"name": "zero"},
+        operation=operation or ({"name": "set", "value": "mean"} if has_mean else {"name": "zero"}),
         orphans=orphans,
     )

@@ -1,0 +1,194 @@
+"""Effect against a slow, obvious reference; and whether it steers where chance does not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import neuronsteer as ns
+from neuronsteer.demo import toy
+from neuronsteer.demo.sentences import LANGUAGES, texts
+from neuronsteer.detectors import detect
+from neuronsteer.errors import LabelError, ParameterError, StatsError
+from neuronsteer.stats import Need, Stats, collect
+
+from .material import rows_of, valued
+
+
+def means_of(stats, site="mlp.neuron"):
+    """Means `[label][layer][neuron]` as the steering tables will hold them: in float32."""
+    sums = stats.get("sum", site).numpy()
+    tokens = np.array([stats.tokens[name] for name in stats.labels])
+    return (sums / tokens[:, None, None]).astype(np.float32).astype(np.float64)
+
+
+def reference(stats, rate=0.01, per_label=None, source="others", normalise="none", norms=True):
+    """Return `{(label, layer, neuron): (score, source mean)}`, one neuron after the other."""
+    mean = means_of(stats)
+    labels, widths = list(stats.labels), stats.site_widths["mlp.neuron"]
+    square = stats.get("sumsq", "mlp.neuron").numpy()
+    budget = per_label or max(1, round(rate * sum(widths)))
+    chosen = {}
+    for k, name in enumerate(labels):
+        sources = [j for j, other in enumerate(labels) if j != k]
+        if source not in ("others", name):
+            sources = [labels.index(source)]
+        scores = {}
+        for layer, width in enumerate(widths):
+            for i in range(width):
+                value = mean[:, layer, i]
+                away = np.mean([value[j] for j in sources])
+                score = abs(value[k] - away)
+                if normalise == "std":
+                    tokens = np.array([stats.tokens[label] for label in labels])
+                    spread = [
+                        square[j, layer, i] / tokens[j] - value[j] ** 2 for j in range(len(labels))
+                    ]
+                    pooled = (spread[k] + np.mean([spread[j] for j in sources])) / 2
+                    score = score / np.sqrt(pooled) if pooled > 1e-9 else 0.0
+                if norms:
+                    score *= float(stats.norms()[layer, i])
+                if score > 1e-7:
+                    scores[layer, i] = (score, away)
+        best = sorted(scores, key=lambda n: -round(scores[n][0], 6))[:budget]
+        chosen.update({(k, *n): scores[n] for n in best})
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_equals_the_reference_on_random_cases(seed):
+    rng = np.random.default_rng(seed)
+    labels = int(rng.integers(2, 6))
+    widths = [int(w) for w in rng.integers(1, 9, size=rng.integers(1, 4))]
+    stats = valued(rng, labels, widths=widths, tokens=8, ties=seed % 3 == 0)
+    options = {
+        "rate": float(rng.choice([0.01, 0.2, 1.0])),
+        "source": str(rng.choice(["others", "l0", f"l{labels - 1}"])),
+        # Ties that are equal on paper only are for the plain difference.
+        "normalise": "std" if seed % 3 and rng.random() < 0.5 else "none",
+        "norms": bool(rng.random() < 0.7),
+    }
+    if rng.random() < 0.5:
+        options["per_label"] = int(rng.integers(1, 5))
+    expected = reference(stats, **options)
+    neurons = detect(stats, "effect", **options)
+    assert rows_of(neurons) == set(expected)
+    rows = zip(neurons.label.tolist(), neurons.layer.tolist(), neurons.index.tolist(), strict=True)
+    for n, row in enumerate(rows):
+        score, away = expected[row]
+        assert float(neurons.score[n]) == pytest.approx(score, rel=1e-3)
+        assert float(neurons.values["mlp.neuron.other_mean"][n]) == pytest.approx(away, abs=1e-5)
+        assert float(neurons.values["mlp.neuron.mean"][n]) == pytest.approx(
+            means_of(stats)[row], abs=1e-6
+        )
+
+
+def test_what_is_added_is_the_difference_that_was_scored():
+    stats = valued(np.random.default_rng(0), 4, 3, 20)
+    for source in ("others", "l2"):
+        neurons = detect(stats, "effect", source=source, per_label=9, factor=1.5)
+        assert neurons.operation == {"name": "add", "value": "diffmean", "factor": 1.5}
+        difference = neurons.value("diffmean", "mlp.neuron")
+        norm = stats.norms()[neurons.layer, neurons.index]
+        assert torch.allclose(difference.abs() * norm, neurons.score, rtol=1e-3, atol=1e-6)
+        # The gate's own difference has the same source.
+        mean = means_of(stats, "mlp.act")
+        row = neurons.rows("l0")
+        away = mean[2] if source == "l2" else mean[1:].mean(0)
+        expected = torch.tensor((mean[0] - away)[row.layer, row.index], dtype=torch.float32)
+        assert torch.allclose(row.value("diffmean", "mlp.act"), expected, atol=1e-5)
+
+
+def test_every_label_gets_the_same_budget_and_nothing_that_does_not_differ():
+    stats = valued(np.random.default_rng(1), 3, 2, 50)
+    neurons = detect(stats, "effect", rate=0.03)
+    assert neurons.counts == {"l0": 3, "l1": 3, "l2": 3}
+    assert neurons.site == "mlp.neuron" and neurons.method["results"] == {"budget": 3}
+    assert bool((neurons.score > 0).all())
+    same = dataclasses.replace(
+        stats, arrays={need: array[:1].expand_as(array) for need, array in stats.arrays.items()}
+    )
+    assert len(detect(same, "effect")) == 0
+    assert detect(stats, "effect", rate=1e-9).counts == {"l0": 1, "l1": 1, "l2": 1}
+
+
+def test_norms_and_spread_matter():
+    stats = valued(np.random.default_rng(2), 2, 2, 30)
+    plain = detect(stats, "effect", per_label=8)
+    assert rows_of(plain) != rows_of(detect(stats, "effect", per_label=8, norms=False))
+    # A neuron that varies much from token to token says less by the same difference.
+    first = (plain.layer[0], plain.index[0])
+    stats.arrays[Need("sumsq", "mlp.neuron")][:, first[0], first[1]] *= 1e4
+    steady = rows_of(detect(stats, "effect", per_label=8, normalise="std"))
+    assert (0, *map(int, first)) in rows_of(plain) - steady
+    without = dataclasses.replace(stats, statics={})
+    assert len(detect(without, "effect", per_label=8, norms=False)) == 16
+    with pytest.raises(StatsError, match="'norm' at 'mlp.neuron'"):
+        detect(without, "effect")
+
+
+def test_mistakes():
+    stats = valued(np.random.default_rng(3), 2)
+    counts = Stats.from_counts({"a": [[1, 2]], "b": [[2, 1]]}, {"a": 3, "b": 3})
+    with pytest.raises(StatsError, match="'sum' at 'mlp.neuron'"):
+        detect(counts, "effect")
+    with pytest.raises(StatsError, match="only l1"):
+        detect(stats.only("l1"), "effect")
+    with pytest.raises(LabelError, match="l7"):
+        detect(stats, "effect", source="l7")
+    for wrong in (
+        {"rate": 0.0},
+        {"rate": 2.0},
+        {"per_label": 0},
+        {"normalise": "both"},
+        {"factor": float("inf")},
+    ):
+        with pytest.raises(ParameterError, match=next(iter(wrong))):
+            detect(stats, "effect", **wrong)
+
+
+@pytest.fixture(scope="module")
+def toy_model():
+    words = toy.tokenizer()
+    model = toy.train(words, steps=200)
+    corpora = {name: texts(name, 60, 3, seed=7) for name in LANGUAGES}
+    return model, words, collect(model, words, corpora, progress=False)
+
+
+def success(model, words, neurons, prompts):
+    """Share of generations whose words are mostly the target's, per target."""
+    known = {name: set(" ".join(texts(name, 200, 3, seed=1)).split()) for name in LANGUAGES}
+    share = {}
+    with ns.attach(model, neurons) as steer:
+        for target in LANGUAGES:
+            steer.to(target)
+            hits = 0
+            for prompt in prompts[target]:
+                ids = words(prompt, return_tensors="pt")
+                with torch.inference_mode():
+                    out = model.generate(**ids, max_new_tokens=16, do_sample=False)
+                said = words.decode(out[0, ids["input_ids"].shape[1] :]).split()
+                score = {name: sum(word in known[name] for word in said) for name in LANGUAGES}
+                hits += max(score, key=lambda name: score[name]) == target
+            share[target] = hits / len(prompts[target])
+    return share
+
+
+@pytest.mark.slow
+def test_steers_a_model_where_as_many_random_neurons_do_not(toy_model):
+    model, words, stats = toy_model
+    assert Need("norm", "mlp.neuron") in stats.needs
+    # Prompts in the other languages: they continue in their own unless steered.
+    prompts = {
+        target: [
+            text for name in LANGUAGES if name != target for text in texts(name, 2, 1, seed=99)
+        ]
+        for target in LANGUAGES
+    }
+    neurons = detect(stats, "effect", rate=0.1, factor=3.0)
+    found = success(model, words, neurons, prompts)
+    control = success(model, words, neurons.random_like(0, stats), prompts)
+    mean = sum(found.values()) / len(found), sum(control.values()) / len(control)
+    assert mean[0] >= 0.8, (found, control)
+    assert mean[1] <= 0.3, (found, control)
