@@ -1,0 +1,118 @@
+"""What the README and CONTRIBUTING show really runs."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from neuronsteer.cli.commands import app
+from neuronsteer.detectors import DETECTORS
+from neuronsteer.operations import OPERATIONS
+
+from .tiny_models import tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+# A tiny random model stands in for the real one, and so few neurons need a generous rule.
+STAND_IN = {
+    '"Qwen/Qwen3-0.6B"': '"model"',
+    "rate=0.01": "rate=0.2, filter=0.5, bar=0.5",
+}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the fenced code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the README takes for granted: a model and texts."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model("llama").save_pretrained("model")
+    tiny_tokenizer().save_pretrained("model")
+    Path("texts").mkdir()
+    for label, letters in {"en": "the cat sat ", "fr": "été où ça va ", "ja": "猫は庭で寝る"}.items():
+        rng = random.Random(label)
+        lines = ["".join(rng.choices(letters, k=40)) for _ in range(20)]
+        Path("texts", f"{label}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def test_python_blocks_run_in_order(newcomer: Path):
+    names: dict[str, Any] = {}
+    found = blocks(README, "python")
+    assert found
+    for block in found:
+        for there, here in STAND_IN.items():
+            block = block.replace(there, here)
+        exec(compile(block, "README.md", "exec"), names)
+    assert (newcomer / "language-neurons" / "neurons.safetensors").exists()
+    assert len({tuple(row.tolist()) for row in names["switching"]}) == 3
+
+
+def test_the_detector_of_contributing_runs(newcomer: Path):
+    import neuronsteer as ns
+
+    names: dict[str, Any] = {}
+    try:
+        exec(compile(blocks(CONTRIBUTING, "python")[0], "CONTRIBUTING.md", "exec"), names)
+        model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+        stats = ns.collect(model, tokenizer, "texts", progress=False)
+        neurons = ns.detect(stats, method="most-active", count=3)
+        assert neurons.counts == {"en": 3, "fr": 3, "ja": 3}
+    finally:
+        DETECTORS._items.pop("most-active", None)
+
+
+def test_shell_lines_name_commands_and_options_that_exist():
+    import neuronsteer.cli.app  # noqa: F401  (registers the commands)
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    lines = [
+        line
+        for language in ("bash", "")
+        for block in blocks(README, language)
+        for line in block.splitlines()
+        if line.startswith("neuronsteer ")
+    ]
+    lines += re.findall(r"`(neuronsteer [a-z].*?)`", README)
+    assert len(lines) > 5
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        assert words[0] in commands, line
+        known = {name for option in commands[words[0]].params for name in option.opts}
+        assert {word for word in words[1:] if re.match(r"--?[a-z]", word)} <= known, line
+
+
+@pytest.mark.parametrize("name", [*DETECTORS.names(), *OPERATIONS.names()])
+def test_every_method_is_in_the_readme(name: str):
+    assert f"`{name}`" in README, f"README.md does not mention {name}; add it to its table"
+
+
+def test_first_screen_is_the_two_commands():
+    first = README.splitlines()[:8]
+    assert any(line.startswith("make demo") for line in first)
+    assert any(line.startswith("make test") for line in first)
+
+
+def test_local_files_that_are_named_exist():
+    for document in (README, CONTRIBUTING):
+        named = set(re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:md|py|txt|yaml))`", document))
+        for name in named:
+            generic = re.search(r"/x\.py$|^texts/|^Qwen/|^language-neurons", name)
+            # Files of the package may be named by their place in it.
+            places = (ROOT / name, ROOT / "neuronsteer" / name)
+            if not generic and "/" in name and name.split("/")[0] in _folders():
+                assert any(place.exists() for place in places), name
+
+
+def _folders() -> set[str]:
+    return {entry.name for entry in (*ROOT.iterdir(), *(ROOT / "neuronsteer").iterdir())}
