@@ -6,7 +6,7 @@ probe. Hooks are registered all or none, and are removed however the block ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,7 +51,7 @@ class Listener:
 
 
 @contextmanager
-def listen(entries: Iterable[tuple[Tap, Callback]]) -> Iterator[Listener]:
+def listen(entries: Iterable[tuple[Tap, Callback]]) -> Generator[Listener, None, None]:
     """Call each callback with what its tap reads, in every forward pass inside the block.
 
     Args:

@@ -127,8 +127,10 @@ class Checkpoint:
         """Delete this process's files, and the folder if nothing else is in it."""
         if not self.folder.is_dir():
             return
-        for path in (self._running, *self.folder.glob(f"{self._name}-label*.safetensors")):
-            path.unlink(missing_ok=True)
+        for path in list(self.folder.iterdir()):
+            # With a dot in front: what a process was writing when it was killed.
+            if path.name.lstrip(".").startswith((f"{self._name}.", f"{self._name}-label")):
+                path.unlink(missing_ok=True)
         try:
             self.folder.rmdir()
         except OSError:

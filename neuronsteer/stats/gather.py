@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
@@ -129,7 +129,7 @@ class Gatherer:
         self._scratch = Scratch()
 
     @contextmanager
-    def listening(self) -> Iterator[Listener]:
+    def listening(self) -> Generator[Listener, None, None]:
         """Fill the stages in every forward pass inside the block."""
         entries: list[tuple[Tap, Callback]] = []
         blocks: dict[nn.Module, list[tuple[str, Experts, Watch]]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ Report = Callable[[Progress], None]
 
 
 @contextmanager
-def reporting(progress: bool | Report, first: bool) -> Iterator[Report]:
+def reporting(progress: bool | Report, first: bool) -> Generator[Report, None, None]:
     """Give what is to be called after every batch.
 
     Args:

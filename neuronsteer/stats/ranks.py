@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -77,7 +77,7 @@ class Ranks:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined() -> Generator[Ranks, None, None]:
     """Give the processes that torchrun or accelerate started; just this one otherwise."""
     if not dist.is_available():
         yield Ranks()
@@ -86,7 +86,7 @@ def joined() -> Iterator[Ranks]:
         if size == 1:
             yield Ranks()
             return
-        extra = None if "gloo" in dist.get_backend() else dist.new_group(backend="gloo")
+        extra: Any = None if "gloo" in dist.get_backend() else dist.new_group(backend="gloo")
         try:
             yield Ranks(dist.get_rank(), size, extra)
         finally:

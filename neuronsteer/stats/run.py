@@ -190,7 +190,10 @@ class Run:
         }
 
     def _state(self) -> dict[Need, Tensor]:
-        return {**self.gatherer.totals(), _ORDER: torch.tensor(self._forward.order)}
+        return {
+            **self.gatherer.totals(),
+            _ORDER: torch.tensor(self._forward.order, dtype=torch.int64),
+        }
 
     def _keep(self, here: Position) -> None:
         if self.checkpoint is not None:
