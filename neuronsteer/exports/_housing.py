@@ -18,11 +18,6 @@ from ..errors import ParameterError
 from ._recipe import Recipe
 from ._source import without_memory
 
-_INSTEAD = (
-    "'zero' and 'scale' bake into every family. For 'set' and 'add' export to='lora' (a LoRA with "
-    "bias, which PEFT loads), or bake part='scale' and put part='constant' into a control vector "
-    "(to='gguf') for llama.cpp."
-)
 # Same computation as llama, apart from what `_obstacle` checks: family → has biases on q, k, v.
 _LIKE_LLAMA = {"mistral": False, "qwen2": True}
 _SAME_IN_LLAMA = (
@@ -90,9 +85,23 @@ def find_housing(recipe: Recipe) -> Housing:
             return Housing({str(bias.field): bias.value}, None, added, note)
         raise ParameterError(
             f"Config field {bias.field!r} of model_type {family!r} does not give the MLP the "
-            f"biases needed here ({sorted(needed - set(now))[0]}, …). {_INSTEAD}"
+            f"biases needed here ({sorted(needed - set(now))[0]}, …). {_instead(recipe)}"
         )
     return _rehoused(recipe, needed)
+
+
+def _instead(recipe: Recipe) -> str:
+    text = (
+        "'zero' and 'scale' bake into every family; for the rest export to='lora' (a LoRA with "
+        "bias, which PEFT loads)"
+    )
+    constant = recipe.anatomy.layout.residual_factor(recipe.anatomy.config) is not None
+    if constant and not recipe.gains:
+        text += (
+            ", or for llama.cpp bake part='scale' and put part='constant' into a control vector "
+            "(to='gguf')"
+        )
+    return text + "."
 
 
 def _needed(recipe: Recipe) -> set[str]:
@@ -122,17 +131,19 @@ def _rehoused(recipe: Recipe, needed: set[str]) -> Housing:
     config = recipe.source.config
     start = f"A {family!r} checkpoint has no MLP bias to hold what 'set' or 'add' adds"
     if family not in _LIKE_LLAMA or config is not recipe.anatomy.config:
-        raise ParameterError(f"{start}. {_INSTEAD}")
+        raise ParameterError(f"{start}. {_instead(recipe)}")
     obstacle = _obstacle(config)
     if obstacle:
         raise ParameterError(
             f"{start}, and it cannot become a llama checkpoint, which has one, because {obstacle}. "
-            f"{_INSTEAD}"
+            f"{_instead(recipe)}"
         )
     new = LlamaConfig(**_like_llama(config), attention_bias=_LIKE_LLAMA[family], mlp_bias=True)
     added = _new_parameters(recipe.anatomy, new)
     if added is None or not needed <= set(recipe.source.parameters()) | set(added):
-        raise ParameterError(f"{start}, and its tensors do not fit a llama checkpoint. {_INSTEAD}")
+        raise ParameterError(
+            f"{start}, and its tensors do not fit a llama checkpoint. {_instead(recipe)}"
+        )
     note = f"written as a llama checkpoint, which computes the same as {family} and has MLP biases"
     return Housing({}, new, added, note)
 

@@ -22,7 +22,8 @@ from ..errors import HubError, ParameterError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-Edit = Callable[[Tensor], Tensor]
+#: Changes a tensor in place.
+Edit = Callable[[Tensor], object]
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -121,11 +122,11 @@ class Checkpoint:
         file = self.where[key]
         return self._header(file, self.path(file))[0][key]
 
-    def read(self, key: str) -> Tensor:
-        """Return one tensor."""
+    def read(self, key: str, index: int | None = None) -> Tensor:
+        """Return one tensor, or only its part `[index]`."""
         self.check_dtype(key)
         with safe_open(str(self.path(self.where[key])), framework="pt") as file:
-            return file.get_tensor(key)
+            return file.get_tensor(key) if index is None else file.get_slice(key)[index]
 
     def check_dtype(self, key: str) -> torch.dtype:
         """Return the type of a tensor, or raise if it is no plain floating-point one."""
@@ -152,7 +153,7 @@ class Checkpoint:
 
         Args:
             target: Folder.
-            edits: Key → functions applied to the tensor, in order; type and shape are kept.
+            edits: Key → functions that change the tensor in place, applied in order.
             added: File → new tensors that go into it.
         """
         touched = {self.where[key] for key in edits} | set(added)
@@ -220,11 +221,10 @@ class Checkpoint:
     def _edited(self, source: Path, key: str, edits: Sequence[Edit]) -> Tensor:
         self.check_dtype(key)
         with safe_open(str(source), framework="pt") as file:
-            before = file.get_tensor(key)
-        after = before
+            tensor = file.get_tensor(key).clone()
         for edit in edits:
-            after = edit(after)
-        return after.to(before.dtype)
+            edit(tensor)
+        return tensor
 
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:

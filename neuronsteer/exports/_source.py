@@ -24,7 +24,25 @@ from ..architectures.modules import find, innermost
 from ..errors import HubError, LayoutError, ParameterError
 from ._shards import INDEX, SINGLE, Checkpoint
 
-_CARRIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*")
+# What a checkpoint needs beside config and weights: tokenizer, templates, remote code, licence.
+_CARRIED = (
+    "generation_config.json",
+    "token*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "chat_template.json",
+    "*processor_config.json",
+    "tekken.json",
+    "*.py",
+    "LICENSE*",
+    "NOTICE*",
+)
 
 
 class Source:
@@ -117,6 +135,17 @@ class Source:
                 "IA3 export (zero and scale), which needs no weights."
             )
 
+    def refuse_out_of_reach(self) -> None:
+        """Raise if a model in memory has weights that `save_pretrained` would not find."""
+        places = set((getattr(self.root, "hf_device_map", None) or {}).values())
+        away = next((name for name, p in self.root.named_parameters() if p.is_meta), None)
+        # What transformers itself requires to fetch offloaded weights.
+        if away is not None and not places & {"cpu", "disk"}:
+            raise ParameterError(
+                f"The weight {away!r} is offloaded by other means than device_map, so the model "
+                "cannot be saved from memory. Pass the path of its checkpoint instead."
+            )
+
     def transposed(self, name: str) -> bool:
         """Return whether a projection stores its weight as `[in, out]`."""
         module = find(self.root, name)
@@ -136,8 +165,8 @@ class Source:
         """Return name → shape of every parameter."""
         return {name: p.shape for name, p in self.root.named_parameters(remove_duplicate=False)}
 
-    def carried(self) -> list[Path]:
-        """Return the files beside the weights that a new checkpoint needs: tokenizer, templates."""
+    def carried(self) -> list[tuple[Path, str]]:
+        """Return `(path, name)` of the files beside config and weights that belong to the model."""
         folder = self.folder
         if folder is None:
             name = Path(str(getattr(self.config, "_name_or_path", "") or ""))
@@ -146,14 +175,14 @@ class Source:
             folder = self._download()
         if folder is None:
             return []
-        own = {"config.json", "adapter_config.json", INDEX}
-        found = {
-            path
-            for pattern in _CARRIED
-            for path in folder.glob(pattern)
-            if path.is_file() and path.name not in own and not path.name.endswith(".index.json")
-        }
-        return sorted(found)
+        return sorted(
+            {
+                (path, path.relative_to(folder).as_posix())
+                for pattern in _CARRIED
+                for path in folder.glob(pattern)
+                if path.is_file()
+            }
+        )
 
     def _download(self) -> Path:
         from huggingface_hub import snapshot_download

@@ -50,6 +50,7 @@ class Baked(Export):
         housing = find_housing(recipe)
         extra = sum(4 * _count(shape) for shape in housing.added.values())
         if source.folder is None:
+            source.refuse_out_of_reach()
             tensors = [p.numel() * p.element_size() for p in source.root.parameters()]
             # One shard exists twice while it is rewritten.
             return sum(tensors) + min(sum(tensors), 5 * 10**9) + extra
@@ -62,8 +63,9 @@ class Baked(Export):
         """Write shards, config, tokenizer files and card."""
         source = recipe.source
         housing = find_housing(recipe)
-        for path in source.carried():
-            shutil.copyfile(path, folder / path.name)
+        for path, name in source.carried():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / name)
         if source.folder is None:
             source.root.save_pretrained(folder, max_shard_size=_SHARD)
             checkpoint = Checkpoint.of(folder)
@@ -152,14 +154,11 @@ def _part(change: Change, tensor: Tensor) -> Tensor:
 
 
 def _scaling(change: Change, factor: Tensor, axis: int) -> Edit:
-    def edit(tensor: Tensor) -> Tensor:
-        tensor = tensor.clone()
-        part = _part(change, tensor)
-        columns = part.movedim(axis, -1)
+    def edit(tensor: Tensor) -> None:
+        columns = _part(change, tensor).movedim(axis, -1)
         columns[..., change.columns] = (columns[..., change.columns].float() * factor).to(
             tensor.dtype
         )
-        return tensor
 
     return edit
 
@@ -173,24 +172,24 @@ def _add_constant(
     new: dict[str, Tensor],
 ) -> None:
     # From the weights as they were: the neuron's own value is gone, the constant goes through them.
-    weight = _part(change, checkpoint.read(key)).movedim(axis, -1)
+    fused = change.expert is not None and len(checkpoint.entry(key).shape) == 3
+    weight = checkpoint.read(key, change.expert if fused else None).movedim(axis, -1)
     constant = weight[:, change.columns].float() @ change.shift
     if change.expert is not None:
         bias = checkpoint.key(f"{change.name}.down_proj_bias")
         expert = change.expert
 
-        def edit(tensor: Tensor) -> Tensor:
-            tensor = tensor.clone()
-            tensor[expert] = (tensor[expert].float() + constant).to(tensor.dtype)
-            return tensor
-
-        edits[bias].append(edit)
+        edits[bias].append(lambda tensor: _increase(tensor[expert], constant))
         return
     name = f"{change.name}.bias"
     if name in new:
         new[name] = new[name] + constant
     else:
-        edits[checkpoint.key(name)].append(lambda tensor: tensor.float() + constant)
+        edits[checkpoint.key(name)].append(lambda tensor: _increase(tensor, constant))
+
+
+def _increase(tensor: Tensor, constant: Tensor) -> None:
+    tensor.copy_(tensor.float() + constant)
 
 
 def _hold_gate(
@@ -203,15 +202,13 @@ def _hold_gate(
     name, rows = recipe.gate(change)
     transposed = recipe.source.transposed(name)
 
-    def clear(tensor: Tensor) -> Tensor:
-        return tensor.index_fill(1 if transposed else 0, rows, 0.0)
-
-    edits[checkpoint.key(f"{name}.weight")].append(clear)
+    axis = 1 if transposed else 0
+    edits[checkpoint.key(f"{name}.weight")].append(lambda tensor: tensor.index_fill_(axis, rows, 0))
     if f"{name}.bias" in new:
         new[f"{name}.bias"] = new[f"{name}.bias"].index_fill(0, rows, HELD_AT)
     else:
         edits[checkpoint.key(f"{name}.bias")].append(
-            lambda tensor: tensor.index_fill(0, rows, HELD_AT)
+            lambda tensor: tensor.index_fill_(0, rows, HELD_AT)
         )
 
 

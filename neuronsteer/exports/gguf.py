@@ -36,10 +36,17 @@ _HINTS = {
 @EXPORTS.register("gguf")
 @dataclass(frozen=True)
 class Gguf(Export):
-    """A control vector file."""
+    """A control vector file.
+
+    Attributes:
+        skip_first: Leave out neurons of layer 0, which llama.cpp has no place for: the result
+            steers less than the hooks do.
+    """
 
     name: ClassVar[str] = "gguf"
     summary: ClassVar[str] = "llama.cpp control vector: the constant part of set and add"
+
+    skip_first: bool = False
 
     def check(self, recipe: Recipe) -> int:
         """Refuse whatever a constant after the layer is not equal to."""
@@ -61,18 +68,28 @@ class Gguf(Export):
                 "An operation at 'mlp.act' adds a multiple of the up projection, not a constant. "
                 "Use site 'mlp.neuron' for a control vector."
             )
+        if not recipe.shifts:
+            raise ParameterError(
+                "A control vector only adds, and 'zero' and 'scale' only multiply. Bake a "
+                "checkpoint (possible in every family) and convert that to GGUF."
+            )
         if recipe.scales:
             raise ParameterError(
                 "A control vector only adds, and this operation also multiplies neurons ('add' "
                 "alone does not). Split it: bake(…, part='scale') gives the checkpoint to convert "
                 "to GGUF, export(…, to='gguf', part='constant') the control vector for it."
             )
-        if any(change.tap.layer == 0 for change in recipe.changes):
+        first = [change for change in recipe.changes if change.tap.layer == 0]
+        if first and len(first) == len(recipe.changes):
+            raise ParameterError(
+                "All changed neurons are in layer 0, for which llama.cpp has no control vector."
+            )
+        if first and not self.skip_first:
             raise ParameterError(
                 "llama.cpp has no control vector for the first layer (it rejects 'direction.0'), "
-                "and this operation changes neurons in layer 0. Take them out of the set, e.g. "
-                "neurons.take(neurons.layer > 0, neurons.labels), knowing that the result steers "
-                "less; or bake a checkpoint with biases."
+                f"and this operation changes {len(first[0].columns)} neurons there. Leave them "
+                "out with skip_first=True (--skip-first), knowing that the result steers less; or "
+                "bake a checkpoint where the family has biases."
             )
         recipe.source.refuse_quantised()
         return len(recipe.changes) * (4 * recipe.anatomy.hidden_size + 200)
@@ -81,7 +98,11 @@ class Gguf(Export):
         """Write one direction per layer."""
         factor = recipe.anatomy.layout.residual_factor(recipe.anatomy.config) or 1.0
         directions: dict[str, Tensor] = {}
+        skipped = 0
         for change in recipe.changes:
+            if change.tap.layer == 0:
+                skipped = len(change.columns)
+                continue
             weight = recipe.source.weight(change.name)
             constant = weight[:, change.columns] @ change.shift
             directions[f"direction.{change.tap.layer}"] = factor * constant
@@ -98,6 +119,11 @@ class Gguf(Export):
             f"Use it with: llama-cli -m MODEL.gguf --control-vector {FILE} "
             f"--control-vector-layer-range 1 {last}",
         ]
+        if skipped:
+            notes.append(
+                f"NOT the same as steering with hooks: {skipped} neurons of layer 0 are left out, "
+                "because llama.cpp has no control vector for that layer."
+            )
         if recipe.part == "constant":
             notes.append(
                 "This is only the constant part: MODEL.gguf has to be converted from the "

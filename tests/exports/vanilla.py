@@ -137,7 +137,9 @@ def read_gguf(path: Path):
         found.append((name, size, offset))
     start = -(-position // 32) * 32
     return {
-        name: torch.frombuffer(bytearray(raw[start + at : start + at + 4 * size]), dtype=torch.float32)
+        name: torch.frombuffer(
+            bytearray(raw[start + at : start + at + 4 * size]), dtype=torch.float32
+        )
         for name, size, at in found
     }
 

@@ -21,7 +21,7 @@ from tests.steering.sets import greedy, toy_set
 from tests.tiny_models import tiny_ids
 
 SCRIPT = Path(__file__).with_name("vanilla.py")
-NEW = 12
+NEW = 8
 
 OPERATIONS: dict[str, dict[str, Any]] = {
     "zero": {"name": "zero"},
@@ -70,6 +70,7 @@ class Workshop:
     def base(self, model: Any, name: str, neurons: NeuronSet | None = None, **save: Any) -> Base:
         """Save a model and return it with a set for it."""
         folder = self.root / "bases" / name
+        folder.mkdir(parents=True)  # a base that is overwritten would be judged by another one
         model.save_pretrained(folder, **save)
         with torch.no_grad():
             plain = model(self.ids).logits
