@@ -16,6 +16,8 @@ from . import collect as collect  # isort: skip
 from . import detect as detect  # isort: skip
 from . import show as show  # isort: skip
 from . import generate as generate  # isort: skip
+from . import export as export  # isort: skip
+from . import bake as bake  # isort: skip
 from . import convert as convert  # isort: skip
 from . import about as about  # isort: skip
 
