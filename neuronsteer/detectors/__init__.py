@@ -132,6 +132,7 @@ def neuron_set(
     results: dict[str, Any] | None = None,
     values: dict[str, torch.Tensor] | None = None,
     operation: dict[str, Any] | None = None,
+    keep: tuple[str, ...] | None = None,
 ) -> NeuronSet:
     """Return the rows as a neuron set with every value column that the statistics can fill.
 
@@ -147,10 +148,13 @@ def neuron_set(
         results: Numbers worth keeping beside the parameters, e.g. thresholds.
         values: Value columns of the method's own; they replace those of the same name.
         operation: What steering does by default; otherwise hold at the mean, or set to zero.
+        keep: Only value columns of these sources, e.g. `("mean",)`; all of them otherwise.
     """
     labels = tuple(stats.labels)
     gathered = gather(stats, labels, label, layer, index, site)
     values = {**gathered, **{name: c.float() for name, c in (values or {}).items()}}
+    if keep is not None:
+        values = {name: c for name, c in values.items() if name.rpartition(".")[2] in keep}
     # Steering holds the neurons at their mean where it is known: the recipe of the LAPE paper.
     steering_site = "mlp.neuron" if site in MLP_SITES else site
     has_mean = f"{steering_site}.mean" in values

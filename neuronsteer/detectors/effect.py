@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ..columns import MLP_SITES
-from ..errors import ParameterError, StatsError, unknown_label
+from ..errors import ParameterError
 from ..neuronset import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
+from ._probability import places
+from ._sources import OTHERS, check_source, source_columns, source_mean
 
 if TYPE_CHECKING:
     from ..stats import Stats
 
 SITE = "mlp.neuron"
-OTHERS = "others"
 
 
 @DETECTORS.register("effect")
@@ -90,9 +90,7 @@ class Effect(Detector):
         """Return the neurons of each label by the rule in the class docstring."""
         scores = self.scores(stats)
         count = len(stats.labels)
-        widths = torch.tensor(stats.site_widths[SITE])
-        real = torch.arange(scores.shape[-1]) < widths[:, None]
-        layer, index = real.nonzero(as_tuple=True)
+        real, layer, index = places(stats, SITE)
         budget = self.per_label or max(1, round(self.rate * len(layer)))
         picks: list[torch.Tensor] = []
         for k in range(count):
@@ -109,42 +107,21 @@ class Effect(Detector):
             *place,
             scores[place],
             site=SITE,
-            values={
-                f"{site}.other_mean": self._source_mean(stats, stats.mean(site))[place]
-                for site in MLP_SITES
-                if stats.has("sum", site)
-            },
+            values=source_columns(stats, SITE, self.source, place),
             operation={"name": "add", "value": "diffmean", "factor": self.factor},
             results={"budget": budget},
         )
 
     def scores(self, stats: Stats) -> torch.Tensor:
         """Return the score of every neuron for every label, float64 `[labels, layers, width]`."""
-        if len(stats.labels) < 2:
-            raise StatsError(
-                f"Effect compares labels, but these statistics hold only "
-                f"{', '.join(stats.labels)}. Collect at least one more label, or merge statistics."
-            )
-        if self.source != OTHERS and self.source not in stats.labels:
-            raise unknown_label(self.source, stats.labels, "these statistics")
+        check_source(stats, self.source, "Effect")
         mean = stats.mean(SITE).double()
-        found = (mean - self._source_mean(stats, mean)).abs()
+        found = (mean - source_mean(stats, mean, self.source)).abs()
         if self.normalise == "std":
             variance = stats.std(SITE).double().square()
-            spread = ((variance + self._source_mean(stats, variance)) / 2).sqrt()
+            spread = ((variance + source_mean(stats, variance, self.source)) / 2).sqrt()
             # Without any spread there is no token on which the neuron does something.
             found = torch.where(spread > 0, found / spread, 0.0)
         if self.norms:
             found = found * stats.norms(SITE).double()
-        return found
-
-    def _source_mean(self, stats: Stats, each: torch.Tensor) -> torch.Tensor:
-        """Return, for every label, the mean of `each` `[labels, …]` over its source labels."""
-        total = each.double().sum(0, keepdim=True)
-        others = (total - each.double()) / (len(stats.labels) - 1)
-        if self.source == OTHERS:
-            return others
-        at = stats.labels.index(self.source)
-        found = each[at].double().expand_as(others).clone()
-        found[at] = others[at]
         return found

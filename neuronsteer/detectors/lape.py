@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ..errors import ParameterError, StatsError
+from ..errors import ParameterError
 from ..neuronset import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
+from ._probability import ascending, kth, several, table
+from ._probability import entropy as entropy_of
 
 if TYPE_CHECKING:
     from ..stats import Stats
-
-# Entropies closer than this (in nats) are equal up to rounding, so index decides between them.
-_TIE = 1e-12
 
 
 @DETECTORS.register("lape")
@@ -88,29 +87,19 @@ class Lape(Detector):
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return the neurons of each label by the rule in the class docstring."""
+        several(stats, "LAPE")
         labels = stats.labels
-        if len(labels) < 2:
-            raise StatsError(
-                f"LAPE compares labels, but these statistics hold only {', '.join(labels)}. "
-                "Collect at least one more label, or merge statistics."
-            )
-        widths = torch.tensor(stats.site_widths[self.site])
-        probability = stats.probabilities(self.site).to(device="cpu", dtype=torch.float64)
-        # Positions beyond a layer's width are padding, not neurons: they count nowhere.
-        real = torch.arange(probability.shape[-1]) < widths[:, None]
-        layer, index = real.nonzero(as_tuple=True)
-        # [labels, neurons]; an expert that no token of a label reached was never active for it.
-        p = probability.flatten(1) if bool(real.all()) else probability[:, real]
-        p = p.nan_to_num(nan=0.0)
+        # [labels, neurons]
+        p, layer, index = table(stats, self.site)
 
-        threshold = _kth(p, self.filter)
-        bar = threshold if self.bar == self.filter else _kth(p, self.bar)
+        threshold = kth(p, self.filter)
+        bar = threshold if self.bar == self.filter else kth(p, self.bar)
         high = p.amax(0)
         alive = ((high > threshold) & (high > 0)).nonzero().flatten()
         # One row per neuron. `alive` ascends, so positions in it break ties by layer and index.
         survivors = p[:, alive].T.contiguous()
-        entropy = _entropy(survivors)
-        order = _ascending(entropy)
+        entropy = entropy_of(survivors)
+        order = ascending(entropy)
         member = survivors > bar
         owners = member.sum(1)
         limit = 1 if self.exclusive else self.max_members or len(labels)
@@ -140,26 +129,3 @@ class Lape(Detector):
             orphans=orphans,
             results={"threshold": threshold, "bar": bar, "selected": selected},
         )
-
-
-def _kth(p: torch.Tensor, share: float) -> float:
-    """Return the `round(share * n)`-th smallest of all values, at least the first."""
-    return float(p.flatten().kthvalue(max(1, round(share * p.numel()))).values)
-
-
-def _entropy(p: torch.Tensor) -> torch.Tensor:
-    """Return the entropy in nats of each row of `p`, normalised to sum 1."""
-    # Sorted, so that rows with the same values in another order get exactly the same entropy.
-    p = p.sort(dim=1).values
-    q = p / p.sum(1, keepdim=True)
-    return -torch.special.xlogy(q, q).sum(1)
-
-
-def _ascending(values: torch.Tensor) -> torch.Tensor:
-    """Return the order of `values`, in which values that differ by rounding only are ties."""
-    values, order = values.sort(stable=True)
-    gap = values.diff()
-    if not bool(((gap > 0) & (gap <= _TIE)).any()):
-        return order
-    group = torch.cat([torch.zeros(1, dtype=torch.int64), (gap > _TIE).cumsum(0)])
-    return order[(group * len(values) + order).argsort()]
