@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -118,14 +118,16 @@ def write(
     return write_folder(folder, data)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return `(header, columns)` of the neuron set in `folder`.
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], str | None]:
+    """Return `(header, columns, fingerprint)` of the neuron set in `folder`.
+
+    The fingerprint is the one that was written, `None` if another program left it out.
 
     Raises:
         ArtifactError: If the folder holds something else, or a file is damaged; the message names
             the file and the field.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     header, fingerprint = _read_header(config)
     columns, stamp = _read_columns(folder / TENSORS)
     if fingerprint is not None and stamp is not None and fingerprint != stamp:
@@ -134,13 +136,14 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             f"{stamp[:12]}…: the two files come from different sets (an interrupted save?). "
             "Save or download the set again."
         )
-    return header, columns
+    return header, columns, stamp if fingerprint is None else str(fingerprint)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the config of the neuron set in `folder`, or raise with what the folder is instead."""
     path = folder / CONFIG
     if not path.is_file():
-        _explain(folder)
+        raise ArtifactError(explain(_names(folder)))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -152,6 +155,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{CONFIG} describes a PEFT adapter of type {peft_type}, not a neuron set. Load it "
             "with peft.PeftModel.from_pretrained(model, path)."
+        )
+    if BLOCK not in config and peft_type == PEFT_TYPE and "label" in config:
+        raise ArtifactError(
+            f"{CONFIG} describes one label of a neuron set ({config.get('label')!r}), as a PEFT "
+            "adapter. Load the whole set from the folder above, or the adapter with "
+            "peft.PeftModel.from_pretrained(model, path)."
         )
     if not isinstance(config.get(BLOCK), dict):
         raise ArtifactError(
@@ -202,8 +211,8 @@ def _check_format(found: object) -> bool:
 def _read_columns(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     if not path.is_file():
         raise ArtifactError(
-            f"{TENSORS} is missing (the folder has {_listing(path.parent)}): the row columns "
-            "are in it. Save or download the set again."
+            f"{TENSORS} is missing (the folder has {_listing(_names(path.parent))}): the row "
+            "columns are in it. Save or download the set again."
         )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -222,10 +231,17 @@ def _read_columns(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     return columns, stamp
 
 
-def _explain(folder: Path) -> NoReturn:
-    """Raise with what the folder is instead of a neuron set, and what loads it."""
-    names = {entry.name for entry in folder.iterdir()}
-    if "stats.json" in names or "stats.safetensors" in names:
+def explain(names: Iterable[str], where: str = "folder") -> str:
+    """Return what files called `names` are instead of a neuron set, and what loads them."""
+    names = set(names)
+    suffixes = {name.rpartition(".")[2] for name in names}
+    below = sorted(name[: -len(TENSORS) - 1] for name in names if name.endswith(f"/{TENSORS}"))
+    if below:
+        hint = (
+            f"it has neuron sets in subfolders. Pass one of them: "
+            f"{', '.join(f'subfolder={name!r}' for name in below[:8])}."
+        )
+    elif "stats.json" in names or "stats.safetensors" in names:
         hint = (
             "it holds statistics. Load them with Stats.load(path), then detect(stats) makes a "
             "neuron set of them."
@@ -235,7 +251,9 @@ def _explain(folder: Path) -> NoReturn:
             "it holds a full model. Load it with AutoModelForCausalLM.from_pretrained(path); "
             "a neuron set is attached to a model, it is not one."
         )
-    elif any(name.endswith((".pth", ".pt")) for name in names):
+    elif "gguf" in suffixes:
+        hint = "it holds a model for llama.cpp (GGUF), which cannot be steered here."
+    elif suffixes & {"pth", "pt"}:
         hint = (
             "it holds PyTorch files. If they are masks published by a paper, import them with "
             "`neuronsteer convert FILE --labels a,b,…`."
@@ -243,10 +261,17 @@ def _explain(folder: Path) -> NoReturn:
     elif TENSORS in names:
         hint = f"{TENSORS} is there but {CONFIG} is not: an interrupted save or download."
     else:
-        hint = f"it has {_listing(folder)}."
-    raise ArtifactError(f"No {CONFIG} in the folder, so it is not a neuron set: {hint}")
+        hint = f"it has {_listing(names)}."
+    return f"No {CONFIG} in the {where}, so it is not a neuron set: {hint}"
 
 
-def _listing(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir())
+def _names(folder: Path) -> list[str]:
+    below = folder.glob(f"*/{TENSORS}")
+    return [entry.name for entry in folder.iterdir()] + [
+        path.relative_to(folder).as_posix() for path in below
+    ]
+
+
+def _listing(names: Iterable[str]) -> str:
+    names = sorted(names)
     return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "no files"

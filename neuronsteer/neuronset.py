@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import algebra, artifact, card, hub, peft_files
+from . import algebra, artifact, card, hub, peft_files, sharing
 from .columns import ColumnSource, common_columns, gather, same_space
 from .errors import ArtifactError, LabelError, MismatchError, ParameterError
 from .rows import COLUMNS, Rows
@@ -215,9 +215,8 @@ class NeuronSet(Rows):
             HubError: If it cannot be found or reached.
             ArtifactError: If it is something else or damaged; the message names the field.
         """
-        folder = hub.fetch(
+        folder = sharing.pull(
             path_or_repo,
-            filenames=(artifact.CONFIG, artifact.TENSORS),
             revision=revision,
             subfolder=subfolder,
             token=token,
@@ -226,9 +225,16 @@ class NeuronSet(Rows):
             force_download=force_download,
         )
         try:
-            header, columns = artifact.read(folder)
+            header, columns, fingerprint = artifact.read(folder)
             rows = {name: columns.pop(name) for name in COLUMNS[:4]}
-            return cls.from_rows(**rows, values=columns, **header)
+            neurons = cls.from_rows(**rows, values=columns, **header)
+            if fingerprint is not None and fingerprint != neurons.fingerprint:
+                raise ArtifactError(
+                    f"Field 'fingerprint' is {fingerprint[:12]}…, but the content gives "
+                    f"{neurons.fingerprint[:12]}…: the file was damaged, or changed by hand. Save "
+                    "or download it again; after a change on purpose, remove the field."
+                )
+            return neurons
         except ArtifactError as error:
             raise type(error)(f"Cannot load {os.fspath(path_or_repo)!r}: {error}") from error
 
@@ -241,33 +247,45 @@ class NeuronSet(Rows):
         commit_message: str | None = None,
         create_pr: bool = False,
         token: str | bool | None = None,
+        subfolder: str | None = None,
         peft: bool | str | None = None,
     ) -> str:
-        """Upload the set to the Hub, creating the repository if needed, and return the URL.
+        """Upload the set to the Hub as one commit, creating the repository if needed.
+
+        Replaces the set that is there, if any; a `README.md` that was not generated is left alone.
 
         Args:
             repo_id: `owner/name`.
-            private: Make a new repository private.
+            private: Make a new repository private. An existing public one is then refused.
             revision: Branch, made if needed.
             commit_message: Default: what was uploaded.
             create_pr: Open a pull request instead of committing.
             token: Hub token; default: the stored one.
+            subfolder: Folder inside the repository, for several sets in one.
             peft: As in `save_pretrained`; default: if this kind of set can be a PEFT adapter.
+
+        Returns:
+            The address of the commit or pull request.
+
+        Raises:
+            HubError: If it could not be uploaded; the repository is then as it was before.
         """
+        # The path of a folder on this machine is nothing to publish.
+        public = self if card.hub_id(self.base_model) else self.replace(base_model=None)
+        wanted = peft_files.possible(self) if peft is None else peft
         with tempfile.TemporaryDirectory() as scratch:
-            wanted = peft_files.possible(self) if peft is None else peft
-            folder = self.save_pretrained(scratch, peft=wanted)
-            text = card.render(self.summary(), repo_id=repo_id)
-            (folder / artifact.CARD).write_text(text, encoding="utf-8")
-            return hub.publish(
-                folder,
-                repo_id,
-                private=private,
-                revision=revision,
-                commit_message=commit_message or f"Upload neuron set ({', '.join(self.labels)})",
-                create_pr=create_pr,
-                token=token,
-            )
+            files = hub.read_folder(public.save_pretrained(scratch, peft=wanted))
+        return sharing.push(
+            files,
+            public.summary(),
+            repo_id,
+            subfolder=subfolder,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            token=token,
+        )
 
     # --- showing --------------------------------------------------------------------------------
 

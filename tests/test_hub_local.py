@@ -72,7 +72,7 @@ def test_offline_and_not_cached(tmp_path, offline):
 
 def test_publish_offline():
     with pytest.raises(HubError, match="'owner/name'"):
-        hub.publish(".", "owner/name")
+        hub.Repository("owner/name")
 
 
 def response(status):
@@ -92,7 +92,8 @@ def response(status):
         (hf.HfHubHTTPError("x", response=response(429)), "rate limit"),
         (hf.HfHubHTTPError("x", response=response(401)), r"refuses access .*\(401\)"),
         (hf.HfHubHTTPError("x", response=response(403)), r"refuses access .*\(403\)"),
-        (hf.HfHubHTTPError("first\nsecond", response=response(500)), "on the Hub: first$"),
+        (hf.HfHubHTTPError("first\nsecond", response=response(400)), "on the Hub: first$"),
+        (hf.HfHubHTTPError("x", response=response(503)), r"has trouble \(503\)"),
         (ConnectionError("cable cut"), "cable cut"),
     ],
 )

@@ -20,10 +20,10 @@ LIMIT = 350
 FLOORS = """
 0 errors
 1 registry, hub
-2 algebra, columns, grammar, tables
-2 schema, schedule, artifact, card, architectures, operations
+2 algebra, columns, grammar, tables, evaluation
+2 schema, schedule, artifact, card, picture, architectures, operations
 2 rows, timeline
-2 peft_files
+2 peft_files, sharing
 2 neuronset
 2 masks
 3 hooks, listen, states

@@ -1,0 +1,133 @@
+"""Local folders: which one a name means, and writing one so that it is whole or untouched."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import HubError
+
+# Folders below this package data folder can be named like a repository: "demo", "demo/lape".
+_BUILTIN = "demo"
+_REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_URL = re.compile(r"(?:https?://[^/]+/|hf://)((?:datasets/|spaces/)?[\w.-]+/[\w.-]+)(/.*)?")
+
+
+def builtin(name: str) -> Path | None:
+    """Return the folder of a set shipped inside this package, or `None`.
+
+    `"demo"` and `"demo/<set>"` are such names. The folder is looked up without importing anything
+    from it, so this room needs to know nothing about the demo.
+    """
+    parts = name.split("/")
+    if parts[0] != _BUILTIN or not all(re.fullmatch(r"[\w-]+", part) for part in parts):
+        return None
+    spec = importlib.util.find_spec(__name__.split(".")[0])
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        folder = Path(root).joinpath(*parts)
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def local_folder(name: str, filenames: Sequence[str], subfolder: str | None) -> Path | None:
+    """Return the folder meant by `name`, `None` if it is a repository id, or raise."""
+    if not name.strip():
+        raise HubError("An empty name: expected a folder or a Hub repository id.")
+    path = Path(name).expanduser()
+    folder = path / subfolder if subfolder else path
+    shipped = builtin(f"{name}/{subfolder}" if subfolder else name)
+    if shipped is not None and _has_any(shipped, filenames) and not _has_any(folder, filenames):
+        # A folder that happens to be called "demo" hides the shipped one only if it holds a set.
+        return shipped
+    if folder.is_dir():
+        return folder
+    if path.is_dir():
+        raise HubError(f"The folder {name!r} has no subfolder {subfolder!r}.")
+    if path.exists():
+        raise HubError(f"{name!r} is a file; expected a folder or a Hub repository id.")
+    if name == _BUILTIN:
+        raise HubError(
+            "This installation of neuronsteer carries no demo set. `neuronsteer demo` makes one."
+        )
+    check_repo_id(name)
+    return None
+
+
+def check_repo_id(name: str) -> None:
+    """Raise if `name` cannot be a repository id, with what was probably meant."""
+    url = _URL.fullmatch(name.strip())
+    kind, _, rest = (url[1] if url else name).partition("/")
+    if kind in ("datasets", "spaces") and re.fullmatch(r"[\w.-]+/[\w.-]+", rest):
+        raise HubError(f"{rest!r} is given as one of the {kind}; expected a model repository.")
+    if url:
+        raise HubError(f"{name!r} is an address; pass the repository id {url[1]!r}.")
+    if not _REPO_ID.fullmatch(name) or name.startswith("."):
+        raise HubError(
+            f"No folder {name!r}, and it cannot be a Hub repository id "
+            "(expected 'owner/name'). Check the path."
+        )
+
+
+def clean_subfolder(subfolder: str | None) -> str | None:
+    """Return `subfolder` without slashes around it, `None` if nothing is left of it.
+
+    Raises:
+        HubError: If it leads out of the repository.
+    """
+    parts = (subfolder or "").replace("\\", "/").strip("/").split("/")
+    if parts == [""] or parts == ["."]:
+        return None
+    if any(part in ("", ".", "..", ".git") for part in parts):
+        raise HubError(f"subfolder={subfolder!r} is no folder inside a repository.")
+    return "/".join(parts)
+
+
+def _has_any(folder: Path, filenames: Sequence[str]) -> bool:
+    return any((folder / file).exists() for file in filenames)
+
+
+def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:
+    """Write `files` into `folder`, each one atomically, and return the folder.
+
+    All contents are on disk before the first file is replaced, and files are replaced in the given
+    order: put the one that makes the folder loadable last.
+
+    Raises:
+        HubError: If the folder cannot be written; nothing was replaced then.
+    """
+    target = Path(folder).expanduser()
+    staged: dict[str, Path] = {}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            staged[name] = target / f".{name}.{secrets.token_hex(4)}.tmp"
+            with staged[name].open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in files:
+            os.replace(staged[name], target / name)
+            del staged[name]
+    except OSError as error:
+        raise HubError(f"Cannot write to {str(folder)!r}: {error.strerror or error}.") from error
+    finally:
+        for leftover in staged.values():
+            with suppress(OSError):
+                leftover.unlink()
+    return target
+
+
+def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
+    """Return every file below `folder`, by its path with forward slashes."""
+    root = Path(folder)
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,219 @@
+"""Files to the Hub: one commit that is there completely, or a repository as it was before."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import HubError
+from .download import digests, fetch
+from .failures import translate
+from .folders import check_repo_id
+from .retrying import Waits, is_passing, patiently, status
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a commit does: files that are there afterwards, and files that are not."""
+
+    files: Mapping[str, bytes]
+    deleted: Sequence[str] = ()
+
+
+class Repository:
+    """A model repository on the Hub that is going to be changed; made if it does not exist.
+
+    Attributes:
+        repo_id: Its id, with the owner.
+        head: The commit that the branch is at.
+        files: Path and content id of every file in that commit.
+
+    Args:
+        repo_id: `owner/name`.
+        private: Whether a new repository is private. An existing public one is refused if `True`.
+        revision: Branch, made if needed.
+        create_pr: Whether to propose changes instead of making them.
+        token: Hub token; default: the stored one.
+
+    Raises:
+        HubError: If the token may not write there, or the Hub cannot be reached.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
+    ) -> None:
+        from huggingface_hub import HfApi
+
+        check_repo_id(repo_id)
+        self.repo_id = repo_id
+        self.revision = revision
+        self._create_pr = create_pr
+        self._token = token
+        self._api: Any = HfApi(token=token, library_name="neuronsteer")
+        self.head = ""
+        self.files: dict[str, str] = {}
+        try:
+            self._open(private)
+        except Exception as error:
+            raise translate(error, repo_id, revision, writing=True) from error
+
+    def _open(self, private: bool | None) -> None:
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        # Asking for a repository that exists is allowed, but not by a token without write access
+        # to its namespace; such a user can still open a pull request.
+        if not self._create_pr or not patiently(lambda: self._api.repo_exists(self.repo_id)):
+            made = patiently(
+                lambda: self._api.create_repo(self.repo_id, private=private, exist_ok=True)
+            )
+            self.repo_id = made.repo_id
+        try:
+            info = self._look()
+        except RevisionNotFoundError:
+            if self._create_pr or self.revision is None:
+                raise
+            patiently(
+                lambda: self._api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
+            )
+            info = self._look()
+        if private and not info.private:
+            raise HubError(
+                f"The repository {self.repo_id!r} exists and is public, but private was asked for. "
+                "Nothing was uploaded. Make it private in its settings, or take another name."
+            )
+
+    def _look(self, revision: str | None = None) -> Any:
+        """Read the state of the branch, or return the one of another revision."""
+        asked = revision or self.revision
+        info = patiently(
+            lambda: self._api.repo_info(self.repo_id, revision=asked, files_metadata=True)
+        )
+        if revision is None:
+            self.head, self.files = info.sha, _content_ids(info)
+        return info
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file of the branch's commit."""
+        folder, _, name = path.rpartition("/")
+        # A cache of its own: what is read here is looked at once.
+        with tempfile.TemporaryDirectory() as scratch:
+            found = fetch(
+                self.repo_id,
+                filenames=[name],
+                subfolder=folder,
+                revision=self.head,
+                token=self._token,
+                cache_dir=scratch,
+            )
+            return (found / name).read_bytes()
+
+    def commit(self, decide: Callable[[Repository], Change], message: str) -> str:
+        """Make one commit, or open one pull request, and return its address.
+
+        Args:
+            decide: Returns what to change, from what is there; asked again after somebody else's
+                commit came first.
+            message: The commit's title.
+
+        Raises:
+            HubError: If it could not be made; the repository is then as it was before.
+        """
+        try:
+            waits = Waits()
+            while True:
+                change = decide(self)
+                try:
+                    return self._commit(change, message)
+                except Exception as error:
+                    if status(error) not in (409, 412) and not is_passing(error):
+                        raise
+                    failure = error
+                # The answer may be lost and the commit there all the same.
+                done = self._find(change, message)
+                if done is not None:
+                    return done
+                if not waits.wait(failure):
+                    raise failure
+        except Exception as error:
+            raise translate(error, self.repo_id, self.revision, writing=True) from error
+
+    def _commit(self, change: Change, message: str) -> str:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        adds = [
+            CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
+            for path, content in change.files.items()
+        ]
+        options: dict[str, Any] = {"revision": self.revision, "create_pr": self._create_pr}
+        if ".gitignore" in self.files:
+            # The Hub leaves ignored files out of a commit without a word.
+            self._api.preupload_lfs_files(self.repo_id, adds, free_memory=False, **options)
+            ignored = [add.path_in_repo for add in adds if getattr(add, "_should_ignore", False)]
+            if ignored:
+                raise HubError(
+                    f"The .gitignore of {self.repo_id!r} excludes {', '.join(ignored)}. Nothing "
+                    "was uploaded. Remove that rule from the repository."
+                )
+        made = self._api.create_commit(
+            self.repo_id,
+            [*adds, *(CommitOperationDelete(path_in_repo=path) for path in change.deleted)],
+            commit_message=message,
+            parent_commit=self.head,
+            **options,
+        )
+        self._check(change, made.pr_revision or made.oid)
+        return str(made.pr_url or made.commit_url)
+
+    def _check(self, change: Change, revision: str) -> None:
+        """Raise if the Hub acknowledged a commit that does not hold what was sent."""
+        try:
+            there = _content_ids(self._look(revision))
+        except Exception as error:
+            _log.warning("The upload was acknowledged but cannot be looked at (%r).", error)
+            return
+        if not _holds(there, change):
+            raise ConnectionError("the files on the Hub are not what was sent")
+
+    def _find(self, change: Change, message: str) -> str | None:
+        """Return the address of the commit or pull request if it was made after all."""
+        before = self.head
+        self._look()
+        if not self._create_pr:
+            done = self.head != before and _holds(self.files, change)
+            return f"{self._api.endpoint}/{self.repo_id}/commit/{self.head}" if done else None
+        found = patiently(
+            lambda: list(
+                self._api.get_repo_discussions(
+                    self.repo_id, discussion_type="pull_request", discussion_status="open"
+                )
+            )
+        )
+        for each in found:
+            if each.title == message:
+                there = _content_ids(self._look(f"refs/pr/{each.num}"))
+                if _holds(there, change):
+                    return str(each.url)
+        return None
+
+
+def _content_ids(info: Any) -> dict[str, str]:
+    return {
+        file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id
+        for file in info.siblings or []
+    }
+
+
+def _holds(there: Mapping[str, str], change: Change) -> bool:
+    gone = not any(path in there for path in change.deleted)
+    return gone and all(there.get(path) in digests(data) for path, data in change.files.items())
