@@ -19,8 +19,8 @@ class Need(NamedTuple):
         return f"{self.reducer}@{self.site}"
 
 
-#: What `collect` gathers unless told otherwise: enough for LAPE and effect, and for every value
-#: that the operations can steer with, except medians.
+#: What `collect` gathers unless told otherwise: enough for LAPE, effect and diffmean, and for every
+#: value that the operations can steer with, except medians.
 DEFAULT_NEEDS = (
     Need("count", "mlp.act"),
     Need("sum", "mlp.act"),
@@ -30,6 +30,7 @@ DEFAULT_NEEDS = (
     Need("sumsq", "mlp.neuron"),
     Need("max", "mlp.neuron"),
     Need("norm", "mlp.neuron"),
+    Need("sum", "resid"),
 )
 
 #: What is gathered at a site that is only named.
