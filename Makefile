@@ -4,7 +4,7 @@
 #   make test    create .venv, install, and run linters, type check and every test
 #
 # Both may be run again at any time: what is done already is not done twice.
-#   make check   linters and type check only        make style   reformat, fix what can be fixed
+#   make check   linters and type check only        make style   reformat, fix, renew tables
 #   make clean   remove .venv and caches
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=path the environment, and PIP_INSTALL adds options
@@ -56,6 +56,8 @@ test: check
 style: $(VENV)/.ready-dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	$(PY) tools/architecture_table.py README.md
+	$(PY) tools/methods_table.py README.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import re
 import shlex
@@ -39,7 +40,11 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_model("llama").save_pretrained("model")
     tiny_tokenizer().save_pretrained("model")
     Path("texts").mkdir()
-    for label, letters in {"en": "the cat sat ", "fr": "été où ça va ", "ja": "猫は庭で寝る"}.items():
+    for label, letters in {
+        "en": "the cat sat ",
+        "fr": "été où ça va ",
+        "ja": "猫は庭で寝る",
+    }.items():
         rng = random.Random(label)
         lines = ["".join(rng.choices(letters, k=40)) for _ in range(20)]
         Path("texts", f"{label}.txt").write_text("\n".join(lines), encoding="utf-8")
@@ -92,8 +97,17 @@ def test_shell_lines_name_commands_and_options_that_exist():
         assert {word for word in words[1:] if re.match(r"--?[a-z]", word)} <= known, line
 
 
-@pytest.mark.parametrize("name", [*DETECTORS.names(), *OPERATIONS.names()])
-def test_every_method_is_in_the_readme(name: str):
+def test_the_table_of_methods_is_up_to_date():
+    path = ROOT / "tools" / "methods_table.py"
+    spec = importlib.util.spec_from_file_location("methods_table", path)
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.filled(README) == README, "run: make style"
+
+
+@pytest.mark.parametrize("name", OPERATIONS.names())
+def test_every_operation_is_in_the_readme(name: str):
     assert f"`{name}`" in README, f"README.md does not mention {name}; add it to its table"
 
 

@@ -19,6 +19,7 @@ from . import generate as generate  # isort: skip
 from . import export as export  # isort: skip
 from . import bake as bake  # isort: skip
 from . import convert as convert  # isort: skip
+from . import hub as hub  # isort: skip
 from . import about as about  # isort: skip
 
 

@@ -105,7 +105,11 @@ def _prepare(*, quiet: bool) -> None:
 
     if embedded():
         return
-    trained = toy_folder().exists()
+    trained = (toy_folder() / "set").exists()
+    # The library's own bars would show that files of a megabyte are being written.
+    from transformers import logging
+
+    logging.disable_progress_bar()
     started = time.monotonic()
     with _bar(quiet=quiet) as progress:
         set_folder(progress)
@@ -141,13 +145,10 @@ def _bar(*, quiet: bool) -> Generator[Callable[[int, int, float], None], None, N
 
 
 def _tour(labels: Sequence[str], tokens: int) -> Schedule:
-    """Return a schedule that goes through the first labels, starting with the second.
-
-    The prompt is in the first language as a rule, so the first span shows a change already.
-    """
+    """Return a schedule that goes through the first labels."""
     from ..schedule import Schedule
 
-    stops = [*labels[1:_STOPS], *labels[:1]]
+    stops = labels[:_STOPS]
     every = max(tokens // len(stops), 1)
     return Schedule(stops[0], *((i * every, label) for i, label in enumerate(stops) if i))
 

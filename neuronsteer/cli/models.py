@@ -60,16 +60,22 @@ def load_model(
     return (model if placed is None else model.to(placed)).eval(), tokenizer
 
 
-def load_set(name: str) -> NeuronSet:
-    """Return the neuron set in a folder or Hub repository."""
+def load_set(name: str, **hub: str | None) -> NeuronSet:
+    """Return the neuron set in a folder or Hub repository.
+
+    Args:
+        name: Folder or Hub id.
+        **hub: `revision`, `subfolder`, `token`, as `NeuronSet.from_pretrained` takes them.
+    """
     from ..neuronset import NeuronSet
 
     if name == DEMO:
         from ..demo import set_folder
 
         return NeuronSet.from_pretrained(set_folder())
-    _check_path(name, "neuron set")
-    return NeuronSet.from_pretrained(name)
+    if "://" not in name:
+        _check_path(name, "neuron set")
+    return NeuronSet.from_pretrained(name, **hub)
 
 
 def _resolve(name: str) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from . import commands, console
 from .commands import command
+from .hub import Revision, Subfolder, Token
 
 if TYPE_CHECKING:
     from ..neuronset import NeuronSet
@@ -23,17 +24,21 @@ _COLUMNS = 60
     examples="""
     neuronsteer show demo
     neuronsteer show user/model-language-neurons
+    neuronsteer show user/several-sets --subfolder lape --revision v2
     neuronsteer show neurons --json | jq .counts
     """,
 )
 def show(
     neurons: commands.NeuronSet,
+    revision: Revision = None,
+    subfolder: Subfolder = None,
+    token: Token = None,
     as_json: commands.Json = False,
 ) -> None:
     """Show a neuron set: where it comes from, neurons per label, where in the model, overlap."""
     from .models import load_set
 
-    rows = load_set(neurons)
+    rows = load_set(neurons, revision=revision, subfolder=subfolder, token=token)
     if as_json:
         console.dump(rows.summary())
         return

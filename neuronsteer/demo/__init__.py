@@ -35,7 +35,7 @@ def toy_folder() -> Path:
     """Return where the toy is kept, whether or not it was trained already."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     # The recipe is in the name: a toy of another version is another toy.
-    return Path(cache) / "neuronsteer" / "toy-1"
+    return Path(cache) / "neuronsteer" / "toy-2"
 
 
 def _toy(progress: Progress | None) -> Path:

@@ -1,0 +1,52 @@
+"""Find language neurons and switch language in the middle of a text.
+
+python examples/01_find_and_steer.py                                   # a toy model, offline
+python examples/01_find_and_steer.py --model Qwen/Qwen3-0.6B --texts corpus/ --prompt "Today"
+"""
+
+import argparse
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import neuronsteer as ns
+from neuronsteer.demo import model_folder
+from neuronsteer.demo.sentences import LANGUAGES, texts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", help="Hub id or folder; without it, a toy is trained once")
+    parser.add_argument("--texts", help="folder with one file per language: fr.txt, ja.jsonl …")
+    parser.add_argument("--prompt", default="The black cat sleeps in the garden.")
+    parser.add_argument("--rate", type=float, default=0.1, help="share of all neurons per language")
+    parser.add_argument("--out", help="save the neuron set to this folder")
+    options = parser.parse_args()
+
+    model_id = options.model or model_folder()
+    model = AutoModelForCausalLM.from_pretrained(model_id)
+    tokenizer = AutoTokenizer.from_pretrained(model_id)
+
+    # 1. Statistics of every neuron over texts of each language.
+    corpora = options.texts or {name: texts(name, 100, 3, seed=7) for name in LANGUAGES}
+    stats = ns.collect(model, tokenizer, corpora)
+
+    # 2. The neurons that move the model most towards each language.
+    neurons = ns.detect(stats, method="effect", rate=options.rate)
+    print(neurons)
+    if options.out:
+        neurons.save_pretrained(options.out)
+
+    # 3. Steer: the first language, then the others, 15 tokens each.
+    first, *others = neurons.labels[:4]
+    schedule = ns.Schedule(first, *((15 * (i + 1), label) for i, label in enumerate(others)))
+    inputs = tokenizer(options.prompt, return_tensors="pt")
+    length = inputs["input_ids"].shape[1]
+    with ns.attach(model, neurons) as steer:
+        steer.to(schedule, away_from=neurons.labels)
+        ids = model.generate(**inputs, max_new_tokens=15 * len(neurons.labels[:4]), do_sample=False)
+        for start, end, label in steer.spans():
+            print(f"{label}: {tokenizer.decode(ids[0, length + start : length + end])}")
+
+
+if __name__ == "__main__":
+    main()
