@@ -41,9 +41,24 @@ def tensor_bytes(numbers: int) -> int:
 
 
 def write_adapter(
-    recipe: Recipe, folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    recipe: Recipe,
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    before: str = "",
+    **card_options: str,
 ) -> list[str]:
-    """Write config, tensors and card; returns the notes."""
+    """Write config, tensors and card; returns the notes.
+
+    Args:
+        recipe: What is exported.
+        folder: Where to.
+        config: The entries that depend on the kind of adapter.
+        tensors: The weights.
+        before: Code that has to run before the adapter is loaded.
+        **card_options: See `render_card`.
+    """
     base = hub_id(recipe.source.hub_id or recipe.sets[0].base_model)
     full: dict[str, Any] = {
         "task_type": "CAUSAL_LM",
@@ -60,7 +75,8 @@ def write_adapter(
     )
     text = json.dumps(full, indent=2, sort_keys=True) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-    usage = python_block(_USAGE.format(base=base or "path/to/the/base/model"))
-    card = render_card(recipe, relation="adapter", library="peft", usage=usage, notes=[])
+    usage = python_block(before + _USAGE.format(base=base or "path/to/the/base/model"))
+    options: dict[str, Any] = {"relation": "adapter", "library": "peft", **card_options}
+    card = render_card(recipe, usage=usage, notes=[], **options)
     (folder / CARD).write_text(card, encoding="utf-8")
     return []

@@ -14,7 +14,13 @@ MARK = "<!-- exported by neuronsteer -->"
 
 
 def render_card(
-    recipe: Recipe, *, relation: str, library: str, usage: str, notes: list[str]
+    recipe: Recipe,
+    *,
+    relation: str,
+    library: str,
+    usage: str,
+    notes: list[str],
+    loading: str = "Loading needs no neuronsteer:",
 ) -> str:
     """Return the text of the card.
 
@@ -24,6 +30,7 @@ def render_card(
         library: `library_name` of the Hub.
         usage: Code or commands that load it.
         notes: What else a reader should know.
+        loading: What is said before the code.
     """
     from huggingface_hub import ModelCardData
 
@@ -49,7 +56,7 @@ def render_card(
 # {base or recipe.model_type}: {recipe.text}
 
 {neurons:,} MLP neurons in {layers} layers are changed; nothing else is. They were found with the
-method `{method}`. Loading needs no neuronsteer:
+method `{method}`. {loading}
 
 {usage}
 

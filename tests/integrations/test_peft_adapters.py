@@ -432,3 +432,14 @@ def test_configs_are_checked():
         inject(neurons={0: [1, 1]})
     with pytest.raises(NeuronSteerError, match="neuron numbers"):
         inject(neurons={0: "a b"})
+
+
+def test_switching_works_in_one_compiled_graph(wrapped):
+    want = {}
+    for label in ("fr", "ja"):
+        wrapped.set_adapter(f"lang_{label}")
+        want[label] = logits(wrapped)
+    compiled = torch.compile(wrapped, backend="eager", fullgraph=True)
+    assert torch.equal(logits(compiled), want["ja"])
+    wrapped.set_adapter("lang_fr")
+    assert torch.equal(logits(compiled), want["fr"])

@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from neuronsteer import NeuronSet, NeuronSteerConfig
 from neuronsteer.errors import HubError, LabelError, LayoutError, MismatchError, ParameterError
+from neuronsteer.exports import export
 from neuronsteer.integrations.peft import as_peft_model
 from neuronsteer.peft_files import adapter_name
+from neuronsteer.steerer import attach
 from tests.steering.sets import toy_set
 from tests.tiny_models import DENSE, tiny_model
 
@@ -274,3 +276,29 @@ def test_no_label_confuses_the_loaders(label, tmp_path, recwarn):
     again.load_adapter(str(tmp_path / name), name)
     assert torch.equal(logits(again), want)
     assert not [w for w in recwarn if not issubclass(w.category, FutureWarning)]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_export_takes_everything_that_steering_takes(family, operation, tmp_path):
+    model, neurons = case(family)
+    with attach(model, neurons) as steer:
+        steer.to("fr", operation=operation, strength=0.5, away_from="en")
+        want = logits(model)
+    options = {"operation": operation, "strength": 0.5, "away_from": "en", "model": model}
+    made = export(neurons, tmp_path / "adapter", "peft", "fr", **options)
+    assert torch.equal(logits(PeftModel.from_pretrained(fresh(family), made.path)), want)
+    again = fresh(family)
+    again.load_adapter(str(made.path))
+    assert torch.equal(logits(again), want)
+    assert "import neuronsteer" in (made.path / "README.md").read_text()
+
+
+def test_the_export_refuses_what_it_cannot_say(tmp_path):
+    model, neurons = case()
+    at_the_gate = {"name": "set", "site": "mlp.act"}
+    with pytest.raises(ParameterError, match="up projection"):
+        export(neurons, tmp_path / "a", "peft", "fr", at_the_gate, model=model)
+    experts = tiny_model("mixtral")
+    with pytest.raises(ParameterError, match="experts"):
+        export(toy_set(experts), tmp_path / "b", "peft", "fr", "zero", model=experts)

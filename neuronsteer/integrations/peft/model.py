@@ -31,6 +31,8 @@ class NeuronSteerModel(BaseTuner):
     tuner_layer_cls = NeuronSteerLayer
     # Not a table of families: `inspect` knows where the neurons are, see `_prepare_model`.
     target_module_mapping: dict[str, list[str]] = {}
+    #: The adapters of a call with `adapter_names=`, while it runs.
+    row_adapters: tuple[str, ...] | None = None
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:  # noqa: ARG002
         return peft_config
@@ -109,10 +111,9 @@ class NeuronSteerModel(BaseTuner):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model."""
-        layers = self.layers()
         # Here the rows are still those of the caller: PEFT does not show them to the context below.
-        if layers and layers[0][1].row_adapters is not None:
-            _check_rows(layers[0][1].row_adapters, args, kwargs)
+        if self.row_adapters is not None:
+            _check_rows(self.row_adapters, args, kwargs)
         return self.model(*args, **kwargs)
 
     @contextmanager
@@ -135,15 +136,17 @@ class NeuronSteerModel(BaseTuner):
                     f"{', '.join(known)}."
                 )
         _check_rows(names, args, kwargs)
-        layers = [layer for _, layer in self.layers()]
-        before = [layer.row_adapters for layer in layers]
+        before = self.row_adapters
         try:
-            for layer in layers:
-                layer.row_adapters = names
+            self._set_row_adapters(names)
             yield
         finally:
-            for layer, value in zip(layers, before, strict=True):
-                layer.row_adapters = value
+            self._set_row_adapters(before)
+
+    def _set_row_adapters(self, names: tuple[str, ...] | None) -> None:
+        self.row_adapters = names
+        for _, layer in self.layers():
+            layer.row_adapters = names
 
     @torch.no_grad()
     def add_weighted_adapter(
