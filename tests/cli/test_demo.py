@@ -36,9 +36,6 @@ def test_demo_trains_once_and_shows_every_span(
     assert "Trained a toy model" in first.err
     assert all(f"⟦{label}⟧" in first.out for label in ("en", "fr", "de"))
     assert "of 3 spans are in the language asked for" in first.out
-    assert (
-        max(map(len, first.out.splitlines())) <= 100 + len(first.out) // 3
-    )  # tables fit; text runs
 
     again = call("demo", "--schedule", "en,5:fr,10:de", "--max-new-tokens", "15")
     assert "trained earlier" in again.err
