@@ -1,0 +1,76 @@
+"""From the trained demo model to its neuron sets, as they are shipped with the package.
+
+    python make_neurons.py --model FOLDER --heldout HELDOUT --out neuronsteer/demo [--stats STATS]
+
+The texts are the first 60 % of each language's held-out sentences, joined into documents of eight;
+benchmarks/demo_quality.py takes its prompts and losses from the rest. Two sets are written: the one
+that steers (`effect`, directly in OUT) and the one that describes (`lape`, in OUT/lape). The
+defaults of the first were chosen by benchmarks/demo_sweep.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import neuronsteer as ns
+from neuronsteer.stats import DEFAULT_NEEDS, Need
+
+LANGUAGES = ("en", "de", "fr", "es", "zh", "ja", "ru", "ar")
+SHARE = 0.6
+SENTENCES = 8
+MAX_TOKENS = 60_000
+NAME = "neuronsteer/demo"
+
+
+def documents(heldout: Path, language: str) -> list[str]:
+    """Return documents of a few consecutive sentences, as in training."""
+    with lzma.open(heldout / f"{language}.txt.xz", "rt", encoding="utf-8") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    lines = lines[: int(len(lines) * SHARE)]
+    # No space between sentences where the script has none between words.
+    space = "" if language in ("zh", "ja") else " "
+    return [space.join(lines[i : i + SENTENCES]) for i in range(0, len(lines), SENTENCES)]
+
+
+def statistics(model_folder: Path, heldout: Path) -> ns.Stats:
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    texts = {language: documents(heldout, language) for language in LANGUAGES}
+    needs = [*DEFAULT_NEEDS, Need("norm", "mlp.neuron")]
+    return ns.collect(model, tokenizer, texts, needs=needs, max_tokens=MAX_TOKENS, max_length=256)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--heldout", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--stats", type=Path, help="kept here, and reused if it exists")
+    parser.add_argument("--rate", type=float, default=0.03)
+    parser.add_argument("--source", default="en")
+    parser.add_argument("--normalise", default="none")
+    parser.add_argument("--factor", type=float, default=1.0)
+    arguments = parser.parse_args()
+    if arguments.stats and arguments.stats.exists():
+        stats = ns.load_stats(arguments.stats)
+    else:
+        stats = statistics(arguments.model, arguments.heldout)
+        if arguments.stats:
+            stats.save(arguments.stats)
+    chosen = {key: getattr(arguments, key) for key in ("rate", "source", "normalise", "factor")}
+    # The folder the model was read from means nothing to anybody else.
+    steering = ns.detect(stats, "effect", **chosen).replace(base_model=NAME)
+    describing = ns.detect(stats, "lape", rate=0.01).replace(base_model=NAME)
+    steering.save_pretrained(arguments.out)
+    describing.save_pretrained(arguments.out / "lape")
+    print(steering.table())
+    print(describing.table())
+
+
+if __name__ == "__main__":
+    main()
