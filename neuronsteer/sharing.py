@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ def pull(
         where = f"subfolder {subfolder!r} of the repository" if here and prefix else "repository"
         found = artifact.explain(here or error.there, where)
         raise ArtifactError(f"Cannot load {name!r}: {found}") from error
+
+
+def companions(path_or_repo: str | os.PathLike[str], **options: Any) -> dict[str, bytes]:
+    """Return what lies beside a set for people to read, as far as it is there: card and picture.
+
+    Args:
+        path_or_repo: Where the set is.
+        **options: As `pull` takes them.
+    """
+    found: dict[str, bytes] = {}
+    for name in (artifact.CARD, picture.FILE):
+        with suppress(hub.MissingFileError, FileNotFoundError):
+            found[name] = (hub.fetch(path_or_repo, filenames=[name], **options) / name).read_bytes()
+    return found
 
 
 def push(

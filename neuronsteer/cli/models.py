@@ -60,7 +60,7 @@ def load_model(
     return (model if placed is None else model.to(placed)).eval(), tokenizer
 
 
-def load_set(name: str, **hub: str | None) -> NeuronSet:
+def load_set(name: str, **hub: Any) -> NeuronSet:
     """Return the neuron set in a folder or Hub repository.
 
     Args:
