@@ -109,8 +109,9 @@ def export(
         neurons: A neuron set, a Hub id or folder, or several; later ones are applied last.
         directory: Folder to write. It appears complete or not at all.
         to: `"ia3"` (zero and scale), `"lora"` (everything; has a bias), `"lora-nobias"` (zero and
-            scale; for engines that refuse a bias), `"gguf"` (the constant of set and add, as a
-            control vector), `"baked"` (a checkpoint; see `bake`), or a plugin's name.
+            scale; for engines that refuse a bias), `"peft"` (everything; tiny, but its users need
+            neuronsteer), `"gguf"` (the constant of set and add, as a control vector), `"baked"` (a
+            checkpoint; see `bake`), or a plugin's name.
         label: What to steer to; `None` if only `away_from` is wanted.
         operation: What to do with the neurons; default: what the set's header says.
         strength: How much of it, as in `steer.to`.

@@ -355,7 +355,7 @@ def test_adapters_of_all_neurons_mix_with_each_other():
 def test_target_modules_work_as_in_other_methods():
     def wrapped_names(**fields):
         peft_model = get_peft_model(fresh(), NeuronSteerConfig(task_type="CAUSAL_LM", **fields))
-        return {name for name, _ in peft_model.base_model.layers()}
+        return {name for name, _ in peft_model.base_model.steered_layers()}
 
     down = {f"model.layers.{i}.mlp.down_proj" for i in range(3)}
     assert wrapped_names(target_modules=["down_proj"]) == down

@@ -13,6 +13,10 @@ unless `peft="fr"` chose another; every label is in the subfolder that PEFT itse
 
     model = AutoModelForCausalLM.from_pretrained(repo)                          # transformers alone
     model.load_adapter(repo, "lang_ja", adapter_kwargs={"subfolder": "lang_ja"})
+    model.set_adapter("lang_ja")
+
+With the Auto classes a label other than the root's needs the same `adapter_kwargs` (transformers)
+or the path of a local subfolder (PEFT): they would look for the base model under `subfolder=` too.
 
 `as_peft_model(model, neurons)` does it for all labels at once, with any operation, also from a set
 that was saved without PEFT files.

@@ -104,7 +104,7 @@ class NeuronSteerModel(BaseTuner):
             layer.set_adapter(self.active_adapters, inference_mode=True)
         self._replace_module(parent, target_name, layer, target)
 
-    def layers(self) -> list[tuple[str, NeuronSteerLayer]]:
+    def steered_layers(self) -> list[tuple[str, NeuronSteerLayer]]:
         """Return the wrapped modules and their names."""
         named = self.model.named_modules()
         return [(name, each) for name, each in named if isinstance(each, NeuronSteerLayer)]
@@ -145,7 +145,7 @@ class NeuronSteerModel(BaseTuner):
 
     def _set_row_adapters(self, names: tuple[str, ...] | None) -> None:
         self.row_adapters = names
-        for _, layer in self.layers():
+        for _, layer in self.steered_layers():
             layer.row_adapters = names
 
     @torch.no_grad()
@@ -179,7 +179,7 @@ class NeuronSteerModel(BaseTuner):
         except BaseException:
             del self.peft_config[adapter_name]
             raise
-        for _, layer in self.layers():
+        for _, layer in self.steered_layers():
             if not layer.has(adapter_name):
                 continue
             tables = [layer.dense([name]) for name in adapters]
@@ -190,7 +190,7 @@ class NeuronSteerModel(BaseTuner):
             layer.assign(adapter_name, cast(Any, scale)[where], cast(Any, shift)[where])
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
-        layers = self.layers()
+        layers = self.steered_layers()
         without = [(name, layer.get_base_layer()) for name, layer in layers if _bias(layer) is None]
         model = super()._unload_and_optionally_merge(*args, **kwargs)
         gained = [name for name, base in without if _bias(base) is not None]
