@@ -21,6 +21,7 @@ def render_card(
     usage: str,
     notes: list[str],
     loading: str = "Loading needs no neuronsteer:",
+    exact: bool = True,
 ) -> str:
     """Return the text of the card.
 
@@ -31,6 +32,7 @@ def render_card(
         usage: Code or commands that load it.
         notes: What else a reader should know.
         loading: What is said before the code.
+        exact: Whether the export does all of what steering with hooks does.
     """
     from huggingface_hub import ModelCardData
 
@@ -48,6 +50,11 @@ def render_card(
     neurons = sum(len(change.columns) for change in recipe.changes)
     layers = len({change.tap.layer for change in recipe.changes})
     remarks = "".join(f"- {note}\n" for note in notes)
+    if exact:
+        remarks += (
+            "- Exact up to rounding: the same as steering with hooks, measured by neuronsteer's\n"
+            "  `benchmarks/export_equality.py`.\n"
+        )
     return f"""---
 {ModelCardData(**facts).to_yaml().strip()}
 ---
@@ -60,9 +67,7 @@ method `{method}`. {loading}
 
 {usage}
 
-{remarks}- Exact up to rounding: the same as steering with hooks, measured by neuronsteer's
-  `benchmarks/export_equality.py`.
-- The licence of the base model applies.
+{remarks}- The licence of the base model applies.
 - Written by neuronsteer {package_version()}. Set fingerprint: `{recipe.sets[0].fingerprint[:16]}`.
 """
 

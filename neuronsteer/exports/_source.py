@@ -22,7 +22,7 @@ from ..architectures import LAYOUTS, Anatomy, inspect
 from ..architectures.layout import text_config
 from ..architectures.modules import find, innermost
 from ..errors import HubError, LayoutError, ParameterError
-from ._shards import INDEX, SINGLE, Checkpoint
+from ._shards import Checkpoint
 
 # What a checkpoint needs beside config and weights: tokenizer, templates, remote code, licence.
 _CARRIED = (
@@ -116,13 +116,10 @@ class Source:
         repo = self.repo
 
         def fetch(file: str) -> Path | None:
-            # Only these two are asked for without knowing whether they exist.
             try:
                 return hub.fetch(repo, filenames=[file], revision=self.revision) / file
-            except HubError:
-                if file in (SINGLE, INDEX):
-                    return None
-                raise
+            except hub.MissingFileError:
+                return None
 
         return Checkpoint(fetch, repo)
 
@@ -153,13 +150,21 @@ class Source:
 
     def weight(self, name: str) -> Tensor:
         """Return a projection's weight, float32 `[out, in]`."""
+        found = self._tensor(name, "weight")
+        return found.T if self.transposed(name) else found
+
+    def bias(self, name: str) -> Tensor | None:
+        """Return a projection's bias, float32, if it has one."""
+        has = f"{name}.bias" in self.parameters()
+        return self._tensor(name, "bias") if has else None
+
+    def _tensor(self, name: str, kind: str) -> Tensor:
         self.refuse_quantised()
         if self.folder is not None:
-            found = self.checkpoint.read(self.checkpoint.key(f"{name}.weight"))
+            found = self.checkpoint.read(self.checkpoint.key(f"{name}.{kind}"))
         else:
-            found = _loaded(innermost(self.root.get_submodule(name)), name)
-        found = found.detach().to("cpu", torch.float32)
-        return found.T if self.transposed(name) else found
+            found = _loaded(innermost(self.root.get_submodule(name)), name, kind)
+        return found.detach().to("cpu", torch.float32)
 
     def parameters(self) -> dict[str, torch.Size]:
         """Return name → shape of every parameter."""
@@ -228,23 +233,23 @@ def _plain(anatomy: Anatomy) -> Anatomy:
     return anatomy
 
 
-def _loaded(module: nn.Module, name: str) -> Tensor:
-    """Return the weight of a module in memory, also when accelerate keeps it elsewhere."""
+def _loaded(module: nn.Module, name: str, kind: str) -> Tensor:
+    """Return weight or bias of a module in memory, also when accelerate keeps it elsewhere."""
     aligned: Any = nullcontext()
     if hasattr(module, "_hf_hook"):
         from accelerate.utils import align_module_device
 
         aligned = align_module_device(module)
     with aligned:
-        weight = getattr(module, "weight", None)
+        weight = getattr(module, kind, None)
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             raise ParameterError(
-                f"The weight of {name!r} ({type(module).__name__}) is not a plain floating-point "
+                f"The {kind} of {name!r} ({type(module).__name__}) is not a plain floating-point "
                 "tensor (a quantised layer?). Pass the path of the checkpoint in 16 or 32 bits."
             )
         # Tensor parallel models keep a share of the weight in each process.
         gather = getattr(weight, "full_tensor", None)
         weight = weight if gather is None else gather()
         if weight.device.type == "meta":
-            raise ParameterError(f"The weight of {name!r} is not in memory; pass the model's path.")
+            raise ParameterError(f"The {kind} of {name!r} is not in memory; pass the model's path.")
         return weight.detach().clone()

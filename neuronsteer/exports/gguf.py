@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -96,13 +96,12 @@ class Gguf(Export):
 
     def write(self, recipe: Recipe, folder: Path) -> list[str]:
         """Write one direction per layer."""
+        first = sum(len(change.columns) for change in recipe.changes if change.tap.layer == 0)
+        later = tuple(change for change in recipe.changes if change.tap.layer > 0)
+        recipe = replace(recipe, changes=later)
         factor = recipe.anatomy.layout.residual_factor(recipe.anatomy.config) or 1.0
         directions: dict[str, Tensor] = {}
-        skipped = 0
         for change in recipe.changes:
-            if change.tap.layer == 0:
-                skipped = len(change.columns)
-                continue
             weight = recipe.source.weight(change.name)
             constant = weight[:, change.columns] @ change.shift
             directions[f"direction.{change.tap.layer}"] = factor * constant
@@ -119,9 +118,9 @@ class Gguf(Export):
             f"Use it with: llama-cli -m MODEL.gguf --control-vector {FILE} "
             f"--control-vector-layer-range 1 {last}",
         ]
-        if skipped:
+        if first:
             notes.append(
-                f"NOT the same as steering with hooks: {skipped} neurons of layer 0 are left out, "
+                f"NOT the same as steering with hooks: {first} neurons of layer 0 are left out, "
                 "because llama.cpp has no control vector for that layer."
             )
         if recipe.part == "constant":
@@ -130,7 +129,14 @@ class Gguf(Export):
                 "checkpoint that bake(…, part='scale') wrote."
             )
         usage = f"```sh\nllama-cli -m MODEL.gguf --control-vector {FILE}\n```"
-        card = render_card(recipe, relation="adapter", library="gguf", usage=usage, notes=notes[1:])
+        card = render_card(
+            recipe,
+            relation="adapter",
+            library="gguf",
+            usage=usage,
+            notes=notes[1:],
+            exact=not first,
+        )
         (folder / CARD).write_text(card, encoding="utf-8")
         return notes
 

@@ -95,14 +95,11 @@ class Lora(Export):
         # The gate's own value is subtracted and a constant put in its place.
         name, rows = recipe.gate(change)
         weight = recipe.source.weight(name)
-        module: Any = recipe.source.root.get_submodule(name)
-        if getattr(module, "bias", None) is not None:
-            raise ParameterError(
-                f"{name} has a bias, and 'set' at 'mlp.act' is exported for gates without one. "
-                "Bake a checkpoint instead."
-            )
         back = _rows(rows, weight.shape[0]).T
         constant = torch.zeros(weight.shape[0]).index_fill_(0, rows, HELD_AT)
+        bias = recipe.source.bias(name)
+        if bias is not None:
+            constant[rows] -= bias[rows]
         self._put(name, -weight[rows], back, constant, tensors, ranks)
 
     def _put(

@@ -138,7 +138,8 @@ def add_checkpoints(shop: Workshop) -> None:
         base = shop.base(tiny_model(family, **config), f"{family}-flag")
         path = shop.add(base, "baked", f"{family}-set", operation="set")
         if family in ("llama", "mistral", "qwen2"):
-            shop.add(base, "baked", f"{family}-act", operation=OPERATIONS["set at mlp.act"])
+            for to in ("baked", "lora"):
+                shop.add(base, to, f"{family}-act-{to}", operation=OPERATIONS["set at mlp.act"])
         if family in ("mistral", "qwen2"):
             found = json.loads((path / "config.json").read_text())
             assert (found["model_type"], found["mlp_bias"]) == ("llama", True)
