@@ -6,9 +6,9 @@ order of the texts or on the number of processes are therefore a matter of shape
 
 - a row is padded on the right to a length that depends on its own length only; being causal, the
   model cannot look at the padding, so no mask is needed and every row takes the same kernel;
-- a batch is filled up with copies of a row until it holds a multiple of 64 positions. From there on
-  the CPU kernels of torch compute a row the same way in every batch (below, they switch to kernels
-  for few rows and to scalar remainders of vector loops);
+- a batch is filled up with copies of a row until it holds a multiple of 32 positions, at least 64.
+  From there on the CPU kernels of torch compute a row the same way in every batch (otherwise they
+  switch to kernels for few rows, and to scalar code for what is left of a vector loop);
 - rows are sorted by length inside a window of the stream, so that memory stays bounded, and batches
   are dealt to processes by their position.
 """
@@ -25,20 +25,21 @@ from torch import Tensor
 
 from .tokens import Row
 
-ALIGNMENT = 64
+ALIGNMENT = 32  # one step of an unrolled loop over AVX-512 vectors of float32
+LEAST = 64
 LARGEST_FILL = 4096
 WINDOW_TOKENS = 2**17
 WINDOW_ROWS = 2**12
 
 
 def padded(length: int, longest: int | None) -> int:
-    """Return the length to which a row is padded: at most 6 % or 3 tokens more.
+    """Return the length to which a row is padded: at most an eighth or 3 tokens more.
 
     Args:
         length: Tokens in the row.
         longest: Longest sequence the model takes, if known.
     """
-    step = max(4, 2 ** (max(length - 1, 1).bit_length() - 5))
+    step = max(4, 2 ** (max(length - 1, 1).bit_length() - 4))
     found = -(-length // step) * step
     return found if longest is None else max(length, min(found, longest))
 
@@ -78,8 +79,9 @@ class Batch:
         Args:
             align: Fill the batch up with copies of its last row.
         """
-        step = alignment(self.length) if align else 1
-        count = -(-len(self.rows) // step) * step
+        step, least = (alignment(self.length), LEAST) if align else (1, 1)
+        count = max(len(self.rows), -(-least // self.length))
+        count = -(-count // step) * step
         ids = np.empty((count, self.length), dtype=np.int64)
         weight = np.zeros((count, self.length), dtype=np.float32)
         for i, row in enumerate(self.rows):

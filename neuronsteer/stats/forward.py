@@ -24,7 +24,7 @@ class Forwarder:
     Attributes:
         order: For per-text results: positions of the rows that were run for this label, in order.
         cap: Most positions per batch, after running out of memory.
-        aligned: Whether batches are filled up to a multiple of 64 positions.
+        aligned: Whether batches are filled up to a multiple of 32 positions.
         splits: How often memory ran out.
         committing: A batch is being added to the totals right now.
     """

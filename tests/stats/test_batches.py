@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronsteer.stats.batches import ALIGNMENT, BatchPlan, alignment, padded
+from neuronsteer.stats.batches import ALIGNMENT, LEAST, BatchPlan, alignment, padded
 from neuronsteer.stats.tokens import Row
 
 
@@ -20,7 +20,7 @@ def make(lengths):
 @given(st.integers(1, 5000))
 def test_padding_is_small_and_depends_on_the_length_only(length):
     found = padded(length, None)
-    assert length <= found <= max(length + 3, length * 1.0675)
+    assert length <= found <= max(length + 3, length * 1.125)
     assert found % 4 == 0
     assert padded(found, None) == found
     assert padded(length, length) == length
@@ -28,7 +28,7 @@ def test_padding_is_small_and_depends_on_the_length_only(length):
 
 
 @given(st.integers(1, 4096))
-def test_alignment_fills_up_to_64_positions(length):
+def test_alignment_fills_up_to_32_positions(length):
     step = alignment(padded(length, None))
     assert step * padded(length, None) % ALIGNMENT == 0
     assert step * padded(length, None) <= 4096
@@ -49,7 +49,8 @@ def test_every_row_is_in_exactly_one_batch(lengths, size):
             ids, weight = batch.tensors()
             assert ids.shape == weight.shape
             assert ids.shape[1] == batch.length
-            assert ids.numel() % ALIGNMENT == 0 or batch.length in (89, 90)
+            assert ids.numel() >= LEAST
+            assert ids.numel() % ALIGNMENT == 0
             assert int(weight.sum()) == batch.tokens
             for i, row in enumerate(batch.rows):
                 n = len(row.ids)
