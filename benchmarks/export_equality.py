@@ -182,14 +182,9 @@ two logits are nearly equal, tokens may too. `zero` in a baked checkpoint or IA3
 form computes the unwanted term and subtracts it, so it loses most with outlier neurons.
 
 """
-    return (
-        head
-        + "\n".join(table(rows, outcomes))
-        + "\n"
-        + tail
-        + "\n".join(bf16_table(outcomes))
-        + "\n"
-    )
+    checkpoints = table(rows, COLUMNS[3:], outcomes)
+    adapters = table({k: v for k, v in rows.items() if k not in MOE}, COLUMNS[:3], outcomes)
+    return head + checkpoints + middle + adapters + tail + "\n".join(bf16_table(outcomes)) + "\n"
 
 
 def main() -> int:
