@@ -46,7 +46,7 @@ def demo(
         str | None, typer.Option(metavar="SCHEDULE", help="For example en,12:fr,28:de.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = _TOKENS,
-    seed: Annotated[int, typer.Option(help="For sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="For sampling.")] = 1,
     device: commands.Device = "auto",
     as_json: commands.Json = False,
     quiet: commands.Quiet = False,
@@ -72,7 +72,7 @@ def demo(
         schedule=target,
         away_from=labels,
         max_new_tokens=max_new_tokens,
-        temperature=0.7,
+        temperature=0.5,
         seed=seed,
     )
     request.check(rows)
@@ -110,6 +110,8 @@ def _prepare(*, quiet: bool) -> None:
     from transformers import logging
 
     logging.disable_progress_bar()
+    if not trained:
+        console.note("There is no model here: training a toy, about half a minute.", quiet=quiet)
     started = time.monotonic()
     with _bar(quiet=quiet) as progress:
         set_folder(progress)
