@@ -114,7 +114,9 @@ def detect(stats: Stats, method: str | Detector = "lape", **parameters: Any) -> 
         raise StatsError(
             f"The method {chosen.name!r} needs "
             + ", ".join(f"{need.reducer!r} at {need.site!r}" for need in missing)
-            + f", which these statistics do not hold. Collect again with method={chosen.name!r}."
+            + f", which these statistics do not hold. Collect again with "
+            f"needs={[str(need) for need in chosen.needs]}, or on the command line with "
+            f"--method {chosen.name}. Published counts can only be used for counts."
         )
     return chosen.select(stats)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -63,9 +63,11 @@ class DiffMean(Detector):
                 f"{', '.join(SITES)}."
             )
         if self.layers is not None:
-            given = (self.layers,) if isinstance(self.layers, int) else tuple(self.layers)
+            # From JSON and the command line it may be a list, or one number.
+            found: Any = self.layers
+            given = tuple(found) if isinstance(found, list | tuple) else (found,)
             if not given or not all(type(layer) is int for layer in given):
-                raise ParameterError(f"Diffmean got layers={self.layers!r}; expected numbers.")
+                raise ParameterError(f"Diffmean got layers={found!r}; expected whole numbers.")
             object.__setattr__(self, "layers", given)
         if not math.isfinite(self.factor):
             raise ParameterError(f"Diffmean got factor={self.factor}; it must be finite.")
