@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the PEFT tests against other versions of PEFT than the installed one.
 #
-#   tools/test_peft_versions.sh                 the oldest that transformers accepts, and the installed one
+#   tools/test_peft_versions.sh                 the oldest that transformers takes, and the installed
 #   tools/test_peft_versions.sh 0.20.0 0.21.0   these versions
 #
 # Each version is unpacked, without its dependencies, into a temporary folder that goes before the
