@@ -21,7 +21,7 @@ from .identity import context_length, model_facts, model_identity, tokenizer_ide
 from .needs import Need, resolve_needs
 from .policy import TokenPolicy, make_policy
 from .progress import Report
-from .ranks import joined, tensor_parallel
+from .ranks import Ranks, joined, tensor_parallel
 from .reducers import REDUCERS
 from .run import Run
 from .statics import STATICS, measure
@@ -46,6 +46,7 @@ def collect(
     sites: Iterable[str] | None = None,
     policy: TokenPolicy | dict[str, Any] | None = None,
     batch_size: int | str = "auto",
+    out: str | Path | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: float = 60.0,
@@ -61,10 +62,11 @@ def collect(
     hook is left. Under `torchrun` or `accelerate launch` every process makes the same call, batches
     are shared out, and every process gets the result.
 
-    Counts are integers and exact: they do not depend on the number of processes, on padding or on
-    where a run was interrupted, and on the CPU (float32, dense models) they do not depend on batch
-    size or on the order of texts that are read on their own either. On other devices the kernels
-    may round a value that is next to zero differently in a batch of another size.
+    Counts are exact integers. They never depend on the number of processes, on the tokenizer's
+    padding side, or on where a run was interrupted. On the CPU they do not depend on the batch size
+    either, nor on the order and company of texts that are read on their own (dense models, any
+    dtype; measured, see `batches.py`). Elsewhere, for experts, and with another number of threads,
+    a kernel may round a value that is next to zero to its other side in a batch of another size.
 
     Args:
         model: A causal language model, also quantised, offloaded or wrapped by PEFT.
@@ -76,6 +78,8 @@ def collect(
         policy: Which tokens count.
         batch_size: Rows per batch, or `"auto"`: as many as make up a fixed number of tokens. An
             out-of-memory error halves it and the run goes on.
+        out: Folder to save the statistics in. With a checkpoint, nothing is lost between the end of
+            the run and saving.
         checkpoint: Folder to keep the state in while running; it is removed at the end.
         resume: Go on from the checkpoint, if there is one.
         checkpoint_every: Seconds between checkpoints; one is written after each label, too.
@@ -143,27 +147,45 @@ def collect(
             anatomy, gatherer, RowReader(tokenizer, rule), plan, sources, ranks, place, keeper
         )
         fields = run.collect(resume, progress)
-    header = {
-        **model_facts(anatomy),
-        "policy": rule.to_dict(),
-        "calibration": fields.pop("calibration"),
-        "execution": {
-            **versions(),
-            "device": place.type,
-            "processes": ranks.size,
-            "batch_tokens": plan.tokens,
-            "batch_size": plan.rows or "auto",
-            "out_of_memory": fields.pop("out_of_memory"),
-        },
-        **_experts(anatomy, gatherer),
-    }
-    return Stats(
-        labels=tuple(source.label for source in sources),
-        site_widths={**widths, **gatherer.widths},
-        statics=statics,
-        header=header,
-        **fields,
-    )
+        # What nobody asked for by name must not make a run fail.
+        statics = measure(anatomy, asked, strict=needs is not None)
+        widths = {need.site: anatomy.widths for need in statics}
+        header = {
+            **model_facts(anatomy),
+            "policy": rule.to_dict(),
+            "calibration": fields.pop("calibration"),
+            "execution": {
+                **versions(),
+                "device": place.type,
+                "processes": ranks.size,
+                "batch_tokens": plan.tokens,
+                "batch_size": plan.rows or "auto",
+                "out_of_memory": fields.pop("out_of_memory"),
+            },
+            **_experts(anatomy, gatherer),
+        }
+        stats = Stats(
+            labels=tuple(source.label for source in sources),
+            site_widths={**widths, **gatherer.widths},
+            statics=statics,
+            header=header,
+            **fields,
+        )
+        _finish(stats, out, keeper, ranks)
+    return stats
+
+
+def _finish(stats: Stats, out: str | Path | None, keeper: Checkpoint | None, ranks: Ranks) -> None:
+    """Save the result before the checkpoint goes: at no moment is neither on disk."""
+    error: Exception | None = None
+    if out is not None and ranks.rank == 0:
+        try:
+            stats.save(out)
+        except Exception as found:
+            error = found
+    ranks.check(error)
+    if keeper is not None:
+        keeper.remove()
 
 
 def _rows(batch_size: int | str) -> int | None:

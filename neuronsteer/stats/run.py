@@ -88,10 +88,7 @@ class Run:
             error = found
         # Every process gets here, so that a failed one does not leave the others waiting.
         self.ranks.check(error)
-        fields = self._reduce(done)
-        if self.checkpoint is not None:
-            self.checkpoint.remove()
-        return fields
+        return self._reduce(done)
 
     def _labels(
         self,
@@ -227,7 +224,8 @@ class Run:
         self.ranks.agree("texts", json.dumps(facts, sort_keys=True))
         arrays: dict[Need, Tensor] = {}
         for need, slot in self.gatherer.slots.items():
-            stacked = torch.stack([totals[need] for _, totals in done])
+            # Taken out one by one, so that nothing is held twice for long.
+            stacked = torch.stack([totals.pop(need) for _, totals in done])
             arrays[need] = self.ranks.reduce(stacked, slot.reducer.merging)
             _check_finite(need, arrays[need])
         rows: dict[Need, dict[str, Tensor]] = {}

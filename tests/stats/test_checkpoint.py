@@ -70,7 +70,7 @@ def test_killed_at_any_moment_resumes_to_the_same_bits(tmp_path, whole):
     kills = 0
     while not (out / "stats.json").exists():
         share = draw.uniform(0.02, 0.4) if kills < 25 else 9
-        kills += kill_after(lambda: run(folder, resume=True).save(out), share * duration)
+        kills += kill_after(lambda: run(folder, resume=True, out=out), share * duration)
     assert kills >= 2
     assert identical(whole, st.Stats.load(out))
     assert not folder.exists()
@@ -198,3 +198,13 @@ def test_the_files_hold_no_half_written_state(tmp_path):
     names = [path.name for path in (tmp_path / "s").iterdir()]
     assert not [name for name in names if name.startswith(".")]
     json.dumps(names)
+
+
+def test_work_is_kept_when_saving_fails(tmp_path, whole):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(StatsError, match="is a file"):
+        run(tmp_path / "s", out=tmp_path / "taken")
+    events = []
+    run(tmp_path / "s", resume=True, out=tmp_path / "free", progress=events.append)
+    assert not events
+    assert identical(whole, st.Stats.load(tmp_path / "free"))
