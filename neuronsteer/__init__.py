@@ -13,6 +13,7 @@ from .integrations import peft_hook
 
 if TYPE_CHECKING:
     from . import detectors
+    from .comparison import compare
     from .detectors import detect
     from .exports import bake, export
     from .integrations.peft import NeuronSteerConfig
@@ -35,6 +36,7 @@ _ROOMS = {
     "attach": "steerer",
     "bake": "exports",
     "collect": "stats",
+    "compare": "comparison",
     "detect": "detectors",
     "detectors": "detectors",
     "export": "exports",
@@ -53,6 +55,7 @@ __all__ = [
     "attach",
     "bake",
     "collect",
+    "compare",
     "detect",
     "detectors",
     "export",

@@ -31,7 +31,7 @@ FLOORS = """
 3 following, anchor
 4 stats, steerer
 5 detectors, metrics, exports
-6 evaluate, analysis, plots
+6 evaluate, analysis, plots, comparison
 7 integrations
 8 demo
 8 cli
