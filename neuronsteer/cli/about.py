@@ -1,11 +1,10 @@
-"""Commands that tell what there is: doctor, methods, version."""
+"""Commands about this installation and a model: doctor, version."""
 
 from __future__ import annotations
 
-import dataclasses
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as metadata_version
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.markup import escape
@@ -82,70 +81,6 @@ def _print_report(name: str, report: dict[str, Any]) -> None:
         out.print(f"bias for baking: {escape(text)}")
     for problem in report["problems"]:
         out.print(f"[yellow]problem:[/yellow] {escape(problem)}")
-
-
-@command(
-    "methods",
-    examples="""
-    neuronsteer methods
-    neuronsteer methods --json
-    """,
-)
-def methods(
-    kind: Annotated[
-        str | None, typer.Argument(help="Only one kind: detectors, operations or layouts.")
-    ] = None,
-    as_json: commands.Json = False,
-) -> None:
-    """List the detectors, operations and model families that exist, plugins included."""
-    from ..architectures import LAYOUTS
-    from ..detectors import DETECTORS
-    from ..operations import OPERATIONS
-
-    found = {
-        "detectors": {name: _describe(plugin) for name, plugin in DETECTORS.items()},
-        "operations": {name: _describe(plugin) for name, plugin in OPERATIONS.items()},
-        "layouts": {name: {} for name in LAYOUTS.names()},
-    }
-    if kind is not None:
-        if kind not in found:
-            from ..errors import UnknownNameError, did_you_mean
-
-            raise UnknownNameError(
-                f"Unknown kind {kind!r}; expected {', '.join(found)}.{did_you_mean(kind, found)}"
-            )
-        found = {kind: found[kind]}
-    if as_json:
-        console.dump(found)
-        return
-    out = console.out()
-    for heading, plugins in found.items():
-        out.print(f"[bold]{heading}[/bold]")
-        if heading == "layouts":
-            out.print("  " + ", ".join(plugins) + "; other dense families are found by shape")
-            continue
-        for name, facts in plugins.items():
-            parameters = ", ".join(f"{key}={value}" for key, value in facts["parameters"].items())
-            out.print(f"  [cyan]{escape(name)}[/cyan]  {escape(facts['summary'])}")
-            if parameters:
-                out.print(f"      {escape(parameters)}", style="dim")
-            if facts.get("paper"):
-                out.print(f"      {escape(facts['paper'])}", style="dim")
-
-
-def _describe(plugin: Any) -> dict[str, Any]:
-    fields = dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ()
-    summary = next(iter((plugin.__doc__ or "").strip().splitlines()), "")
-    parameters = {
-        field.name: (None if field.default is dataclasses.MISSING else field.default)
-        for field in fields
-        if field.init
-    }
-    paper = getattr(plugin, "paper", "")
-    described: dict[str, Any] = {"summary": summary.replace("`", ""), "parameters": parameters}
-    if paper:
-        described["paper"] = paper
-    return described
 
 
 @command("version", examples="neuronsteer version")

@@ -20,6 +20,7 @@ from . import export as export  # isort: skip
 from . import bake as bake  # isort: skip
 from . import convert as convert  # isort: skip
 from . import hub as hub  # isort: skip
+from . import methods as methods  # isort: skip
 from . import about as about  # isort: skip
 
 
