@@ -47,7 +47,7 @@ PULLS = ("HEAD", "GET storage", "GET .*config", "GET .*(neurons|config)", ".")
 PUSHES = ("commit/main", "preupload", "batch", "storage", "verify$", "api/repos/create")
 PUSHES += ("validate-yaml", "POST", "PUT", "models/ann/set", "resolve", ".")
 # The whole number is run with `-m slow`, a sample always.
-RUNS = [pytest.param(4, id="sample"), pytest.param(60, id="all", marks=pytest.mark.slow)]
+RUNS = [pytest.param(4, id="sample"), pytest.param(50, id="all", marks=pytest.mark.slow)]
 
 OLD, NEW = make_set(0), make_set(1)
 
@@ -92,9 +92,9 @@ def test_a_pull_brings_the_right_set_or_nothing(hub, kind, runs):
             assert pull() == NEW, how
         except (HubError, ArtifactError) as error:
             assert told(error), (how, str(error))
+            hub.faults.clear()
+            assert pull() == NEW, how
         hits += len(fault.hits)
-        hub.faults.clear()
-        assert pull() == NEW, how
     if kind not in ("cut_request", "corrupt_request"):  # a download sends nothing to be cut
         assert hits
 
@@ -120,11 +120,11 @@ def test_a_push_leaves_the_old_set_or_the_new_one(hub, kind, runs):
         except HubError as error:
             assert told(error), (how, str(error))
             assert repo.files() in (old, new), how
-        assert len(repo.pushes) <= count + 1, how
+            hub.faults.clear()
+            push(NEW)
+            assert repo.files() == new, how
+        assert len(repo.pushes) == count + 1, how
         hits += len(fault.hits)
-        hub.faults.clear()
-        push(NEW)
-        assert repo.files() == new and len(repo.pushes) == count + 1, how
     assert hits
 
 
