@@ -4,7 +4,8 @@ from __future__ import annotations
 
 #: Length of the character n-grams. Six is longer than most words' endings and shorter than phrases.
 NGRAM = 6
-#: Ordinary prose keeps above 0.75 per window in every script; loops fall below 0.3.
+#: Of 10 000 windows of held-out prose in 13 languages, the lowest has 0.69 and one percent less
+#: than 0.92; text steered into babble, as published, has 0.06 to 0.15.
 FLOOR = 0.5
 #: The share of different n-grams falls with length, so stuttering is looked for in pieces.
 WINDOW = 400
