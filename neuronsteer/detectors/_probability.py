@@ -44,6 +44,25 @@ def table(stats: Stats, site: str) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     return p.nan_to_num(nan=0.0), layer, index
 
 
+def responses(
+    stats: Stats, site: str, method: str
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Return per label the responses `[texts, neurons]`, and each neuron's layer and index.
+
+    Raises:
+        StatsError: If a label has no text.
+    """
+    found = stats.responses(site)
+    for name in stats.labels:
+        if not len(found[name]):
+            raise StatsError(f"{method} looks at texts, but label {name!r} has none.")
+    real, layer, index = places(stats, site)
+    # Responses are the largest statistics there are: a view where nothing has to be left out.
+    whole = bool(real.all())
+    rows = [found[name].flatten(1) if whole else found[name][:, real] for name in stats.labels]
+    return rows, layer, index
+
+
 def kth(p: torch.Tensor, share: float) -> float:
     """Return the `round(share * n)`-th smallest of all values, at least the first."""
     return float(p.flatten().kthvalue(max(1, round(share * p.numel()))).values)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..errors import ParameterError, StatsError
+from ..errors import ParameterError
 from ..neuronset import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._probability import places
+from ._probability import responses
 from ._ranking import median
 
 if TYPE_CHECKING:
@@ -73,15 +74,10 @@ class AlwaysActive(Detector):
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return the neurons of each label by the rule in the class docstring."""
-        real, layer, index = places(stats, SITE)
-        responses = stats.responses(SITE)
-        rows: list[torch.Tensor] = []
-        for name in stats.labels:
-            if not len(responses[name]):
-                raise StatsError(f"Always active looks at texts, but label {name!r} has none.")
-            rows.append(responses[name][:, real])
-        # Counted, not averaged: a mean of booleans could round across the limit.
-        member = torch.stack([(r > 0).sum(0) >= self.share * len(r) for r in rows])
+        rows, layer, index = responses(stats, SITE, "Always active")
+        # Counted, because a mean of booleans could round across the limit, as a product could.
+        limits = [math.ceil(self.share * len(r) - 1e-9) for r in rows]
+        member = torch.stack([(r > 0).sum(0) >= n for r, n in zip(rows, limits, strict=True)])
         if self.max_members is not None:
             member &= member.sum(0) <= self.max_members
         label, pick = member.nonzero(as_tuple=True)

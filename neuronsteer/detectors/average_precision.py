@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from ..architectures import SITES
-from ..errors import ParameterError, StatsError, did_you_mean
+from ..errors import ParameterError, did_you_mean
 from ..neuronset import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._probability import places, several
+from ._probability import responses, several
 from ._ranking import average_precision, median
 
 if TYPE_CHECKING:
@@ -83,18 +83,7 @@ class AveragePrecision(Detector):
     def select(self, stats: Stats) -> NeuronSet:
         """Return the units of each label by the rule in the class docstring."""
         several(stats, self._title)
-        responses = stats.responses(self.site)
-        for name in stats.labels:
-            if not len(responses[name]):
-                raise StatsError(
-                    f"{self._title} ranks texts, but label {name!r} has none. Collect again."
-                )
-        real, layer, index = places(stats, self.site)
-        whole = bool(real.all())
-        rows = [
-            responses[name].flatten(1) if whole else responses[name][:, real]
-            for name in stats.labels
-        ]
+        rows, layer, index = responses(stats, self.site, self._title)
         precision = average_precision(rows)
         picks, scores, middles = [], [], []
         for k, found in enumerate(precision):
@@ -117,7 +106,7 @@ class AveragePrecision(Detector):
                 f"{self.site}.ap": precision[label, pick],
             },
             operation=dict(self.operation),
-            results={"texts": {name: len(responses[name]) for name in stats.labels}},
+            results={"texts": {name: len(r) for name, r in zip(stats.labels, rows, strict=True)}},
         )
 
     def _best(self, precision: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
