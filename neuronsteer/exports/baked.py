@@ -114,7 +114,7 @@ def _plan(
         # Beside its weight, in the weight's type and under the weight's spelling.
         weight = checkpoint.key(name.removesuffix(".bias") + ".weight")
         bias = weight.removesuffix(".weight") + ".bias"
-        added[checkpoint.where[weight]][bias] = tensor.to(checkpoint.check_dtype(weight))
+        added[checkpoint.where[weight]][bias] = _rounded(tensor, checkpoint.check_dtype(weight))
     return edits, added
 
 
@@ -156,9 +156,8 @@ def _part(change: Change, tensor: Tensor) -> Tensor:
 def _scaling(change: Change, factor: Tensor, axis: int) -> Edit:
     def edit(tensor: Tensor) -> None:
         columns = _part(change, tensor).movedim(axis, -1)
-        columns[..., change.columns] = (columns[..., change.columns].float() * factor).to(
-            tensor.dtype
-        )
+        scaled = columns[..., change.columns].float() * factor
+        columns[..., change.columns] = _rounded(scaled, tensor.dtype)
 
     return edit
 
@@ -189,7 +188,19 @@ def _add_constant(
 
 
 def _increase(tensor: Tensor, constant: Tensor) -> None:
-    tensor.copy_(tensor.float() + constant)
+    tensor.copy_(_rounded(tensor.float() + constant, tensor.dtype))
+
+
+def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `values` in the checkpoint's type, which float16 may be too small for."""
+    found = values.to(dtype)
+    if not bool(torch.isfinite(found).all()):
+        largest = float(values.abs().max())
+        raise ParameterError(
+            f"A weight or bias would become {largest:.3g}, which {dtype} cannot hold. Use less "
+            "strength or a smaller value, or start from the checkpoint in bfloat16 or float32."
+        )
+    return found
 
 
 def _hold_gate(

@@ -207,6 +207,13 @@ def test_a_full_disk_is_noticed_before_writing(tmp_path, llama, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_the_checkpoints_type_cannot_hold_is_refused(tmp_path):
+    model = tiny_model("llama", dtype=torch.float16)
+    with pytest.raises(ParameterError, match="float16 cannot hold"):
+        bake(model, toy_set(model), tmp_path / "x", "fr", {"name": "set", "value": 1e5})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failure_halfway_leaves_nothing(tmp_path, llama, monkeypatch, error):
     calls = []

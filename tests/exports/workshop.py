@@ -125,12 +125,24 @@ class Workshop:
         self.want[name] = self.expect(base, label, neurons, **options)
         return written.path
 
+    def _packages(self) -> Path:
+        """Return a folder with every installed package except neuronsteer."""
+        installed = Path(sysconfig.get_paths()["purelib"])
+        if not (installed / "neuronsteer").exists():
+            return installed  # an editable installation is a .pth file, which is not followed
+        without = self.root / "packages"
+        without.mkdir()
+        for entry in installed.iterdir():
+            if not entry.name.startswith("neuronsteer"):
+                (without / entry.name).symlink_to(entry)
+        return without
+
     def run(self) -> dict[str, Outcome | str]:
         """Load everything in one fresh process; an error message stands for a failed load."""
         (self.root / "jobs.json").write_text(json.dumps(self.jobs))
         save_file({"ids": self.ids}, self.root / "ids.safetensors")
-        packages = sysconfig.get_paths()["purelib"]
-        command = [sys.executable, "-I", "-S", str(SCRIPT), packages, str(self.root)]
+        packages = self._packages()
+        command = [sys.executable, "-I", "-S", str(SCRIPT), str(packages), str(self.root)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.root, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
