@@ -17,8 +17,9 @@ Progress = Callable[[int, int, float], None]
 
 
 def embedded() -> bool:
-    """Whether this installation carries a real model."""
-    return (_HERE / "model" / "config.json").exists()
+    """Whether this installation carries a real model and its neuron set."""
+    parts = (_HERE / "model" / "config.json", _HERE / "adapter_config.json")
+    return all(part.exists() for part in parts)
 
 
 def model_folder(progress: Progress | None = None) -> Path:
