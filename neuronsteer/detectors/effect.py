@@ -35,9 +35,10 @@ class Effect(Detector):
     The set's default operation is to add `factor` times that difference, which every row carries
     (`mlp.neuron.mean` minus `mlp.neuron.other_mean`, the latter being the mean of the source).
 
-    This is the selector for sets that *steer*: 1 % of the neurons, chosen like this, turned a toy
-    model round where as many of the lowest entropy did nothing. To *describe* which neurons are
-    active for which label only, use `lape`.
+    This is the selector for sets that *steer*: with 10 % of the neurons and a factor of 4, a toy
+    model took on the target language in 24 of 24 generations; in 3 of 24 with as many neurons of
+    the lowest entropy, in none with random ones. The share and factor it takes depend on the model.
+    To *describe* which neurons are active for which label only, use `lape`.
 
     Args:
         rate: Share of all neurons to select for every label.

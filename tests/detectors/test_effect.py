@@ -186,7 +186,7 @@ def test_steers_a_model_where_as_many_random_neurons_do_not(toy_model):
         ]
         for target in LANGUAGES
     }
-    neurons = detect(stats, "effect", rate=0.1, factor=3.0)
+    neurons = detect(stats, "effect", rate=0.1, factor=4.0)
     found = success(model, words, neurons, prompts)
     control = success(model, words, neurons.random_like(0, stats), prompts)
     mean = sum(found.values()) / len(found), sum(control.values()) / len(control)
