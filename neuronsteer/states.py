@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .errors import LabelError, unknown_label
 from .neuronset import NeuronSet
@@ -82,7 +81,7 @@ class Compiler:
 
     def compile(self, state: State) -> Compiled:
         """Return what `state` does, per steered site and layer."""
-        work: dict[tuple[str, int], list[Tensor]] = {}
+        work: dict[tuple[str, int], SparseRow] = {}
         for source in state.away_from:
             self.check(source)
             for neurons in self.sets:
@@ -92,11 +91,11 @@ class Compiler:
             for neurons in self.sets:
                 chosen = state.operation or self.default(neurons)
                 self._apply(work, neurons, state.label, chosen, state.strength)
-        return {key: _sparse(*parts) for key, parts in work.items()}
+        return work
 
     def _apply(
         self,
-        work: dict[tuple[str, int], list[Tensor]],
+        work: dict[tuple[str, int], SparseRow],
         neurons: NeuronSet,
         label: str,
         chosen: Operation,
@@ -109,23 +108,30 @@ class Compiler:
         scale, shift = chosen.blended(rows, site, strength)
         at_gate = site == "mlp.act" and self._gated
         steered = "mlp.neuron" if site == "mlp.act" else site
-        for layer in rows.layer.unique().tolist():
-            here = rows.layer == layer
-            columns = rows.index[here].to(torch.int64)
+        # Rows are sorted by layer, so each layer is one slice.
+        layers, sizes = rows.layer.unique_consecutive(return_counts=True)
+        start = 0
+        for layer, size in zip(layers.tolist(), sizes.tolist(), strict=True):
+            part = slice(start, start + size)
+            start += size
+            columns = rows.index[part].to(torch.int64)
+            s, t = scale[part], shift[part]
+            made = SparseRow(columns, s, torch.zeros_like(t), t) if at_gate else None
+            made = made or SparseRow(columns, s, t)
             key = (steered, int(layer))
-            if key not in work:
-                width = self._widths[key]
-                work[key] = [torch.ones(width), torch.zeros(width), torch.zeros(width)]
-            s, t, g = work[key]
-            s[columns] *= scale[here]
-            t[columns] *= scale[here]
-            g[columns] *= scale[here]
-            (g if at_gate else t)[columns] += shift[here]
+            before = work.get(key)
+            work[key] = made if before is None else _after(before, made, self._widths[key])
 
 
-def _sparse(scale: Tensor, shift: Tensor, gain: Tensor) -> SparseRow:
-    columns = ((scale != 1) | (shift != 0) | (gain != 0)).nonzero().reshape(-1)
-    gained = gain[columns]
-    return SparseRow(
-        columns, scale[columns], shift[columns], gained if bool(gained.any()) else None
-    )
+def _after(first: SparseRow, second: SparseRow, width: int) -> SparseRow:
+    """Return what `second` makes of what `first` left."""
+    scale, shift, gain = torch.ones(width), torch.zeros(width), torch.zeros(width)
+    for row in (first, second):
+        for table in (scale, shift, gain):
+            table[row.columns] *= row.scale
+        shift[row.columns] += row.shift
+        if row.gain is not None:
+            gain[row.columns] += row.gain
+    columns = torch.cat([first.columns, second.columns]).unique()
+    gained = gain[columns] if first.gain is not None or second.gain is not None else None
+    return SparseRow(columns, scale[columns], shift[columns], gained)

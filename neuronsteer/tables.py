@@ -107,7 +107,7 @@ class Tables:
                 rows=[None] * self.capacity,
             )
             for row in self._sparse:
-                self._write(dense, row)
+                self._write(dense, row, fresh=True)
         self._dense[(tensor.device, tensor.dtype)] = dense
         return dense
 
@@ -123,17 +123,18 @@ class Tables:
             for row in self._sparse:
                 self._write(dense, row)
 
-    def _write(self, dense: Dense, row: int) -> None:
+    def _write(self, dense: Dense, row: int, fresh: bool = False) -> None:
         sparse = self._sparse.get(row)
         with torch.inference_mode(False), torch.no_grad():
-            dense.scale[row].fill_(1)
-            dense.shift[row].zero_()
+            if not fresh:
+                dense.scale[row].fill_(1)
+                dense.shift[row].zero_()
             if sparse is not None and sparse.gain is not None and dense.gain is None:
                 dense.gain = torch.zeros_like(dense.shift)
                 dense.rows = [
                     view and (view[0], view[1], dense.gain[i]) for i, view in enumerate(dense.rows)
                 ]
-            if dense.gain is not None:
+            if dense.gain is not None and not fresh:
                 dense.gain[row].zero_()
             if sparse is None:
                 dense.rows[row] = None
