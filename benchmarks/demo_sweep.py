@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -23,15 +24,17 @@ from neuronsteer.cli.models import load_model
 
 GRID = [
     {"method": "effect", "rate": rate, "source": source, "normalise": normalise}
-    for rate, source, normalise in itertools.product(
-        (0.003, 0.01, 0.03, 0.1), ("en", "others"), ("none", "std")
+    for normalise, source, rate in itertools.product(
+        ("std", "none"), ("en", "others"), (0.1, 0.03, 0.01, 0.003)
     )
 ] + [{"method": "lape", "rate": rate} for rate in (0.01, 0.05)]
+#: (operation, strength)
 OPERATIONS = [
-    {"name": "add", "value": "diffmean", "factor": 0.7},
-    {"name": "add", "value": "diffmean", "factor": 1.0},
-    {"name": "add", "value": "diffmean", "factor": 2.0},
-    {"name": "set", "value": "mean"},
+    ({"name": "add", "value": "diffmean", "factor": 1.0}, 1.0),
+    ({"name": "add", "value": "diffmean", "factor": 2.0}, 1.0),
+    ({"name": "set", "value": "mean"}, 0.6),
+    ({"name": "set", "value": "mean"}, 0.8),
+    ({"name": "set", "value": "mean"}, 1.0),
 ]
 
 
@@ -42,7 +45,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--targets", default="de,fr,es,zh,ja,ru,ar")
-    parser.add_argument("--filter", default="", help="only methods whose description contains this")
+    parser.add_argument("--filter", default="", help="a regular expression for what to run")
     arguments = parser.parse_args()
     model, tokenizer = load_model(arguments.model)
     stats = ns.load_stats(arguments.stats)
@@ -55,16 +58,16 @@ def main() -> None:
     print("|---|---|---|---|---|---|", flush=True)
     for spec in GRID:
         about = " ".join(str(value) for value in spec.values())
-        if arguments.filter not in about:
+        if not re.search(arguments.filter, about):
             continue
         parameters = {key: value for key, value in spec.items() if key != "method"}
         neurons = ns.detect(stats, spec["method"], **parameters)
         have = [target for target in targets if neurons.counts[target]]
         with ns.attach(model, neurons) as steer:
-            for operation in OPERATIONS:
+            for operation, strength in OPERATIONS:
                 success, ratios, perplexities = dict.fromkeys(targets, 0.0), [], []
                 for target in have:
-                    steer.to(target, operation=operation)
+                    steer.to(target, operation=operation, strength=strength)
                     texts = bench.texts(bench.generate())
                     success[target] = judge.share(texts, target)
                     ratios.append(distinct(texts) / plain)
@@ -73,7 +76,8 @@ def main() -> None:
                 if not have:
                     continue
                 worst = min(success, key=success.__getitem__)
-                what = f"{operation['name']} {operation['value']} {operation.get('factor', '')}"
+                amount = strength * operation.get("factor", 1.0)
+                what = f"{operation['name']} {operation['value']} × {amount:g}"
                 print(
                     f"| {about} | {what} | {statistics.fmean(success.values()):.1%} "
                     f"| {worst} {success[worst]:.0%} | {min(ratios):.2f} "

@@ -15,6 +15,7 @@ import lzma
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neuronsteer as ns
@@ -68,8 +69,7 @@ def main() -> None:
     describing = ns.detect(stats, "lape", rate=0.01).replace(base_model=NAME)
     steering.save_pretrained(arguments.out)
     describing.save_pretrained(arguments.out / "lape")
-    print(steering.table())
-    print(describing.table())
+    Console().print(steering.table(), describing.table())
 
 
 if __name__ == "__main__":
