@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,12 +66,17 @@ class Checkpoint:
         self.every = every
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._name = f"rank{rank}-of-{size}"
+        self._fellow = re.compile(rf"rank\d+-of-{size}\D")
         self._last = time.monotonic()
         self._cost = 0.0
 
     @property
     def _running(self) -> Path:
         return self.folder / f"{self._name}.safetensors"
+
+    def _owns(self, path: Path) -> bool:
+        # With a dot in front: what a process was writing when it was killed.
+        return path.name.lstrip(".").startswith((f"{self._name}.", f"{self._name}-label"))
 
     def _finished(self, label: int) -> Path:
         return self.folder / f"{self._name}-label{label}.safetensors"
@@ -99,7 +105,10 @@ class Checkpoint:
             StatsError: If it belongs to another run; names what differs.
         """
         if not self._running.exists():
-            others = sorted(self.folder.glob("rank*-of-*.safetensors"))
+            # A process that was killed early, or while cleaning up, has no state beside files of
+            # its own or of its fellows.
+            found = sorted(self.folder.glob("rank*-of-*.safetensors"))
+            others = [path for path in found if not self._fellow.match(path.name)]
             if others:
                 raise StatsError(
                     f"The checkpoint in {str(self.folder)!r} ({others[0].name}) was written by "
@@ -128,8 +137,7 @@ class Checkpoint:
         if not self.folder.is_dir():
             return
         for path in list(self.folder.iterdir()):
-            # With a dot in front: what a process was writing when it was killed.
-            if path.name.lstrip(".").startswith((f"{self._name}.", f"{self._name}-label")):
+            if self._owns(path):
                 path.unlink(missing_ok=True)
         try:
             self.folder.rmdir()

@@ -34,7 +34,13 @@ def wait(child: int) -> int:
 def kill_after(task: Callable[[], None], seconds: float) -> bool:
     """Run `task` in a child and kill it; return whether it was still running."""
     child = fork(task)
-    time.sleep(seconds)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return False
+        time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     return wait(child) == -signal.SIGKILL
 

@@ -69,10 +69,14 @@ def test_killed_at_any_moment_resumes_to_the_same_bits(tmp_path, whole):
     duration = time.monotonic() - began
     kills = 0
     while not (out / "stats.json").exists():
-        share = draw.uniform(0.02, 0.4) if kills < 25 else 9
+        # Early at first, then anywhere, and at last not at all.
+        longest = 0.1 if kills < 3 else 0.5
+        share = draw.uniform(0.01, longest) if kills < 25 else 99
         kills += kill_after(lambda: run(folder, resume=True, out=out), share * duration)
     assert kills >= 2
     assert identical(whole, st.Stats.load(out))
+    # Killed between saving and cleaning up, there is nothing left to do but to clean up.
+    assert identical(whole, run(folder, resume=True))
     assert not folder.exists()
 
 
@@ -185,6 +189,14 @@ def test_damaged_checkpoints_and_other_numbers_of_processes(tmp_path):
         run(folder, resume=True)
     with pytest.raises(ParameterError, match="checkpoint_every"):
         run(folder, checkpoint_every=-1)
+
+
+def test_killed_while_cleaning_up(tmp_path, whole):
+    first = batch_labels().count("a")
+    interrupted(tmp_path / "s", first + 5)
+    (tmp_path / "s" / "rank0-of-1.safetensors").unlink()
+    assert identical(whole, run(tmp_path / "s", resume=True))
+    assert not (tmp_path / "s").exists()
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path):

@@ -97,6 +97,10 @@ def test_processes_resume(tmp_path):
     assert together(2, lambda: run(**options, progress=stop)) == [1, 1]
     assert len(list((tmp_path / "s").iterdir())) >= 2
 
+    # As if the second process had been killed before its first checkpoint.
+    for path in (tmp_path / "s").glob("rank1-*"):
+        path.unlink()
+
     def again():
         run(**options, resume=True).save(tmp_path / os.environ["RANK"])
 
