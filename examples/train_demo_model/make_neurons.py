@@ -26,6 +26,8 @@ SHARE = 0.6
 SENTENCES = 8
 MAX_TOKENS = 60_000
 NAME = "neuronsteer/demo"
+#: What `neuronsteer demo` shows.
+SCHEDULE = "en,15:fr,30:ja,45:ru"
 
 
 def documents(heldout: Path, language: str) -> list[str]:
@@ -52,9 +54,9 @@ def main() -> None:
     parser.add_argument("--heldout", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stats", type=Path, help="kept here, and reused if it exists")
-    parser.add_argument("--rate", type=float, default=0.03)
+    parser.add_argument("--rate", type=float, default=0.05)
     parser.add_argument("--source", default="en")
-    parser.add_argument("--normalise", default="none")
+    parser.add_argument("--normalise", default="std")
     parser.add_argument("--factor", type=float, default=1.0)
     arguments = parser.parse_args()
     if arguments.stats and arguments.stats.exists():
@@ -65,7 +67,7 @@ def main() -> None:
             stats.save(arguments.stats)
     chosen = {key: getattr(arguments, key) for key in ("rate", "source", "normalise", "factor")}
     # The folder the model was read from means nothing to anybody else.
-    steering = ns.detect(stats, "effect", **chosen).replace(base_model=NAME)
+    steering = ns.detect(stats, "effect", **chosen).replace(base_model=NAME, schedule=SCHEDULE)
     describing = ns.detect(stats, "lape", rate=0.01).replace(base_model=NAME)
     steering.save_pretrained(arguments.out)
     describing.save_pretrained(arguments.out / "lape")
