@@ -30,7 +30,8 @@ class ExactMatch(Metric):
     replies heard in their language, `exact_match_in_language` of those that are right as well.
 
     Traps: English normalisation drops the wrong words elsewhere and makes Chinese F1 all or
-    nothing. `70.000` is seventy thousand in German and seventy in English: give `languages`. A
+    nothing. `70.000` is seventy thousand in German and seventy in English: give `languages`; where
+    a separator is ambiguous, the reading that is right counts. A
     steered model that answers the right number in the wrong language has not been steered. Cut
     the reply at the end of the answer first; the last number of a model that goes on to invent the
     next question is that question's.
@@ -115,5 +116,8 @@ def _same_number(reply: str, reference: str, language: str | None) -> bool:
     wanted = numbers(reference, "en")
     if len(wanted) != 1:
         raise ParameterError(f"The reference {reference!r} is not one number; use kind='span'.")
-    said = numbers(reply, language)
-    return bool(said) and math.isclose(said[-1], wanted[0], rel_tol=0, abs_tol=_TOLERANCE)
+    # MGSM's own German solutions write 5,600 for 5600: either reading of a separator may be meant.
+    return any(
+        bool(said) and math.isclose(said[-1], wanted[0], rel_tol=0, abs_tol=_TOLERANCE)
+        for said in (numbers(reply, language), numbers(reply))
+    )

@@ -125,6 +125,14 @@ def test_mgsm_by_hand():
     assert score.settings["listener"] == "by_script"
 
 
+def test_an_ambiguous_separator_is_read_kindly():
+    # References of MGSM are written the English way in every language.
+    score = metric("exact_match", kind="number").compute(
+        ["5,600", "5.600", "5,6", "56"], ["5,600"] * 4, ["de"] * 4
+    )
+    assert score.details["right"] == [True, True, False, False]
+
+
 def test_the_right_number_in_the_wrong_language_is_half_an_answer():
     chosen = metric("exact_match", kind="number", identifier=by_script)
     score = chosen.compute(["The answer is 18."], ["18"], ["ja"])
