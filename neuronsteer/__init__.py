@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .integrations import peft_hook
 
 if TYPE_CHECKING:
-    from . import detectors
+    from . import detectors, metrics
     from .comparison import compare
     from .detectors import detect
     from .exports import bake, export
@@ -41,6 +41,7 @@ _ROOMS = {
     "detectors": "detectors",
     "export": "exports",
     "load_stats": "stats",
+    "metrics": "metrics",
     "operation": "operations",
 }
 
@@ -60,6 +61,7 @@ __all__ = [
     "detectors",
     "export",
     "load_stats",
+    "metrics",
     "operation",
 ]
 
