@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ class Checkpoint:
             return
         for path in list(self.folder.iterdir()):
             if self._owns(path):
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         try:
             self.folder.rmdir()
         except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +29,19 @@ def replace_with(path: Path, write_to: Any) -> None:
 
     A process that is killed leaves the old file; the data is on disk before the name is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # A folder, because safetensors writes through a temporary file with a name of its own.
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    folder.mkdir(parents=True)
+    temporary = folder / path.name
     try:
         write_to(temporary)
+        # safetensors leaves the file readable for its owner only; others may share the folder.
+        temporary.chmod(folder.stat().st_mode & 0o666)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -53,6 +53,13 @@ def test_round_trip(stats, tmp_path):
     assert Stats.load(folder).labels == ("b",)
 
 
+def test_files_are_as_readable_as_any_other(stats, tmp_path):
+    (tmp_path / "other").write_text("")
+    folder = stats.save(tmp_path / "s")
+    modes = {path.stat().st_mode for path in (tmp_path / "other", *folder.iterdir())}
+    assert len(modes) == 1
+
+
 def test_labels_may_be_anything(tmp_path):
     stats = Stats.from_counts({"a/b": [[1, 2]], "日本 @ ☂": [[0, 1]]}, {"a/b": 3, "日本 @ ☂": 2})
     assert same(stats, Stats.load(stats.save(tmp_path)))
