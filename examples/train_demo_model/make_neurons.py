@@ -11,7 +11,9 @@ defaults of the first were chosen by benchmarks/demo_sweep.py.
 from __future__ import annotations
 
 import argparse
+import json
 import lzma
+import statistics
 from pathlib import Path
 
 import torch
@@ -48,12 +50,39 @@ def statistics(model_folder: Path, heldout: Path) -> ns.Stats:
     return ns.collect(model, tokenizer, texts, needs=needs, max_tokens=MAX_TOKENS, max_length=256)
 
 
+def evaluation(path: Path) -> dict:
+    """Return what benchmarks/demo_quality.py measured, in the form that cards show."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    dataset = {"name": "held-out English prompts", "type": "neuronsteer/heldout"}
+    results = []
+    for label, cell in found["forced"].items():
+        random = found["random"].get(label)
+        controls = {} if random is None else {"random neurons": round(statistics.fmean(random), 4)}
+        figures = {"forced_language": cell["success"], "perplexity_ratio": cell["perplexity"]}
+        figures["distinct_6grams_ratio"] = cell["distinct"]
+        if label in found["switch"]:
+            figures["language_after_switch"] = found["switch"][label]
+        for metric, value in figures.items():
+            results.append(
+                {
+                    "task": "steering",
+                    "label": label,
+                    "metric": metric,
+                    "value": round(value, 4),
+                    "dataset": dataset,
+                    "controls": controls if metric == "forced_language" else {},
+                }
+            )
+    return {"results": results, "prompts": found["prompts"], "judge": "lingua, eight languages"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--heldout", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stats", type=Path, help="kept here, and reused if it exists")
+    parser.add_argument("--quality", type=Path, help="results of benchmarks/demo_quality.py")
     parser.add_argument("--rate", type=float, default=0.05)
     parser.add_argument("--source", default="en")
     parser.add_argument("--normalise", default="std")
@@ -69,6 +98,8 @@ def main() -> None:
     # The folder the model was read from means nothing to anybody else.
     steering = ns.detect(stats, "effect", **chosen).replace(base_model=NAME, schedule=SCHEDULE)
     describing = ns.detect(stats, "lape", rate=0.01).replace(base_model=NAME)
+    if arguments.quality:
+        steering = steering.replace(evaluation=evaluation(arguments.quality))
     steering.save_pretrained(arguments.out)
     describing.save_pretrained(arguments.out / "lape")
     Console().print(steering.table(), describing.table())
