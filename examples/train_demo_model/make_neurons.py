@@ -42,7 +42,7 @@ def documents(heldout: Path, language: str) -> list[str]:
     return [space.join(lines[i : i + SENTENCES]) for i in range(0, len(lines), SENTENCES)]
 
 
-def statistics(model_folder: Path, heldout: Path) -> ns.Stats:
+def collected(model_folder: Path, heldout: Path) -> ns.Stats:
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     texts = {language: documents(heldout, language) for language in LANGUAGES}
@@ -91,7 +91,7 @@ def main() -> None:
     if arguments.stats and arguments.stats.exists():
         stats = ns.load_stats(arguments.stats)
     else:
-        stats = statistics(arguments.model, arguments.heldout)
+        stats = collected(arguments.model, arguments.heldout)
         if arguments.stats:
             stats.save(arguments.stats)
     chosen = {key: getattr(arguments, key) for key in ("rate", "source", "normalise", "factor")}

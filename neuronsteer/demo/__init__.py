@@ -22,6 +22,11 @@ def embedded() -> bool:
     return all(part.exists() for part in parts)
 
 
+def is_toy(name: str) -> bool:
+    """Whether a model name stands for the toy."""
+    return name == "demo" and not embedded()
+
+
 def model_folder(progress: Progress | None = None) -> Path:
     """Return the folder of the demo model, training the toy first if there is nothing else."""
     return _HERE / "model" if embedded() else _toy(progress) / "model"
@@ -36,7 +41,7 @@ def toy_folder() -> Path:
     """Return where the toy is kept, whether or not it was trained already."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     # The recipe is in the name: a toy of another version is another toy.
-    return Path(cache) / "neuronsteer" / "toy-2"
+    return Path(cache) / "neuronsteer" / "toy-3"
 
 
 def _toy(progress: Progress | None) -> Path:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import MissingExtraError, require
-from . import embedded
 from .sentences import LANGUAGES, share
 
 Judge = Callable[[str], "str | None"]
@@ -40,11 +39,6 @@ def judge(labels: Sequence[str], *, toy: bool) -> Judge | None:
         return None if found is None else names[found]
 
     return by_letters
-
-
-def is_toy(name: str) -> bool:
-    """Whether a model name stands for the toy."""
-    return name == "demo" and not embedded()
 
 
 def _by_words(labels: Sequence[str]) -> Judge:

@@ -90,7 +90,7 @@ def find(model: Any, tokenizer: Any) -> NeuronSet:
     corpora = {name: texts(name, 100, 3, seed=7) for name in LANGUAGES}
     stats = collect(model, tokenizer, corpora, progress=False)
     # A toy has a thousand neurons: the usual 1 % of them would be ten.
-    return detect(stats, method="effect", rate=0.1)
+    return detect(stats, method="effect", rate=0.2, factor=3.0)
 
 
 def build(folder: Path, progress: Progress | None = None) -> None:
