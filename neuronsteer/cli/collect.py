@@ -99,6 +99,8 @@ def collect(
         policy={name: value for name, value in policy.items() if value is not None},
         text_field=text_field,
         batch_size="auto" if batch_size is None else batch_size,
+        # Saved before the checkpoint goes, so that the work is on disk at every moment.
+        out=out,
         # Beside the result, so that a folder with statistics is always finished.
         checkpoint=out.with_name(out.name + ".partial"),
         resume=resume,
@@ -106,7 +108,6 @@ def collect(
     )
     if os.environ.get("RANK", "0") != "0":
         return
-    stats.save(out)
     if as_json:
         console.dump(
             {
