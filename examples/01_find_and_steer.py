@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--model", help="Hub id or folder; without it, a toy is trained once")
     parser.add_argument("--texts", help="folder with one file per language: fr.txt, ja.jsonl …")
     parser.add_argument("--prompt", default="The black cat sleeps in the garden.")
-    parser.add_argument("--rate", type=float, default=0.1, help="share of all neurons per language")
+    parser.add_argument("--rate", type=float, default=0.2, help="share of all neurons per language")
     parser.add_argument("--out", help="save the neuron set to this folder")
     options = parser.parse_args()
 
@@ -31,7 +31,7 @@ def main() -> None:
     stats = ns.collect(model, tokenizer, corpora)
 
     # 2. The neurons that move the model most towards each language.
-    neurons = ns.detect(stats, method="effect", rate=options.rate)
+    neurons = ns.detect(stats, method="effect", rate=options.rate, factor=3.0)
     print(neurons)
     if options.out:
         neurons.save_pretrained(options.out)
@@ -42,7 +42,7 @@ def main() -> None:
     inputs = tokenizer(options.prompt, return_tensors="pt")
     length = inputs["input_ids"].shape[1]
     with ns.attach(model, neurons) as steer:
-        steer.to(schedule, away_from=neurons.labels)
+        steer.to(schedule)
         ids = model.generate(**inputs, max_new_tokens=15 * len(neurons.labels[:4]), do_sample=False)
         for start, end, label in steer.spans():
             print(f"{label}: {tokenizer.decode(ids[0, length + start : length + end])}")

@@ -34,6 +34,7 @@ def test_example_runs(
     capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr("neuronsteer.demo.embedded", lambda: False)
     monkeypatch.setattr(sys, "argv", [str(file)])
     runpy.run_path(str(file), run_name="__main__")
     assert capsys.readouterr().out.strip()

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from ..schedule import Schedule
 
 _PROMPT = "The black cat sleeps in the garden."
-_TOKENS = 60
-# Without a schedule of the user's: an equal share of the tokens for up to this many labels.
-_STOPS = 4
+_TOKENS = 72
 
 
 @command(
@@ -57,7 +55,8 @@ def demo(
     """
     if (model == "demo") != (neurons == "demo"):
         raise ParameterError("--model and --set belong together: a set is made for one model.")
-    from ..demo.judge import is_toy, judge
+    from ..demo import is_toy
+    from ..demo.judge import judge
     from ..schedule import Schedule
     from .models import load_model, load_set
     from .running import Request, run
@@ -66,17 +65,23 @@ def demo(
         _prepare(quiet=quiet or as_json)
     rows = load_set(neurons)
     labels = [label for label, count in rows.counts.items() if count]
-    target = Schedule.parse(schedule) if schedule else _tour(labels, max_new_tokens)
+    # The tour is chosen for the demo model; other sets may say how they want to be shown.
+    chosen = schedule or (None if model == "demo" else rows.schedule)
+    if isinstance(chosen, str):
+        target = Schedule.parse(chosen)
+    else:
+        target = Schedule.from_dict(chosen) if chosen else _tour(labels, max_new_tokens)
     request = Request(
         prompt=prompt,
         schedule=target,
-        away_from=labels,
         max_new_tokens=max_new_tokens,
         temperature=0.5,
         seed=seed,
     )
     request.check(rows)
-    loaded, tokenizer = load_model(model, device=device)
+    loaded, tokenizer = load_model(
+        model, device=device, dtype="float32" if model == "demo" else "auto"
+    )
     out = console.out()
     painter = Painter(out, rows.labels)
     if not as_json:
@@ -147,10 +152,10 @@ def _bar(*, quiet: bool) -> Generator[Callable[[int, int, float], None], None, N
 
 
 def _tour(labels: Sequence[str], tokens: int) -> Schedule:
-    """Return a schedule that goes through the first labels."""
+    """Return a schedule that switches twice: to a close label, then to one further down."""
     from ..schedule import Schedule
 
-    stops = labels[:_STOPS]
+    stops = list(dict.fromkeys([*labels[:2], labels[2 * len(labels) // 3]]))
     every = max(tokens // len(stops), 1)
     return Schedule(stops[0], *((i * every, label) for i, label in enumerate(stops) if i))
 

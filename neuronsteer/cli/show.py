@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -13,10 +14,6 @@ from .hub import Revision, Subfolder, Token
 
 if TYPE_CHECKING:
     from ..neuronset import NeuronSet
-
-_BARS = " ▁▂▃▄▅▆▇█"
-# Wider than this a profile would not fit into 80 columns beside the label.
-_COLUMNS = 60
 
 
 @command(
@@ -43,28 +40,31 @@ def show(
         console.dump(rows.summary())
         return
     out = console.out()
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in _facts(rows):
+        facts.add_row(f"[dim]{name}[/dim]", escape(value))
+    out.print(facts)
     out.print(rows.table())
-    colours = console.colours(rows.labels)
-    profile = rows.layer_profile().tolist()
-    table = Table(title=f"Layers 0 to {rows.num_layers - 1}, left to right", box=None)
-    table.add_column("label", no_wrap=True)
-    table.add_column("neurons per layer", no_wrap=True)
-    table.add_column("most", no_wrap=True, justify="right")
-    for label, counts in zip(rows.labels, profile, strict=True):
-        peak = max(range(len(counts)), key=counts.__getitem__) if any(counts) else None
-        most = "" if peak is None else f"layer {peak}: {counts[peak]}"
-        table.add_row(escape(label), f"[{colours[label]}]{_bars(counts)}[/]", most)
-    out.print(table)
     out.print(_sharing(rows))
 
 
-def _bars(counts: list[int]) -> str:
-    """Return one block per layer, the tallest for the fullest; neighbours are joined to fit."""
-    group = -(-len(counts) // _COLUMNS)
-    sums = [sum(counts[i : i + group]) for i in range(0, len(counts), group)]
-    top = max(sums, default=0) or 1
-    # Any neuron at all shows as the lowest block, so that empty layers can be told apart.
-    return "".join(_BARS[-(-8 * value // top)] for value in sums)
+def _facts(rows: NeuronSet) -> Iterator[tuple[str, str]]:
+    """Yield what the header says, as `(name, text)`."""
+    revision = f" @ {rows.base_revision}" if rows.base_revision else ""
+    yield "model", (rows.base_model or f"a {rows.model_type or 'model of unknown type'}") + revision
+    parameters = ", ".join(f"{key}={value}" for key, value in rows.method["parameters"].items())
+    yield "method", f"{rows.method['name']} {parameters}"
+    options = [f"{key}={value}" for key, value in rows.operation.items() if key != "name"]
+    yield "operation", " ".join([str(rows.operation["name"]), *options])
+    if rows.schedule is not None:
+        yield "schedule", str(rows.schedule)
+    tokens = [
+        f"{label} {entry['tokens']:,}"
+        for label, entry in rows.calibration.items()
+        if isinstance(entry, dict) and isinstance(entry.get("tokens"), int)
+    ]
+    if tokens:
+        yield "tokens read", ", ".join(tokens)
 
 
 def _sharing(rows: NeuronSet) -> str:
