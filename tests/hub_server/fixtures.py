@@ -37,6 +37,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import transformers.utils.hub as transformers_hub
 from huggingface_hub import constants, file_download, hf_api
 from huggingface_hub.utils import _http
 
@@ -132,6 +133,8 @@ class Hub:
         origins = _http._HUB_ORIGINS | {_http._url_origin(self.url)}
         self._patch.setattr(_http, "_HUB_ORIGINS", origins)
         self._patch.setattr(hf_api.api, "endpoint", self.url)
+        # transformers makes one HfApi and keeps it, with the endpoint of whoever came first.
+        self._patch.setattr(transformers_hub, "_hf_api", None, raising=False)
         for name in ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "NO_PROXY", "HF_HUB_DISABLE_XET"):
             self._patch.setenv(name, self.env()[name])
         self._patch.setenv("HF_HUB_OFFLINE", "0")
