@@ -47,7 +47,7 @@ demo: $(VENV)/.ready-demo
 check: $(VENV)/.ready-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m basedpyright
+	$(PY) -m basedpyright --pythonpath $(PY)
 
 # One torch thread per worker: more only makes the workers wait for one another.
 test: check
