@@ -5,7 +5,7 @@
 #
 # Both may be run again at any time: what is done already is not done twice.
 #   make check   linters and type check only        make style   reformat, fix, renew tables
-#   make clean   remove .venv and caches
+#   make dev     only create the environment        make clean   remove it, and caches
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=path the environment, and PIP_INSTALL adds options
 # to pip, for instance the address of an index with CPU-only builds of torch.
