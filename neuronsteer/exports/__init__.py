@@ -144,12 +144,12 @@ def export(
     if model is None:
         model = sets[0].base_model
         revision = revision or sets[0].base_revision
-    if model is None:
+    source = Source.of_family(sets[0]) if model is None else Source.open(model, revision)
+    if source is None:
         raise ParameterError(
             "The neuron set does not record its base model, so the names of the modules are "
             "unknown. Pass model=: the model, its folder, or its Hub id."
         )
-    source = Source.open(model, revision)
     recipe = compile_recipe(source, sets, state, part)
     folder = Path(directory).expanduser()
     folder = folder.parent.resolve() / folder.name

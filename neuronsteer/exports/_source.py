@@ -22,6 +22,7 @@ from ..architectures import LAYOUTS, Anatomy, inspect
 from ..architectures.layout import text_config
 from ..architectures.modules import find, innermost
 from ..errors import HubError, LayoutError, ParameterError
+from ..rows import Rows
 from ._shards import Checkpoint
 
 # What a checkpoint needs beside config and weights: tokenizer, templates, remote code, licence.
@@ -85,6 +86,28 @@ class Source:
             folder,
             *((None, None) if local else (name, revision)),
         )
+
+    @classmethod
+    def of_family(cls, neurons: Rows) -> Source | None:
+        """Return a source that knows module names only, for a set without a base model.
+
+        Enough for exports that need no weights. `None` if the family's config does not tell the
+        set's shape in the usual two fields.
+        """
+        if neurons.model_type is None or neurons.model_type not in LAYOUTS:
+            return None
+        config = AutoConfig.for_model(neurons.model_type)
+        config.num_hidden_layers = neurons.num_layers
+        config.intermediate_size = neurons.d_ff
+        # Some families have defaults that only their own checkpoints complete.
+        if getattr(config, "head_dim", 0) is None:
+            config.head_dim = config.hidden_size // config.num_attention_heads
+        try:
+            anatomy = inspect(without_memory(config))
+        except (TypeError, ValueError, RuntimeError):
+            return None
+        fits = anatomy.widths == tuple(neurons.width_per_layer)
+        return cls(anatomy) if fits and not anatomy.is_moe else None
 
     @property
     def root(self) -> Any:
@@ -160,6 +183,15 @@ class Source:
 
     def _tensor(self, name: str, kind: str) -> Tensor:
         self.refuse_quantised()
+        if (
+            self.folder is None
+            and self.root.device.type == "meta"
+            and not hasattr(self.root, "hf_device_map")
+        ):
+            raise ParameterError(
+                "This export needs the model's weights, and the neuron set does not record its "
+                "base model. Pass model=: the model, its folder, or its Hub id."
+            )
         if self.folder is not None:
             found = self.checkpoint.read(self.checkpoint.key(f"{name}.{kind}"))
         else:

@@ -92,7 +92,7 @@ def test_wrong_arguments_are_explained(tmp_path, llama):
     with pytest.raises(ParameterError, match="no option 'rank'"):
         export(neurons, out, "lora", "fr", "zero", model=model, rank=3)
     with pytest.raises(ParameterError, match="Pass model="):
-        export(neurons, out, "ia3", "fr", "zero")
+        export(neurons, out, "lora", "fr", "zero")
     with pytest.raises(ParameterError, match="no label"):
         export(neurons, out, "ia3", model=model)
     with pytest.raises(ParameterError, match="Strength 0"):
@@ -294,3 +294,20 @@ def test_every_export_is_documented():
     for name, kind in EXPORTS.items():
         assert kind.name == name
         assert kind.summary
+
+
+def test_a_set_without_a_base_model_exports_what_needs_no_weights(tmp_path):
+    import neuronsteer as ns
+
+    generator = torch.Generator().manual_seed(0)
+    counts = {name: torch.randint(0, 100, (2, 80), generator=generator) for name in "abc"}
+    stats = ns.Stats.from_counts(counts, dict.fromkeys(counts, 100), model_type="llama")
+    neurons = ns.detect(stats, rate=0.2, filter=0.8, bar=0.8)
+    done = ns.export(neurons, tmp_path / "ia3", to="ia3", label="a", operation="zero")
+    config = json.loads((done.path / "adapter_config.json").read_text("utf-8"))
+    assert set(config["target_modules"]) <= {f"model.layers.{i}.mlp.down_proj" for i in range(2)}
+    with pytest.raises(ParameterError, match="needs the model's weights"):
+        ns.export(neurons, tmp_path / "lora", to="lora", label="a", operation="zero")
+    assert not (tmp_path / "lora").exists()
+    with pytest.raises(ParameterError, match="names of the modules are unknown"):
+        ns.export(neurons.replace(model_type=None), tmp_path / "x", label="a", operation="zero")
