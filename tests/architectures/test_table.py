@@ -50,6 +50,5 @@ def test_missing_markers_are_an_error(tool, tmp_path, capsys):
 
 def test_the_readme_is_up_to_date(tool):
     readme = ROOT / "README.md"
-    if not readme.exists() or tool.START not in readme.read_text(encoding="utf-8"):
-        pytest.skip("the README has no table of families yet")
+    assert tool.START in readme.read_text(encoding="utf-8")
     assert tool.main(["--check", str(readme)]) == 0
