@@ -25,13 +25,15 @@ FLOORS = """
 2 rows, timeline
 2 peft_files, sharing
 2 neuronset
-2 masks
+2 masks, arithmetic, codecs
 3 hooks, listen, states
 3 experts, clock, planner
 3 following, anchor
 4 stats, steerer
 5 detectors, metrics, exports
-6 evaluate, analysis, plots, comparison
+6 plots
+6 comparison
+6 evaluate, analysis
 7 integrations
 8 demo
 8 cli

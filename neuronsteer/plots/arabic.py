@@ -1,0 +1,117 @@
+"""Joined Arabic letters in display order, for a matplotlib that does not shape text itself.
+
+From version 3.11 matplotlib shapes text with libraqm and nothing here is used. Before, it draws one
+glyph per character from left to right, so that a text has to be given as the presentation forms of
+Unicode in visual order. Which forms exist is read from the Unicode data of Python.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+_KINDS = ("<isolated>", "<final>", "<initial>", "<medial>")
+_LAM, _ALEFS = "\u0644", "\u0622\u0623\u0625\u0627"
+_PAIRS = str.maketrans("()[]{}<>«»", ")(][}{><»«")
+
+
+@lru_cache(maxsize=1)
+def _forms() -> dict[str, dict[str, str]]:
+    """Return letter (or lam with alef) -> kind -> presentation form."""
+    found: dict[str, dict[str, str]] = {}
+    for code in (*range(0xFB50, 0xFDFC), *range(0xFE70, 0xFEFD)):
+        kind, _, letters = unicodedata.decomposition(chr(code)).partition(" ")
+        if kind in _KINDS:
+            text = "".join(chr(int(each, 16)) for each in letters.split())
+            if len(text) == 1 or (text[0] == _LAM and text[1] in _ALEFS and len(text) == 2):
+                found.setdefault(text, {})[kind] = chr(code)
+    return found
+
+
+def shaped(text: str) -> str:
+    """Return the text with every Arabic letter in the form that its neighbours ask for."""
+    forms = _forms()
+    units: list[str] = []
+    for character in text:
+        if units and units[-1] == _LAM and character in _ALEFS:
+            units[-1] += character
+        else:
+            units.append(character)
+    found: list[str] = []
+    for position, unit in enumerate(units):
+        kinds = forms.get(unit)
+        if kinds is None:
+            found.append(unit)
+            continue
+        before = _neighbour(units, position, -1)
+        after = _neighbour(units, position, 1)
+        # A letter joins backwards if it has a final form, forwards if it has an initial one.
+        back = "<final>" in kinds and "<initial>" in forms.get(before, {})
+        ahead = "<initial>" in kinds and "<final>" in forms.get(after, {})
+        kind = _KINDS[(1 if back else 0) + (2 if ahead else 0)]
+        found.append(kinds.get(kind, unit))
+    return "".join(found)
+
+
+def displayed(text: str) -> str:
+    """Return the text shaped and in visual order, runs of the other direction kept as they are.
+
+    Enough for names and titles: one level of embedding, numbers inside right-to-left text kept.
+    """
+    if not any(right_to_left(character) for character in text):
+        return text
+    runs = _runs(shaped(text))
+    base = next(rtl for rtl, _ in runs if rtl is not None)
+    flat = [(base if rtl is None else rtl, part) for rtl, part in runs]
+    shown = [_mirrored(part) if rtl else part for rtl, part in flat]
+    return "".join(reversed(shown) if base else _merged(flat, shown))
+
+
+def right_to_left(character: str) -> bool:
+    """Return whether a character is written from right to left."""
+    return unicodedata.bidirectional(character) in ("R", "AL")
+
+
+def _merged(flat: list[tuple[bool, str]], shown: list[str]) -> list[str]:
+    # In left-to-right text, neighbouring right-to-left runs change places with each other.
+    found: list[str] = []
+    pending: list[str] = []
+    for (rtl, _), part in zip(flat, shown, strict=True):
+        if rtl:
+            pending.insert(0, part)
+        else:
+            found += [*pending, part]
+            pending = []
+    return found + pending
+
+
+def _runs(text: str) -> list[tuple[bool | None, str]]:
+    """Split into runs of one direction; what has none belongs to equal neighbours, else to none."""
+    runs: list[tuple[bool | None, str]] = []
+    for part in re.findall(r"\s+|[^\w\s]+|\w+|.", text):
+        strong = [unicodedata.bidirectional(c) for c in part]
+        rtl: bool | None = None
+        if any(kind in ("R", "AL") for kind in strong):
+            rtl = True
+        elif any(kind in ("L", "EN", "AN") for kind in strong):
+            rtl = False
+        runs.append((rtl, part))
+    for position, (rtl, part) in enumerate(runs):
+        if rtl is None:
+            left = next((r for r, _ in reversed(runs[:position]) if r is not None), None)
+            right = next((r for r, _ in runs[position + 1 :] if r is not None), None)
+            runs[position] = (left if left == right else None, part)
+    return runs
+
+
+def _mirrored(part: str) -> str:
+    return part[::-1].translate(_PAIRS)
+
+
+def _neighbour(units: list[str], position: int, step: int) -> str:
+    position += step
+    # Vowel signs sit on a letter and do not part it from the next one.
+    while 0 <= position < len(units) and unicodedata.combining(units[position][0]):
+        position += step
+    return units[position] if 0 <= position < len(units) else ""

@@ -1,0 +1,209 @@
+"""Something per layer: lines, one panel per label, stacked shares, or a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ParameterError
+from .matrices import heatmap
+from .style import PALE, Lettering, canvas, finish, series, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KINDS = ("lines", "panels", "stack", "heatmap")
+Span = tuple[int, int, str]
+
+# More lines than this cross too often to be followed; more panels do not fit on a page.
+_LINES, _PANELS = 5, 16
+
+
+def layer_profile(
+    profiles: Mapping[str, Sequence[float | None]],
+    *,
+    title: str | None = None,
+    value_name: str = "neurons",
+    layer_name: str = "layer",
+    kind: str | None = None,
+    layers: Sequence[object] | None = None,
+    spans: Sequence[Span] = (),
+    limits: tuple[float, float] | None = None,
+    note: str | None = None,
+) -> Figure:
+    """Draw one number per label and layer.
+
+    Args:
+        profiles: Label → one value per layer; `None` leaves a gap.
+        title: Title of the figure.
+        value_name: What the numbers are.
+        layer_name: What the positions are.
+        kind: `"lines"`, `"panels"` (bars, one panel per label), `"stack"` (shares on top of each
+            other) or `"heatmap"`; by default the first that stays readable.
+        layers: Name of each position; by default its number from 0.
+        spans: Stretches of layers to mark: `(first, last, name)`.
+        limits: Lowest and highest value of the axis.
+        note: Small print below the figure.
+    """
+    labels = list(profiles)
+    lengths = {len(profiles[label]) for label in labels}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ParameterError(
+            "A layer profile needs labels with the same number of layers; got "
+            + (", ".join(f"{name}: {len(profiles[name])}" for name in labels) or "none")
+            + "."
+        )
+    chosen = kind or _readable(len(labels))
+    if chosen not in KINDS:
+        raise ParameterError(f"kind={kind!r} is none of {', '.join(KINDS)}.")
+    depth = lengths.pop()
+    names = list(range(depth)) if layers is None else list(layers)
+    table = np.array([profiles[label] for label in labels], dtype=np.float64)
+    if chosen == "heatmap":
+        return heatmap(
+            table,
+            labels,
+            names,
+            title=title,
+            column_name=layer_name,
+            value_name=value_name,
+            form=".3g",
+            annotate=False,
+            limits=limits or (min(0.0, float(np.nanmin(table))), float(np.nanmax(table))),
+            note=note,
+        )
+    with styled([*labels, title or "", *(name for _, _, name in spans)]):
+        lettering = Lettering()
+        texts = lettering.all(labels)
+        width = max(4.8, min(9.0, 3.2 + 0.18 * depth))
+        if chosen == "panels":
+            figure = _panels(table, texts, width, limits, value_name, layer_name, title, lettering)
+        else:
+            figure = canvas(width, 3.4 + (0.18 * max(0, len(labels) - 12)))
+            axes = figure.add_subplot()
+            (_lines if chosen == "lines" else _stack)(axes, table, texts)
+            if limits:
+                axes.set_ylim(*limits)
+            elif chosen == "stack":
+                axes.set_ylim(0, max(1e-12, float(np.nansum(table, 0).max())))
+            axes.margins(x=0.02)
+            if chosen == "lines":
+                axes.grid(axis="y")
+            handles, shown = axes.get_legend_handles_labels()
+            if len(labels) > 1:
+                # Beside the axes, in the order of the stack from the top.
+                turn = -1 if chosen == "stack" else 1
+                figure.legend(handles[::turn], shown[::turn], loc="outside right upper")
+            finish(axes, lettering, title=title, x=layer_name, y=value_name)
+        for axes in figure.axes:
+            _positions(axes, names, depth)
+            _mark(axes, spans, lettering, first=axes is figure.axes[0])
+        lettering.footnote(figure, note)
+    return figure
+
+
+def _readable(labels: int) -> str:
+    if labels <= _LINES:
+        return "lines"
+    return "panels" if labels <= _PANELS else "heatmap"
+
+
+def _lines(axes: Axes, table: np.ndarray, texts: Sequence[str]) -> None:
+    depth = table.shape[1]
+    for position, (text, row) in enumerate(zip(texts, table, strict=True)):
+        look = series(position)
+        axes.plot(
+            range(depth),
+            row,
+            color=look.colour,
+            linestyle=look.dash,
+            marker=look.marker,
+            # On a deep model every third layer, each series at other ones.
+            markevery=(position % max(1, depth // 12), max(1, depth // 12)),
+            label=text,
+        )
+
+
+def _stack(axes: Axes, table: np.ndarray, texts: Sequence[str]) -> None:
+    bottom = np.zeros(table.shape[1])
+    for position, (text, row) in enumerate(zip(texts, table, strict=True)):
+        look = series(position)
+        height = np.nan_to_num(row)
+        axes.bar(
+            range(table.shape[1]),
+            height,
+            bottom=bottom,
+            width=0.92,
+            color=look.colour,
+            hatch=look.hatch,
+            edgecolor="white",
+            linewidth=0.3,
+            label=text,
+        )
+        bottom = bottom + height
+
+
+def _panels(
+    table: np.ndarray,
+    texts: Sequence[str],
+    width: float,
+    limits: tuple[float, float] | None,
+    value_name: str,
+    layer_name: str,
+    title: str | None,
+    lettering: Lettering,
+) -> Figure:
+    columns = 2 if len(texts) > 3 else 1
+    rows = -(-len(texts) // columns)
+    figure = canvas(width, 1.1 + 1.1 * rows)
+    grid: Any = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    high = float(np.nanmax(table)) if np.isfinite(table).any() else 1.0
+    for position, axes in enumerate(grid.flat):
+        if position >= len(texts):
+            axes.set_visible(False)
+            continue
+        axes.bar(range(table.shape[1]), np.nan_to_num(table[position]), width=0.85, color="#0072B2")
+        axes.set_ylim(*(limits or (min(0.0, float(np.nanmin(table))), high * 1.08 or 1.0)))
+        axes.grid(axis="y")
+        axes.set_title(texts[position], loc="left", fontsize=9, pad=3)
+    for axes in grid[-1]:
+        axes.set_xlabel(lettering(layer_name))
+    if len(texts) % columns:
+        # The last column is one shorter: its lowest panel carries the numbers.
+        grid[-2][-1].tick_params(labelbottom=True)
+    figure.supylabel(lettering(value_name), fontsize=9)
+    if title:
+        figure.suptitle(lettering(title), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    return figure
+
+
+def _positions(axes: Axes, names: Sequence[object], depth: int) -> None:
+    step = max(1, -(-depth // 17))
+    if step == 3:
+        step = 4  # 0, 4, 8 … is what one expects of 32 layers and more
+    axes.set_xticks(range(0, depth, step), [str(name) for name in names[::step]])
+    axes.set_xlim(-0.7, depth - 0.3)
+
+
+def _mark(axes: Axes, spans: Sequence[Span], lettering: Lettering, first: bool) -> None:
+    for position, (start, end, name) in enumerate(spans):
+        if position:
+            axes.axvline(start - 0.5, color=PALE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.5)
+        if first:
+            axes.annotate(
+                lettering(name),
+                ((start + end) / 2, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=7.5,
+                color=PALE,
+                annotation_clip=False,
+            )
+    if spans and first and axes.get_title(loc="left"):
+        axes.set_title(axes.get_title(loc="left"), loc="left", pad=18)
