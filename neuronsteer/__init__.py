@@ -13,6 +13,7 @@ from .integrations import peft_hook
 
 if TYPE_CHECKING:
     from . import detectors, metrics
+    from .arithmetic import arith
     from .comparison import compare
     from .detectors import detect
     from .exports import bake, export
@@ -33,6 +34,7 @@ _ROOMS = {
     "Schedule": "schedule",
     "Stats": "stats",
     "Steerer": "steerer",
+    "arith": "arithmetic",
     "attach": "steerer",
     "bake": "exports",
     "collect": "stats",
@@ -53,6 +55,7 @@ __all__ = [
     "Stats",
     "Steerer",
     "__version__",
+    "arith",
     "attach",
     "bake",
     "collect",

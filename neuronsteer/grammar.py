@@ -12,6 +12,8 @@ The command line, HTTP requests and saved sets all use it:
     -                        unsteered
     en,16:fr,repeat=32       start over every 32 tokens
     en,24:fr,prompt=yes      steer the prompt as well
+    en,24:fr - en            a sum in place of a label: en is switched off, fr on (`arithmetic.py`)
+    (fr - en*0.5)*2          a sum with a strength of its own
 
 In labels and strings the characters `, : @ * % =` are written as `%2C` and so on.
 """
@@ -28,6 +30,9 @@ from urllib.parse import unquote
 from .errors import ScheduleError
 
 _SPECIAL = ",:@*%="
+# Only with space around: "zh-Hant" and "de:C-L" are labels.
+_OPERATOR = re.compile(r"(?:^|\s+)([+-])(?:\s+|$)")
+_SUM = re.compile(r"^\((.+)\)\*[^*)]+$")
 _HELP = (
     "expected labels with switch points in generated tokens, e.g. 'en,24:fr,64:ja', '24-40:fr', "
     "'24~40:fr', 'sentence:fr', 'text=STOP:fr', 'en,16:fr,repeat=32'"
@@ -128,6 +133,8 @@ def write(points: Sequence[Point], repeat: int | None, prompt: bool | None) -> s
     for i, point in enumerate(points):
         label = "-" if point.label is None else _escape(point.label)
         if point.strength != 1.0:
+            if is_arithmetic(label):
+                label = f"({label})"
             label += f"*{point.strength:g}"
         if isinstance(point.at, Condition):
             after = f"@{point.at.after}" if point.at.after else ""
@@ -184,7 +191,12 @@ def _bare(part: str, before: list[Point], text: str) -> Point:
 
 
 def _label(text: str, schedule: str) -> tuple[str | None, float]:
-    name, star, strength = text.partition("*")
+    # In a sum a factor belongs to its term, and the strength of the whole stands behind brackets.
+    name, star, strength = _SUM.sub(r"\1", text), "", ""
+    if name != text:
+        star, strength = "*", text[len(name) + 3 :]
+    elif not is_arithmetic(text):
+        name, star, strength = text.partition("*")
     if not name:
         raise ScheduleError(f"A label is missing in the schedule {schedule!r}: {_HELP}.")
     try:
@@ -194,6 +206,36 @@ def _label(text: str, schedule: str) -> tuple[str | None, float]:
             f"The strength {strength!r} in the schedule {schedule!r} is not a number."
         ) from None
     return (None if name == "-" else unquote(name)), value
+
+
+def is_arithmetic(text: str) -> bool:
+    """Return whether `text` is a sum of labels rather than one: an operator with space around."""
+    return text.strip() != "-" and _OPERATOR.search(text) is not None
+
+
+def terms(text: str) -> list[tuple[float, str]]:
+    """Return the `(factor, label)` terms of `"fr*0.5 + de - en"`; what is taken away is negative.
+
+    Raises:
+        ScheduleError: If a label is missing or a factor is no number above 0.
+    """
+    pieces = _OPERATOR.split(text.strip())
+    # A sum may begin with an operator; otherwise its first term has a plus.
+    pieces = pieces[1:] if not pieces[0] and len(pieces) > 1 else ["+", *pieces]
+    found: list[tuple[float, str]] = []
+    for sign, piece in zip(pieces[::2], pieces[1::2], strict=True):
+        name, star, factor = (part.strip() for part in piece.partition("*"))
+        try:
+            value = float(factor) if star else 1.0
+        except ValueError:
+            value = math.nan
+        if not name or name in "+-" or _OPERATOR.match(name) or not 0 < value < math.inf:
+            raise ScheduleError(
+                f"Cannot read {piece.strip()!r} in {text!r}: expected labels with an optional "
+                "factor above 0, joined by ' + ' and ' - ', e.g. 'fr - en' or 'fr*0.5 + de - en'."
+            )
+        found.append((value if sign == "+" else -value, unquote(name)))
+    return found
 
 
 def _number(text: str, schedule: str) -> int:

@@ -2,7 +2,8 @@
 
 A state is compiled once into sparse rows, one per layer, and gets a row number in all tables. Where
 several sets or a deactivated source meet on one neuron, they are applied in this order, each to
-what the one before left: sources (`away_from`) first, then the sets in the order they were
+what the one before left: sources (`away_from`, then what a sum such as `"fr - en"` takes away)
+first, then the targets in the order they are written, each with the sets in the order they were
 attached.
 """
 
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
+from .arithmetic import Arithmetic, arith
 from .errors import LabelError, unknown_label
+from .grammar import is_arithmetic
 from .neuronset import NeuronSet
-from .operations import Operation, operation
+from .operations import SITES_OF_MLP, Operation, operation
 from .tables import SparseRow
 
 #: `(site, layer)` → what to do there.
@@ -27,11 +30,11 @@ class State:
     """One row of all tables.
 
     Attributes:
-        label: The target, or `None` when only sources are deactivated.
+        label: The target, a label or a sum of labels, or `None` when only sources are deactivated.
         strength: See `Operation.blended`.
         operation: `None` means each set's own default.
         away_from: Labels that are deactivated first.
-        away: What deactivates them.
+        away: What deactivates them; `None` means zero, and for directions the opposite.
     """
 
     label: str | None
@@ -63,8 +66,19 @@ class Compiler:
         self._widths = widths
         self.labels = tuple(dict.fromkeys(label for each in sets for label in each.labels))
 
+    def sum_of(self, label: str) -> Arithmetic | None:
+        """Return the sum of labels that `label` writes down; `None` if it is a label itself."""
+        if label in self.labels or not is_arithmetic(label):
+            return None
+        return arith(label)
+
     def check(self, label: str) -> None:
         """Raise unless `label` exists and has neurons: steering must never silently do nothing."""
+        total = self.sum_of(label)
+        if total is not None:
+            for each in total.labels:
+                self.check(each)
+            return
         if label not in self.labels:
             raise unknown_label(label, self.labels)
         if not any(label in each.labels and each.counts[label] for each in self.sets):
@@ -81,17 +95,39 @@ class Compiler:
 
     def compile(self, state: State) -> Compiled:
         """Return what `state` does, per steered site and layer."""
+        total = None if state.label is None else self.sum_of(state.label)
+        off = [(1.0, source) for source in state.away_from]
+        on: list[tuple[float, str]] = []
+        if total is not None:
+            off += [(factor * state.strength, label) for factor, label in total.off]
+            on = [(factor * state.strength, label) for factor, label in total.on]
+        elif state.label is not None:
+            on = [(state.strength, state.label)]
         work: dict[tuple[str, int], SparseRow] = {}
-        for source in state.away_from:
-            self.check(source)
+        for strength, label in off:
+            self.check(label)
             for neurons in self.sets:
-                self._apply(work, neurons, source, state.away or operation("zero"), 1.0)
-        if state.label is not None and state.strength != 0:
-            self.check(state.label)
+                chosen = state.away or self.opposite(neurons)
+                # Nothing can be more than switched off, however strong the rest is.
+                bounded = strength if chosen.unbounded else min(strength, 1.0)
+                self._apply(work, neurons, label, chosen, bounded)
+        for strength, label in on:
+            self.check(label)
             for neurons in self.sets:
                 chosen = state.operation or self.default(neurons)
-                self._apply(work, neurons, state.label, chosen, state.strength)
+                if strength:
+                    self._apply(work, neurons, label, chosen, strength)
         return work
+
+    def opposite(self, neurons: NeuronSet) -> Operation:
+        """Return what takes a label away: zero for neurons, for directions minus what adds them.
+
+        Every coordinate of the residual stream serves all labels: without it nothing is left.
+        """
+        adds = self.default(neurons)
+        if neurons.site in SITES_OF_MLP or neurons.site.startswith("attn.") or adds.name != "add":
+            return operation("zero")
+        return operation(adds, factor=-float(adds.to_dict()["factor"]))
 
     def _apply(
         self,

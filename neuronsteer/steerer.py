@@ -10,16 +10,18 @@ from typing import Any
 
 from .anchor import Anchor, steered_site
 from .architectures import inspect
+from .arithmetic import Arithmetic
 from .clock import Clock
-from .errors import HookError, ParameterError
+from .errors import HookError, ParameterError, ScheduleError
 from .following import Assignment, Following, Run, flatten
+from .grammar import is_arithmetic, terms
 from .neuronset import NeuronSet
 from .operations import Operation, operation
 from .schedule import Schedule
 from .states import Compiler, State
 from .timeline import Track, Triggers
 
-Target = str | Schedule | None
+Target = str | Schedule | Arithmetic | None
 OperationLike = str | Operation | Mapping[str, Any]
 SetLike = NeuronSet | str | PathLike[str]
 
@@ -103,7 +105,7 @@ class Steerer:
         strength: float = 1.0,
         away_from: str | Sequence[str] | None = None,
         *,
-        away: OperationLike = "zero",
+        away: OperationLike | None = None,
         prompt: bool | None = None,
         prompt_length: int | None = None,
     ) -> Steerer:
@@ -113,12 +115,14 @@ class Steerer:
 
         Args:
             target: A label, `None` (unsteered), a `Schedule`, or a list of these with one entry
-                per row of the batch. A string with switch points (`"en,24:fr"`) is a schedule.
+                per row of the batch. A string with switch points (`"en,24:fr"`) is a schedule, one
+                with operators (`"fr - en"`) a sum of labels, see `arith`.
             operation: What to do with the neurons; default: what the set's header says.
             strength: How much of it, see `Operation.blended`.
             away_from: Labels whose neurons are deactivated first. Neurons that source and target
                 share end as the target wants them.
-            away: The operation that deactivates them.
+            away: The operation that deactivates them, and what a sum takes away. Default: zero;
+                directions (rows at `resid`) are subtracted.
             prompt: Whether the prompt is steered too. Default: yes for one label, no otherwise.
             prompt_length: For direct `model(...)` calls on a whole sequence: how many of its tokens
                 are prompt.
@@ -138,7 +142,7 @@ class Steerer:
                 return self
         chosen = None if operation is None else _operation(operation)
         sources = (away_from,) if isinstance(away_from, str) else tuple(away_from or ())
-        per_row = not (target is None or isinstance(target, (str, Schedule)))
+        per_row = not (target is None or isinstance(target, (str, Schedule, Arithmetic)))
         targets: list[Target] = list(target) if per_row else [target]  # type: ignore[arg-type]
         if not targets:
             raise ParameterError("to([]) names no label; pass one per row of the batch.")
@@ -146,8 +150,12 @@ class Steerer:
         def state(label: str | None, weight: float, alone: bool) -> State:
             if label is None and not (alone and sources):
                 return State(None)
-            away_sources = tuple(source for source in sources if source != label)
-            by = _operation(away) if away_sources else None
+            total = None if label is None else self._compiler.sum_of(label)
+            wanted = (label,) if total is None else [name for _, name in total.on]
+            away_sources = tuple(source for source in sources if source not in wanted)
+            by = None if away is None else _operation(away)
+            if not away_sources and (total is None or not total.off):
+                by = None  # one state, whatever would have deactivated
             return State(label, weight * strength, chosen, away_sources, by)
 
         tracks: list[Track] = []
@@ -317,10 +325,20 @@ def _operation(spec: OperationLike) -> Operation:
 def _schedule(target: Target, labels: Sequence[str], prompt: bool | None) -> Schedule:
     if isinstance(target, Schedule):
         found = target
-    elif target is None or target in labels or not any(mark in target for mark in ",:@"):
-        found = Schedule(target)
+    elif target is None or target in labels or _is_label(str(target), labels):
+        found = Schedule(None if target is None else str(target))
     else:
-        found = Schedule.parse(target)
+        found = Schedule.parse(str(target))
     if prompt is None:
         return found
     return Schedule(*found.points, repeat=found.repeat, prompt=prompt)
+
+
+def _is_label(text: str, labels: Sequence[str]) -> bool:
+    """Return whether `text` can only be a label or a sum of labels, not a schedule."""
+    if not any(mark in text for mark in ",:@*"):
+        return True
+    try:  # labels may contain these marks, too
+        return is_arithmetic(text) and all(label in labels for _, label in terms(text))
+    except ScheduleError:
+        return False

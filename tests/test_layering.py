@@ -47,7 +47,7 @@ LEVEL = {
 # The only rooms that may register hooks with torch.
 HOOKS = {"hooks.py", "listen.py", "architectures/probe.py"}
 # Folders whose __init__ holds the contract and finds its plugins by scanning.
-PLUGINS = ("detectors", "metrics", "exports", "operations", "stats/reducers")
+PLUGINS = ("detectors", "metrics", "exports", "operations", "stats/reducers", "analysis")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ParameterError
-from . import commands, console
+from . import commands, console, steering
 from .commands import command
 from .streaming import Painter
 
 if TYPE_CHECKING:
-    from ..operations import Operation
     from ..schedule import Schedule
 
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     examples="""
     neuronsteer generate demo demo --to fr --prompt "The weather"
     neuronsteer generate MODEL SET --schedule en,24:fr,64:ja --prompt "The weather" --stream
+    neuronsteer generate demo demo --to "fr - en" --prompt "The weather"
     neuronsteer generate MODEL SET --to de --away-from en --operation add --prompt "Once"
     echo "The weather" | neuronsteer generate MODEL SET --to fr --prompt - --json
     """,
@@ -30,7 +30,12 @@ def generate(
     model: commands.Model,
     neurons: commands.NeuronSet,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="LABEL", help="Steer to this label throughout.")
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="LABEL",
+            help="Steer to this label throughout; 'fr - en' also switches en off, see 'arith'.",
+        ),
     ] = None,
     schedule: Annotated[
         str | None,
@@ -45,18 +50,18 @@ def generate(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 64,
     stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come.")] = False,
-    operation: Annotated[
+    operation: steering.Operate = None,
+    value: steering.Value = None,
+    site: steering.Site = None,
+    strength: steering.Strength = 1,
+    away_from: steering.AwayFrom = None,
+    away: Annotated[
         str | None,
-        typer.Option(help="zero, scale, set or add; by default what the set says."),
-    ] = None,
-    value: Annotated[
-        str | None,
-        typer.Option(help="What to set or add: mean, median, max, diffmean, or a number."),
-    ] = None,
-    strength: Annotated[float, typer.Option(help="How much of the operation; 1 is all of it.")] = 1,
-    away_from: Annotated[
-        str | None,
-        typer.Option(metavar="LABEL", help="Also switch off the neurons of this label."),
+        typer.Option(
+            metavar="VALUE",
+            help="What switched-off neurons are held at: a number or mean, median, p10 …; 0 if not "
+            "given.",
+        ),
     ] = None,
     temperature: Annotated[
         float, typer.Option(min=0, help="0 takes the likeliest token, more samples.")
@@ -94,9 +99,10 @@ def generate(
     request = Request(
         prompt=text,
         schedule=target,
-        operation=_operation(operation, value, rows.operation),
+        operation=steering.chosen_operation(operation, value, site, rows.operation),
         strength=strength,
-        away_from=[away_from] if away_from else [],
+        away_from=away_from or [],
+        away=None if away is None else steering.chosen_operation("set", away, None, {}),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
@@ -105,7 +111,7 @@ def generate(
     loaded, tokenizer = load_model(
         model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
     )
-    painter = Painter(console.out(), rows.labels)
+    painter = Painter(console.out(), tuple(dict.fromkeys(rows.labels + target.labels)))
     legend = painter.legend(target.labels)
     if legend and not (quiet or as_json):
         console.err().print(legend)
@@ -147,22 +153,3 @@ def _schedule(to: str | None, schedule: str | None) -> Schedule | None:
     if to is not None:
         return Schedule(None if to == "-" else to)
     return None if schedule is None else Schedule.parse(schedule)
-
-
-def _operation(name: str | None, value: str | None, default: dict[str, Any]) -> Operation | None:
-    """Return the operation asked for; None leaves the choice to the set."""
-    from ..operations import operation as make
-
-    if name is None and value is None:
-        return None
-    spec: str | dict[str, Any] = default if name is None else name
-    if value is None:
-        return make(spec)
-    chosen = name or str(default["name"])
-    try:
-        amount: float | str = float(value)
-    except ValueError:
-        amount = value
-    if chosen == "scale" and isinstance(amount, str):
-        raise ParameterError(f"--operation scale needs a number as --value; found {value!r}.")
-    return make(spec, **{"factor" if chosen == "scale" else "value": amount})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ParameterError, unknown_label
+from ..grammar import is_arithmetic
 from .spans import Run, locate, pieces
 from .streaming import Painter, Streamer
 
@@ -26,7 +27,9 @@ class Request:
         operation: What is done to the neurons; `None` leaves it to the set.
         strength: How much of it.
         away_from: Labels whose neurons are switched off.
+        away: How; `None` leaves it to the set.
         max_new_tokens: How many tokens at most.
+        min_new_tokens: The text does not end before that many.
         temperature: 0 takes the likeliest token.
         seed: For sampling.
     """
@@ -36,15 +39,22 @@ class Request:
     operation: Operation | None = None
     strength: float = 1.0
     away_from: Sequence[str] = ()
+    away: Operation | None = None
     max_new_tokens: int = 64
+    min_new_tokens: int = 0
     temperature: float = 0.0
     seed: int = 0
 
     def check(self, neurons: NeuronSet) -> None:
         """Raise for a label the set does not have, before a large model is loaded."""
+        from ..arithmetic import arith
+
         for label in (*self.schedule.labels, *self.away_from):
-            if label not in neurons.labels:
-                raise unknown_label(label, neurons.labels)
+            if label in neurons.labels:
+                continue
+            for each in arith(label).labels if is_arithmetic(label) else (label,):
+                if each not in neurons.labels:
+                    raise unknown_label(each, neurons.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +98,7 @@ def run(
             operation=request.operation,
             strength=request.strength,
             away_from=request.away_from,
+            away=request.away,
         )
         streamer = None
         if painter is not None:
@@ -116,6 +127,8 @@ def _generate(
     if request.temperature > 0:
         options = {"do_sample": True, "temperature": request.temperature}
         torch.manual_seed(request.seed)
+    if request.min_new_tokens:
+        options["min_new_tokens"] = request.min_new_tokens
     if tokenizer.pad_token_id is None and model.generation_config.pad_token_id is None:
         options["pad_token_id"] = tokenizer.eos_token_id
     return model.generate(

@@ -20,7 +20,8 @@ Operate = Annotated[
 Value = Annotated[
     str | None,
     typer.Option(
-        help="What to set or add: mean, median, max, diffmean, or a number; for scale, the factor."
+        help="What to set or add: mean, median, max, diffmean, p10 …, or a number; for scale, the "
+        "factor."
     ),
 ]
 Site = Annotated[

@@ -15,7 +15,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..arithmetic import arith
 from ..errors import ParameterError, did_you_mean
+from ..grammar import is_arithmetic
 from ..neuronset import NeuronSet
 from ..operations import Operation
 from ..operations import operation as make_operation
@@ -96,7 +98,7 @@ def export(
     strength: float = 1.0,
     away_from: str | Sequence[str] | None = None,
     *,
-    away: OperationLike = "zero",
+    away: OperationLike | None = None,
     part: str = "all",
     model: Any = None,
     revision: str | None = None,
@@ -112,11 +114,12 @@ def export(
             scale; for engines that refuse a bias), `"peft"` (everything; tiny, but its users need
             neuronsteer), `"gguf"` (the constant of set and add, as a control vector), `"baked"` (a
             checkpoint; see `bake`), or a plugin's name.
-        label: What to steer to; `None` if only `away_from` is wanted.
+        label: What to steer to, a label or a sum such as `"fr - en"`; `None` if only `away_from` is
+            wanted.
         operation: What to do with the neurons; default: what the set's header says.
         strength: How much of it, as in `steer.to`.
         away_from: Labels whose neurons are deactivated first.
-        away: The operation that deactivates them.
+        away: The operation that deactivates them; zero if not given.
         part: `"all"`, or only the `"scale"` or the `"constant"` part of `a * scale + constant`, to
             put the two into different files.
         model: The model in memory, its folder, or its Hub id; default: the set's base model.
@@ -140,7 +143,7 @@ def export(
             )
     target = kind(**options)
     sets = _sets(neurons)
-    state = _state(label, operation, strength, away_from, away)
+    state = _state(sets, label, operation, strength, away_from, away)
     if model is None:
         model = sets[0].base_model
         revision = revision or sets[0].base_revision
@@ -171,7 +174,7 @@ def bake(
     strength: float = 1.0,
     away_from: str | Sequence[str] | None = None,
     *,
-    away: OperationLike = "zero",
+    away: OperationLike | None = None,
     part: str = "all",
     revision: str | None = None,
     overwrite: bool = False,
@@ -225,20 +228,25 @@ def _sets(neurons: SetLike | Sequence[SetLike]) -> list[NeuronSet]:
 
 
 def _state(
+    sets: Sequence[NeuronSet],
     label: str | None,
     operation: OperationLike | None,
     strength: float,
     away_from: str | Sequence[str] | None,
-    away: OperationLike,
+    away: OperationLike | None,
 ) -> State:
     sources = (away_from,) if isinstance(away_from, str) else tuple(away_from or ())
-    sources = tuple(source for source in sources if source != label)
+    known = {name for each in sets for name in each.labels}
+    summed = label is not None and label not in known and is_arithmetic(label)
+    total = arith(label) if label is not None and summed else None
+    wanted = (label,) if total is None else [name for _, name in total.on]
+    sources = tuple(source for source in sources if source not in wanted)
     state = State(
         label,
         strength,
         None if operation is None else make_operation(operation),
         sources,
-        make_operation(away) if sources else None,
+        None if away is None else make_operation(away),
     )
     if state.idle:
         raise ParameterError(
