@@ -6,15 +6,20 @@ the calibration tokens of the row's label. Operations find the values they set o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 
-from .errors import ArtifactError, unknown_label
+from .errors import ArtifactError, ParameterError, unknown_label
 
 # Sites that share one index space: neuron i of one is neuron i of the other.
 MLP_SITES = ("mlp.act", "mlp.neuron")
+
+
+# Percentiles are written `p10`, `p99.5`.
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
 
 
 class ColumnSource(Protocol):
@@ -23,6 +28,11 @@ class ColumnSource(Protocol):
     @property
     def labels(self) -> Sequence[str]:
         """Labels in the order of the first dimension of every tensor."""
+        ...
+
+    @property
+    def site_widths(self) -> Mapping[str, Sequence[int]]:
+        """Number of neurons per layer, by site."""
         ...
 
     def has(self, reducer: str, site: str) -> bool:
@@ -45,6 +55,12 @@ class ColumnSource(Protocol):
         """Return the maxima, `[labels, layers, width]`."""
         ...
 
+    def quantile(
+        self, q: float, site: str, at: tuple[torch.Tensor, ...] | None = None
+    ) -> torch.Tensor:
+        """Return quantiles of the neurons `at` (positions of label, layer and index)."""
+        ...
+
 
 def same_space(site: str, other: str) -> bool:
     """Return whether neuron i of `site` is neuron i of `other`."""
@@ -58,8 +74,9 @@ def gather(
     layer: torch.Tensor,
     index: torch.Tensor,
     site: str,
+    sources: Sequence[str] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return every value column that `stats` can fill for the given rows.
+    """Return value columns for the given rows.
 
     Args:
         stats: Statistics that cover all of `labels`.
@@ -69,10 +86,15 @@ def gather(
         index: Neuron of each row.
         site: Site of the rows. For `mlp.act` and `mlp.neuron`, which share their neurons, the
             columns of both are gathered.
+        sources: What to gather, percentiles (`"p25"`) and `"layer_mean"` included; by default all
+            the usual ones that `stats` can fill.
 
     Returns:
         `{"<site>.<source>": float32 [rows]}`. Where no token reached a neuron (an expert that was
         never routed to) the value is 0.
+
+    Raises:
+        ParameterError: If a source that was asked for does not exist, or `stats` cannot fill it.
     """
     known = list(stats.labels)
     for name in labels:
@@ -80,28 +102,67 @@ def gather(
             raise unknown_label(name, known, where="these statistics")
     position = torch.tensor([known.index(name) for name in labels], dtype=torch.int64)
     where = (position[label], layer, index)
+    places = MLP_SITES if site in MLP_SITES else (site,)
     columns: dict[str, torch.Tensor] = {}
-    for place in MLP_SITES if site in MLP_SITES else (site,):
-        for reducer, sources in _SOURCES.items():
-            if not stats.has(reducer, place):
-                continue
-            for source, method in sources.items():
-                if source == "other_mean" and len(known) < 2:
-                    continue
-                # `median` is optional: a sketch may offer no such shortcut.
-                read = getattr(stats, method, None)
-                if read is not None:
-                    columns[f"{place}.{source}"] = _tidy(read(place)[where])
+    for source in _USUAL if sources is None else sources:
+        reducer = _reducer(source)
+        having = [place for place in places if stats.has(reducer, place)]
+        if sources is None and source == "other_mean" and len(known) < 2:
+            continue
+        if sources is not None and not having:
+            raise ParameterError(
+                f"The value {source!r} comes from {reducer!r} at {site!r}, which these statistics "
+                f"do not hold. Collect again with needs=[..., '{reducer}@{site}']."
+            )
+        for place in having:
+            columns[f"{place}.{source}"] = _read(stats, source, place, where)
     return columns
 
 
-# Reducer -> {source name: method of Stats}.
-_SOURCES: dict[str, dict[str, str]] = {
-    "sum": {"mean": "mean", "other_mean": "other_mean"},
-    "max": {"max": "max"},
-    "count": {"prob": "probabilities"},
-    "quantile": {"median": "median"},
+def is_percentile(source: str) -> bool:
+    """Return whether `source` names a percentile, as `p10` and `p99.5` do."""
+    return _PERCENTILE.fullmatch(source) is not None
+
+
+# Source -> the reducer it comes from.
+_REDUCERS = {
+    "mean": "sum",
+    "other_mean": "sum",
+    "max": "max",
+    "prob": "count",
+    "median": "quantile",
+    "p10": "quantile",
+    "p90": "quantile",
 }
+_USUAL = tuple(_REDUCERS)
+
+
+def _reducer(source: str) -> str:
+    if source in _REDUCERS:
+        return _REDUCERS[source]
+    if is_percentile(source):
+        return "quantile"
+    if source == "layer_mean":
+        return "sum"
+    raise ParameterError(
+        f"Statistics have no value {source!r}; expected {', '.join(_USUAL)}, layer_mean, or "
+        f"another percentile such as p25."
+    )
+
+
+def _read(
+    stats: ColumnSource, source: str, site: str, where: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
+    found = _PERCENTILE.fullmatch("p50" if source == "median" else source)
+    if found is not None:
+        # Only these rows: the histograms of all neurons of a large model are gigabytes.
+        return _tidy(stats.quantile(float(found[1]) / 100, site, where))
+    if source == "layer_mean":
+        mean = stats.mean(site)
+        sizes = torch.tensor(stats.site_widths[site]).clamp(min=1)
+        return _tidy((mean.sum(-1) / sizes)[where[0], where[1]])
+    read = stats.probabilities if source == "prob" else getattr(stats, source)
+    return _tidy(read(site)[where])
 
 
 def _tidy(column: torch.Tensor) -> torch.Tensor:
@@ -122,8 +183,9 @@ def read_value(values: Mapping[str, torch.Tensor], source: str, site: str) -> to
         have = ", ".join(sorted(values)) or "none"
         raise ArtifactError(
             f"Missing value column{'s' if len(missing) > 1 else ''} {', '.join(missing)}: this "
-            f"neuron set stores {have}. Detect again from statistics that hold "
-            f"them, or use an operation that needs no stored value (zero, scale, a number)."
+            f"neuron set stores {have}. Add them with neurons.with_values(stats, {source!r}), "
+            f"detect again from statistics that hold them, or use an operation that needs no "
+            f"stored value (zero, scale, a number)."
         )
     first, *rest = (values[f"{site}.{part}"] for part in needed)
     return first - rest[0] if rest else first

@@ -98,6 +98,12 @@ class NeuronSet(Rows):
             index=index, score=torch.zeros_like(self.score), values=values, method=method, orphans=0
         )
 
+    def with_values(self, stats: ColumnSource, *sources: str) -> NeuronSet:
+        """Return the set with more values to steer with, e.g. `"p25"` or `"layer_mean"`."""
+        place = (self.label, self.layer, self.index)
+        more = gather(stats, self.labels, *place, self.site, sources)
+        return self.replace(values={**self.values, **more})
+
     def __and__(self, other: NeuronSet) -> NeuronSet:
         """Return the rows that both have, for the labels that both have; values from the left."""
         mine, theirs = self._keys(other)

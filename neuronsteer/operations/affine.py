@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import torch
 
+from ..columns import is_percentile
 from ..errors import ParameterError
 from . import OPERATIONS, Operation, Values
 
-#: Statistics that a row may carry and an operation may use as its value.
-SOURCES = ("mean", "median", "max", "diffmean", "other_mean")
+#: Statistics that a row may carry and an operation may use as its value; percentiles (`p10`), too.
+SOURCES = ("mean", "median", "max", "diffmean", "other_mean", "layer_mean")
 
 
 def _finite(name: str, field: str, number: float) -> None:
@@ -66,10 +67,10 @@ class _Valued(Operation):
     def __post_init__(self) -> None:
         _finite(self.name, "factor", self.factor)
         if isinstance(self.value, str):
-            if self.value not in SOURCES:
+            if self.value not in SOURCES and not is_percentile(self.value):
                 raise ParameterError(
-                    f"The operation {self.name!r} got value={self.value!r}; expected a number or "
-                    f"one of {', '.join(SOURCES)}."
+                    f"The operation {self.name!r} got value={self.value!r}; expected a number, "
+                    f"one of {', '.join(SOURCES)}, or a percentile such as p10."
                 )
         else:
             _finite(self.name, "value", self.value)

@@ -153,14 +153,20 @@ class Stats:
         mean = self.mean(site).double()
         return ((mean.sum(0, keepdim=True) - mean) / (len(self.labels) - 1)).float()
 
-    def quantile(self, q: float, site: str) -> Tensor:
+    def quantile(self, q: float, site: str, at: tuple[Tensor, ...] | None = None) -> Tensor:
         """Return an estimate of a quantile, `[labels, layers, width]` float32.
 
         Within 9.1 % of the true value for magnitudes from 2**-10 to 64.
+
+        Args:
+            q: From 0 to 1.
+            site: Where histograms were collected.
+            at: Only these neurons: positions of label, layer and neuron.
         """
         if not 0 <= q <= 1:
             raise StatsError(f"Quantile {q!r} is not between 0 and 1.")
-        return estimate(self.get("quantile", site), q)
+        histogram = self.get("quantile", site)
+        return estimate(histogram if at is None else histogram[at], q)
 
     def median(self, site: str) -> Tensor:
         """Return estimated medians; see `quantile`."""

@@ -62,6 +62,10 @@ def test_operations_do_what_their_formula_says(family, strength):
         "set": ({"name": "set", "value": "mean"}, lambda a, u, h: mean[h] + 0 * a),
         "number": ({"name": "set", "value": 2.0}, lambda a, u, h: 2 + 0 * a),
         "add": ({"name": "add", "value": "diffmean", "factor": 2}, lambda a, u, h: a + 2 * diff[h]),
+        "pull": (
+            {"name": "pull", "share": 0.3, "factor": 0.7},
+            lambda a, u, h: a + 0.3 * (mean[h] - a) + 0.7 * diff[h],
+        ),
         "set g": (
             {"name": "set", "value": "mean", "site": "mlp.act"},
             lambda a, u, h: g_mean[h] * u + 0 * a,
@@ -243,7 +247,7 @@ def test_impossible_requests_say_what_is_possible():
             steer.to("fr", operation="zero", strength=1.5)
         with pytest.raises(ParameterError, match="no parameter 'factr'"):
             steer.to("fr", operation={"name": "scale", "factr": 2})
-        with pytest.raises(ParameterError, match="expected a number or one of"):
+        with pytest.raises(ParameterError, match="expected a number, one of"):
             steer.to("fr", operation={"name": "set", "value": "average"})
         with pytest.raises(ParameterError, match="2 labels were given"):
             steer.to(["fr", "en"])
