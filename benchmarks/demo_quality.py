@@ -7,8 +7,9 @@ unsteered, forced into every language, with size-matched random neurons (the con
 in the middle; plus the loss matrix of deactivating each language's neurons, and the perplexity of
 the steered model on text of its own target language.
 
-HELDOUT holds `<language>.txt.xz`, one sentence per line. Neurons are detected on the first part of
-each file (see examples/train_demo_model); prompts and losses here come from the last part.
+HELDOUT holds `<language>.txt.xz`, one sentence per line. Neurons are detected on the first 60 % of
+each file (see examples/train_demo_model), the set's parameters are chosen by demo_sweep.py on the
+next 15 %, and what this script measures comes from the last 25 %, which is used nowhere else.
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ from neuronsteer.cli.models import load_model, load_set
 
 PROMPT_TOKENS = 12
 NEW_TOKENS = 40
-#: Of the held-out lines, this last share is what this script uses and detection does not.
-SHARE = 0.4
+#: Which share of the held-out lines is for what; before these, detection.
+PARTS = {"tune": (0.6, 0.75), "measure": (0.75, 1.0)}
+#: A switch is judged from this many tokens after it.
+GRACE = 6
 
 
-def lines(heldout: Path, language: str) -> list[str]:
-    """Return the last part of a held-out file, evenly thinned later by whoever needs fewer."""
+def lines(heldout: Path, language: str, part: str) -> list[str]:
+    """Return one part of a held-out file, evenly thinned later by whoever needs fewer."""
     with lzma.open(heldout / f"{language}.txt.xz", "rt", encoding="utf-8") as file:
         found = [line.strip() for line in file if line.strip()]
-    return found[int(len(found) * (1 - SHARE)) :]
+    first, last = PARTS[part]
+    return found[int(len(found) * first) : int(len(found) * last)]
 
 
 def thinned(items: list, count: int) -> list:
@@ -71,15 +75,17 @@ def distinct(texts: list[str], n: int = 6) -> float:
 
 
 class Bench:
-    def __init__(self, model, tokenizer, heldout: Path, prompts: int, seed: int) -> None:
+    def __init__(
+        self, model, tokenizer, heldout: Path, prompts: int, seed: int, part: str = "measure"
+    ) -> None:
         self.model, self.tokenizer, self.seed = model, tokenizer, seed
-        self.heldout = heldout
+        self.heldout, self.part = heldout, part
         self.prompts = self._prompts(prompts)
 
     def _prompts(self, count: int) -> torch.Tensor:
         bos = self.tokenizer.bos_token_id
         rows = []
-        for line in lines(self.heldout, "en"):
+        for line in lines(self.heldout, "en", self.part):
             ids = self.tokenizer(line, add_special_tokens=False).input_ids
             if len(ids) >= PROMPT_TOKENS + 4:
                 rows.append([bos, *ids[:PROMPT_TOKENS]])
@@ -106,11 +112,18 @@ class Bench:
     def texts(self, tokens: torch.Tensor) -> list[str]:
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
+    def switched(self, steer, judge: Judge, first: str, then: str, at: int = 20) -> float:
+        """Return the share of texts that are heard in the new language after a switch."""
+        steer.to(ns.Schedule(first, (at, then)))
+        tokens = self.generate(at + GRACE + NEW_TOKENS)
+        # A token may end inside a character: the tail is decoded on its own.
+        return judge.share(self.texts(tokens[:, at + GRACE :]), then)
+
     @torch.inference_mode()
     def loss(self, language: str, blocks: int = 24, length: int = 128) -> float:
         """Return nats per token on held-out text, documents of consecutive sentences."""
         ids: list[int] = []
-        for line in lines(self.heldout, language):
+        for line in lines(self.heldout, language, self.part):
             ids += self.tokenizer(line + " ", add_special_tokens=False).input_ids
             if len(ids) >= blocks * (length - 1):
                 break
@@ -141,10 +154,7 @@ def measure(bench: Bench, neurons: ns.NeuronSet, languages: list[str], seeds: in
         for language in languages:
             if language == "en":
                 continue
-            steer.to(ns.Schedule("en", (20, language)))
-            tokens = bench.generate(20 + 6 + NEW_TOKENS)
-            # A token may end inside a character: the tail is decoded on its own.
-            switch[language] = judge.share(bench.texts(tokens[:, 26:]), language)
+            switch[language] = bench.switched(steer, judge, "en", language)
             log(f"switch en → {language}: {switch[language]:.1%}")
         for off in languages:
             steer.to(off, operation="zero")

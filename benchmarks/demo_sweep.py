@@ -1,17 +1,18 @@
-"""Which share of neurons, operation and strength steer the demo model best: success × damage.
+"""Which neurons, operation and strength steer the demo model best: success × damage.
 
-    python benchmarks/demo_sweep.py --stats STATS --heldout HELDOUT [--model demo] [--prompts 32]
+    python benchmarks/demo_sweep.py --stats STATS --heldout HELDOUT [--model demo] [--prompts 48]
 
-Prints the frontier that the card shows. `success` is the mean share of English prompts continued in
-the target language, `lowest` the worst target, `distinct` the share of different character 6-grams
-and `perplexity` that of held-out text of the target language, both relative to the unsteered model.
-STATS is what examples/train_demo_model/make_neurons.py keeps with --stats.
+Prints the frontier that the card shows. `forced` is the mean share of English prompts continued in
+the target language and its worst target; `switch` the same from six tokens after a switch in the
+middle; `distinct` the lowest share of different character 6-grams and `perplexity` that of held-out
+text of the target language, mean and worst, both relative to the unsteered model. The text is the
+part that demo_quality.py does not measure on. STATS is what examples/train_demo_model/
+make_neurons.py keeps with --stats.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import re
 import statistics
@@ -22,20 +23,52 @@ from demo_quality import Bench, Judge, distinct
 import neuronsteer as ns
 from neuronsteer.cli.models import load_model
 
+STD = {"source": "en", "normalise": "std"}
+FIRST = {**STD, "layers": "0-1"}
 GRID = [
-    {"method": "effect", "rate": rate, "source": source, "normalise": normalise}
-    for normalise, source, rate in itertools.product(
-        ("std", "none"), ("en", "others"), (0.1, 0.03, 0.01, 0.003)
-    )
-] + [{"method": "lape", "rate": rate} for rate in (0.01, 0.05)]
-#: (operation, strength)
-OPERATIONS = [
-    ({"name": "add", "value": "diffmean", "factor": 1.0}, 1.0),
-    ({"name": "add", "value": "diffmean", "factor": 2.0}, 1.0),
-    ({"name": "set", "value": "mean"}, 0.6),
-    ({"name": "set", "value": "mean"}, 0.8),
-    ({"name": "set", "value": "mean"}, 1.0),
+    # All layers, the difference of means added: what a larger share buys and costs.
+    *({**STD, "rate": rate, "factor": 1.0} for rate in (0.1, 0.05, 0.01)),
+    # The other layers alone do nothing: the language is decided in the first.
+    {**STD, "rate": 0.1, "factor": 1.0, "layers": "2-5"},
+    *({**FIRST, "rate": rate, "factor": 1.0} for rate in (0.1, 0.05, 0.01)),
+    # Pulled, from gently to hard.
+    *(
+        {**FIRST, "rate": rate, "share": share, "factor": factor}
+        for rate in (0.05, 0.02, 0.01, 0.005)
+        for share, factor in ((0.4, 0.6), (0.6, 0.8), (0.8, 1.0), (1.0, 1.5))
+    ),
+    {**FIRST, "source": "others", "rate": 0.02, "share": 0.8, "factor": 1.0},
+    {**FIRST, "normalise": "none", "rate": 0.02, "share": 0.6, "factor": 0.8},
+    {"method": "lape", "rate": 0.01},
+    {"method": "lape", "rate": 0.05},
 ]
+
+
+def row(bench: Bench, judge: Judge, neurons: ns.NeuronSet, targets: list[str], base: dict) -> str:
+    """Return the figures of one set, as cells of the table."""
+    forced, switch = dict.fromkeys(targets, 0.0), dict.fromkeys(targets, 0.0)
+    ratios, perplexities = [], []
+    with ns.attach(bench.model, neurons) as steer:
+        for target in targets:
+            if not neurons.counts[target]:
+                continue
+            steer.to(target)
+            texts = bench.texts(bench.generate())
+            forced[target] = judge.share(texts, target)
+            ratios.append(distinct(texts) / base["distinct"])
+            change = bench.loss(target, blocks=8) - base["losses"][target]
+            perplexities.append(math.exp(change))
+            if neurons.counts["en"]:
+                switch[target] = bench.switched(steer, judge, "en", target)
+
+    def share(found: dict[str, float]) -> str:
+        worst = min(found, key=found.__getitem__)
+        return f"{statistics.fmean(found.values()):.1%} ({worst} {found[worst]:.0%})"
+
+    return (
+        f"{share(forced)} | {share(switch)} | {min(ratios):.2f} "
+        f"| {statistics.fmean(perplexities):.3f} ({max(perplexities):.3f})"
+    )
 
 
 def main() -> None:
@@ -43,7 +76,7 @@ def main() -> None:
     parser.add_argument("--stats", type=Path, required=True)
     parser.add_argument("--heldout", type=Path, required=True)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--targets", default="de,fr,es,zh,ja,ru,ar")
     parser.add_argument("--filter", default="", help="a regular expression for what to run")
     arguments = parser.parse_args()
@@ -51,39 +84,20 @@ def main() -> None:
     stats = ns.load_stats(arguments.stats)
     targets = arguments.targets.split(",")
     judge = Judge(list(stats.labels))
-    bench = Bench(model, tokenizer, arguments.heldout, arguments.prompts, seed=0)
-    plain = distinct(bench.texts(bench.generate()))
-    losses = {target: bench.loss(target, blocks=8) for target in targets}
-    print("| neurons | operation | success | lowest | distinct | perplexity (worst) |")
-    print("|---|---|---|---|---|---|", flush=True)
+    bench = Bench(model, tokenizer, arguments.heldout, arguments.prompts, seed=0, part="tune")
+    base = {
+        "distinct": distinct(bench.texts(bench.generate())),
+        "losses": {target: bench.loss(target, blocks=8) for target in targets},
+    }
+    print("| neurons | forced (lowest) | switch (lowest) | distinct | perplexity (worst) |")
+    print("|---|---|---|---|---|", flush=True)
     for spec in GRID:
-        about = " ".join(str(value) for value in spec.values())
-        if not re.search(arguments.filter, about):
-            continue
-        parameters = {key: value for key, value in spec.items() if key != "method"}
-        neurons = ns.detect(stats, spec["method"], **parameters)
-        have = [target for target in targets if neurons.counts[target]]
-        with ns.attach(model, neurons) as steer:
-            for operation, strength in OPERATIONS:
-                success, ratios, perplexities = dict.fromkeys(targets, 0.0), [], []
-                for target in have:
-                    steer.to(target, operation=operation, strength=strength)
-                    texts = bench.texts(bench.generate())
-                    success[target] = judge.share(texts, target)
-                    ratios.append(distinct(texts) / plain)
-                    change = bench.loss(target, blocks=8) - losses[target]
-                    perplexities.append(math.exp(change))
-                if not have:
-                    continue
-                worst = min(success, key=success.__getitem__)
-                amount = strength * operation.get("factor", 1.0)
-                what = f"{operation['name']} {operation['value']} × {amount:g}"
-                print(
-                    f"| {about} | {what} | {statistics.fmean(success.values()):.1%} "
-                    f"| {worst} {success[worst]:.0%} | {min(ratios):.2f} "
-                    f"| {statistics.fmean(perplexities):.3f} ({max(perplexities):.3f}) |",
-                    flush=True,
-                )
+        about = ", ".join(f"{key} {value}" for key, value in spec.items())
+        if re.search(arguments.filter, about):
+            parameters = dict(spec)
+            method = parameters.pop("method", "effect")
+            neurons = ns.detect(stats, method, **parameters)
+            print(f"| {about} | {row(bench, judge, neurons, targets, base)} |", flush=True)
 
 
 if __name__ == "__main__":

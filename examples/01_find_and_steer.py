@@ -1,6 +1,6 @@
 """Find language neurons and switch language in the middle of a text.
 
-python examples/01_find_and_steer.py                                   # a toy model, offline
+python examples/01_find_and_steer.py                                   # the demo model, offline
 python examples/01_find_and_steer.py --model Qwen/Qwen3-0.6B --texts corpus/ --prompt "Today"
 """
 
@@ -15,7 +15,7 @@ from neuronsteer.demo.sentences import LANGUAGES, texts
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", help="Hub id or folder; without it, a toy is trained once")
+    parser.add_argument("--model", help="Hub id or folder (default: the demo model)")
     parser.add_argument("--texts", help="folder with one file per language: fr.txt, ja.jsonl …")
     parser.add_argument("--prompt", default="The black cat sleeps in the garden.")
     parser.add_argument("--rate", type=float, default=0.2, help="share of all neurons per language")

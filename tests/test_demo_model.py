@@ -11,11 +11,8 @@ import torch
 
 import neuronsteer as ns
 from neuronsteer.cli.models import load_model
-from neuronsteer.demo import embedded
 
 ROOT = Path(__file__).resolve().parents[1]
-
-pytestmark = pytest.mark.skipif(not embedded(), reason="this checkout carries no demo model")
 
 
 @pytest.fixture(scope="module")

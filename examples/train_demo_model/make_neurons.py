@@ -28,6 +28,8 @@ SHARE = 0.6
 SENTENCES = 8
 MAX_TOKENS = 60_000
 NAME = "neuronsteer/demo"
+#: Parameters of the detector `effect` that can be given.
+PARAMETERS = ("rate", "source", "normalise", "factor", "share", "layers")
 #: What `neuronsteer demo` shows.
 SCHEDULE = "en,15:fr,30:ja,45:ru"
 
@@ -86,7 +88,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.05)
     parser.add_argument("--source", default="en")
     parser.add_argument("--normalise", default="std")
-    parser.add_argument("--factor", type=float, default=1.0)
+    parser.add_argument("--factor", type=float, default=0.6)
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--layers", default="0-1")
     arguments = parser.parse_args()
     if arguments.stats and arguments.stats.exists():
         stats = ns.load_stats(arguments.stats)
@@ -94,7 +98,7 @@ def main() -> None:
         stats = collected(arguments.model, arguments.heldout)
         if arguments.stats:
             stats.save(arguments.stats)
-    chosen = {key: getattr(arguments, key) for key in ("rate", "source", "normalise", "factor")}
+    chosen = {key: getattr(arguments, key) for key in PARAMETERS}
     # The folder the model was read from means nothing to anybody else.
     steering = ns.detect(stats, "effect", **chosen).replace(base_model=NAME, schedule=SCHEDULE)
     describing = ns.detect(stats, "lape", rate=0.01).replace(base_model=NAME)

@@ -6,23 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import MissingExtraError, require
-from .sentences import LANGUAGES, share
 
 Judge = Callable[[str], "str | None"]
 
-# Below this a text is in no language that the judge knows.
-_LEAST = 0.5
 
-
-def judge(labels: Sequence[str], *, toy: bool) -> Judge | None:
+def judge(labels: Sequence[str]) -> Judge | None:
     """Return what tells the label of a text, or `None` if nobody here can.
 
     Args:
         labels: The labels to choose from, language codes.
-        toy: Whether the text comes from the toy model, whose words are all known.
     """
-    if toy:
-        return _by_words(labels)
     try:
         lingua: Any = require("lingua", "langid", "Telling languages apart")
     except MissingExtraError:
@@ -39,14 +32,3 @@ def judge(labels: Sequence[str], *, toy: bool) -> Judge | None:
         return None if found is None else names[found]
 
     return by_letters
-
-
-def _by_words(labels: Sequence[str]) -> Judge:
-    candidates = [label for label in labels if label in LANGUAGES]
-
-    def by_words(text: str) -> str | None:
-        shares = {label: share(text, label) for label in candidates}
-        best = max(shares, key=shares.__getitem__)
-        return best if shares[best] > _LEAST else None
-
-    return by_words

@@ -1,4 +1,4 @@
-"""Small grammars of four languages: enough text for a toy model, written here, no download."""
+"""Small grammars of four languages: text to try things on, written here, no download."""
 
 from __future__ import annotations
 
@@ -156,27 +156,5 @@ def texts(language: str, count: int, sentences: int, seed: int) -> list[str]:
     return [" ".join(sentence(language, rng) for _ in range(sentences)) for _ in range(count)]
 
 
-def share(text: str, language: str) -> float:
-    """Return the share of words of `text` that `language` has."""
-    words = _words(text)
-    return sum(word in _VOCABULARIES[language] for word in words) / max(len(words), 1)
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in (raw.strip(".,;:!?").lower() for raw in text.split()) if word]
-
-
 def _low(words: str) -> str:
     return words[0].lower() + words[1:]
-
-
-_VOCABULARIES = {
-    language: {
-        word
-        for entries in grammar.values()
-        for entry in entries
-        for word in _words(entry)
-        if "{" not in word
-    }
-    for language, grammar in _GRAMMARS.items()
-}

@@ -1,0 +1,48 @@
+"""Pull: towards the mean of the label, and some of the difference of means beyond."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import torch
+
+from ..errors import ParameterError
+from . import OPERATIONS, Operation, Values
+
+
+@OPERATIONS.register("pull")
+@dataclasses.dataclass(frozen=True)
+class Pull(Operation):
+    """Pull the neurons: `a -> a + share * (mean - a) + factor * diffmean`.
+
+    Between "set", which wipes out what the neuron had to say, and "add", which pushes on although
+    the text is in the language already. A neuron far from the label's mean is moved far, one that
+    is there is moved by `factor` only; so with the same success, text of the label suffers less.
+
+    Args:
+        share: Which part of the way to the label's mean, 0 to 1.
+        factor: How much of the difference of means (the label's minus its source's) on top.
+    """
+
+    name: ClassVar[str] = "pull"
+    unbounded: ClassVar[bool] = True
+
+    share: float = 0.5
+    factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ParameterError(f"The operation 'pull' got share={self.share}; expected 0 to 1.")
+        if not math.isfinite(self.factor):
+            raise ParameterError(
+                f"The operation 'pull' got factor={self.factor}; it must be finite."
+            )
+
+    def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what is left of the neuron as scale, mean and difference as shift."""
+        shift = self.factor * rows.value("diffmean", site).to(torch.float32)
+        if self.share:
+            shift = shift + self.share * rows.value("mean", site).to(torch.float32)
+        return torch.full((len(rows),), 1 - self.share), shift
