@@ -45,7 +45,7 @@ LEVEL = {
     for room in line.split(" ", 1)[1].split(",")
 }
 # The only rooms that may register hooks with torch.
-HOOKS = {"hooks.py", "listen.py", "architectures/probe.py"}
+HOOKS = {"hooks.py", "listen.py", "architectures/probe.py", "integrations/vllm/layers.py"}
 # Folders whose __init__ holds the contract and finds its plugins by scanning.
 PLUGINS = ("detectors", "metrics", "exports", "operations", "stats/reducers", "analysis")
 

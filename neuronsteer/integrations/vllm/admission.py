@@ -1,0 +1,209 @@
+"""The front end: what is refused, what a request's text becomes, and the prefix cache's salt.
+
+Whatever a user can get wrong is found here, where it is answered with an error (HTTP 400). A worker
+can only stop the whole engine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import NeuronSteerError, ParameterError, require
+from . import private
+from .catalogue import CATALOGUES, Catalogue, Shape
+from .plan import Plan
+from .settings import KEY, Settings, settings_of
+from .wrapping import wrap
+
+#: Ways of speculative decoding whose output was shown to be that of the steered model.
+SPECULATIVE = ("ngram",)
+
+_OFF = (
+    "this server was started without neuron steering. Start it with: neuronsteer serve MODEL SET, "
+    f'or pass vLLM --additional-config \'{{"{KEY}": {{"sets": …}}}}\''
+)
+
+
+def install() -> None:
+    """Wrap the front end of vLLM; nothing changes for engines without neuron sets."""
+    wrap("vllm.engine.arg_utils", "EngineArgs.create_engine_config", _checked)
+    wrap("vllm.v1.engine.input_processor", "InputProcessor.__init__", _catalogued)
+    wrap("vllm.v1.engine.input_processor", "InputProcessor.process_inputs", _admitted)
+    wrap("vllm.v1.engine.output_processor", "OutputProcessor.add_request", _noted)
+    for kind in ("completion.protocol", "chat_completion.protocol"):
+        name = "CompletionRequest" if kind.startswith("completion") else "ChatCompletionRequest"
+        wrap(f"vllm.entrypoints.openai.{kind}", f"{name}.to_beam_search_params", _unsteered_beams)
+
+
+def check_engine(vllm_config: Any) -> Settings | None:
+    """Return the settings of an engine that can be steered exactly, `None` if it is not to be.
+
+    Raises:
+        ParameterError: If it is to be steered but cannot.
+    """
+    settings = settings_of(vllm_config)
+    if settings is None:
+        return None
+    anyway = os.environ.get(private.ANYWAY, "") not in ("", "0")
+    private.verify(private.FRONT_END + private.WORKERS, anyway=anyway)
+    parallel = vllm_config.parallel_config
+    speculative = vllm_config.speculative_config
+    method = None if speculative is None else speculative.method
+    for found, what, instead in (
+        (
+            parallel.pipeline_parallel_size > 1,
+            "pipeline parallelism",
+            "use tensor parallelism",
+        ),
+        (parallel.use_ubatching, "micro-batching (dual batch overlap)", "switch it off"),
+        (
+            getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+            "prefill context parallelism",
+            "switch it off",
+        ),
+        (
+            method is not None and method not in SPECULATIVE,
+            f"speculative decoding by {method!r}",
+            f"use {' or '.join(map(repr, SPECULATIVE))}",
+        ),
+        (
+            getattr(vllm_config.model_config, "enable_sleep_mode", False),
+            "sleep mode, which throws the tables away",
+            "switch it off",
+        ),
+        (
+            vllm_config.model_config.runner_type != "generate",
+            f"the runner {vllm_config.model_config.runner_type!r}",
+            "neuron steering is for generation",
+        ),
+    ):
+        if found:
+            raise ParameterError(
+                f"Neuron steering does not work with {what}: it was not shown that the answers are "
+                f"those of the steered model. Please {instead}."
+            )
+    return settings
+
+
+def shape_of(vllm_config: Any) -> Shape:
+    """Return what a neuron set must fit, as far as the model's config says it."""
+    config = vllm_config.model_config.hf_text_config
+    width = getattr(config, "intermediate_size", None)
+    return Shape(
+        getattr(config, "model_type", None),
+        int(config.num_hidden_layers),
+        width if isinstance(width, int) else None,
+    )
+
+
+def plan_of(sampling_params: Any) -> Plan | None:
+    """Return the plan that admission wrote into a request, for the workers."""
+    extra = None if sampling_params is None else sampling_params.extra_args
+    wire = extra.get(KEY) if extra else None
+    return None if wire is None else Plan.from_wire(wire)
+
+
+def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        vllm_config = original(self, *args, **kwargs)
+        check_engine(vllm_config)
+        return vllm_config
+
+    return create_engine_config
+
+
+def _catalogued(original: Callable[..., Any]) -> Callable[..., Any]:
+    def init(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, vllm_config, *args, **kwargs)
+        settings = settings_of(vllm_config)
+        self.neuronsteer = None if settings is None else Catalogue(settings, shape_of(vllm_config))
+
+    return init
+
+
+def _admitted(original: Callable[..., Any]) -> Callable[..., Any]:
+    def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = original(self, *args, **kwargs)
+        params = request.sampling_params
+        if params is None:  # pooling: nothing is generated
+            return request
+        try:
+            _resolve(getattr(self, "neuronsteer", None), request, params)
+        except NeuronSteerError as error:
+            raise _refusal(str(error)) from error
+        return request
+
+    return process_inputs
+
+
+def _resolve(catalogue: Catalogue | None, request: Any, params: Any) -> None:
+    extra: dict[str, Any] = params.extra_args or {}
+    wanted = extra.get(KEY)
+    if wanted is None:
+        near = difflib.get_close_matches(KEY, [name for name in extra if name != KEY], 1, 0.8)
+        if near:
+            raise ParameterError(f"Unknown field {near[0]!r}; did you mean {KEY!r}?")
+    if catalogue is None:
+        if wanted is not None:
+            raise ParameterError(f"Cannot steer to {wanted!r}: {_OFF}.")
+        return
+    ids, embeds = request.prompt_token_ids, request.prompt_embeds
+    plan = catalogue.plan(wanted, len(embeds if ids is None else ids))
+    if plan is not None and request.resumable:
+        raise ParameterError(
+            "A request whose prompt comes in parts cannot be steered, because switch points are "
+            "counted from the end of the prompt. Send the whole prompt at once."
+        )
+    # The sampling parameters are this request's own copy, but what they hold may be shared.
+    rest = {name: value for name, value in extra.items() if name != KEY}
+    if plan is not None:
+        params.extra_args = {**rest, KEY: plan.to_wire()}
+        salt = f"{KEY}:{plan.salt}"
+        request.cache_salt = f"{request.cache_salt}|{salt}" if request.cache_salt else salt
+    elif wanted is not None:
+        params.extra_args = rest or None
+
+
+def _noted(original: Callable[..., Any]) -> Callable[..., Any]:
+    def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, request, *args, **kwargs)
+        plan = plan_of(request.sampling_params)
+        if plan is not None:
+            live = live_rows(self)
+            live[request.request_id] = plan.keys
+        return result
+
+    return add_request
+
+
+def live_rows(output_processor: Any) -> dict[str, frozenset[str]]:
+    """Return which rows the unfinished requests of an engine need, by request."""
+    live: dict[str, frozenset[str]] = vars(output_processor).setdefault("neuronsteer", {})
+    for request_id in [each for each in live if each not in output_processor.request_states]:
+        del live[request_id]
+    return live
+
+
+def _unsteered_beams(original: Callable[..., Any]) -> Callable[..., Any]:
+    def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
+        default = any(
+            catalogue.default is not None and not catalogue.default.is_constant
+            for catalogue in CATALOGUES
+        )
+        if KEY in (self.vllm_xargs or {}) or default:
+            raise _refusal(
+                "Beam search cannot be steered: vLLM starts every step of it as a new request, "
+                "which knows neither the schedule nor how far it is. Sample instead."
+            )
+        return original(self, *args, **kwargs)
+
+    return to_beam_search_params
+
+
+def _refusal(message: str) -> Exception:
+    """Return vLLM's own error for a bad request: HTTP 400, and `param` says which field."""
+    exceptions = require("vllm.exceptions", "vllm", "Serving")
+    return exceptions.VLLMValidationError(message, parameter=KEY)

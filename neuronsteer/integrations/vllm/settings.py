@@ -1,0 +1,157 @@
+"""What an engine was started with: the `neuronsteer` block of vLLM's `additional_config`.
+
+The block travels with vLLM's own configuration into every process and is part of the key under
+which vLLM keeps compiled graphs. So whatever shapes a graph (how many rows the tables have) must
+stand here, and never depend on what a file happens to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ParameterError, did_you_mean
+
+#: Name of the block in `additional_config`, of a request's entry in `extra_args`/`vllm_xargs`.
+KEY = "neuronsteer"
+#: How many labels the tables hold at once, unless the block says otherwise.
+CAPACITY = 64
+
+_FIELDS = ("sets", "capacity", "default")
+_SOURCE_FIELDS = ("source", "revision", "subfolder", "operation")
+_HELP = (
+    'expected e.g. {"sets": {"demo": "user/model-language-neurons"}, "default": "fr"}; a set is a '
+    'folder, a Hub id, or {"source": …, "revision": …, "subfolder": …, "operation": …}'
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a neuron set comes from, and what it is called on the server.
+
+    Attributes:
+        name: Its name, unique on the server.
+        source: Folder or Hub id.
+        revision: Branch, tag or commit.
+        subfolder: Folder inside.
+        operation: What steering does with its neurons; `None` leaves it to the set's header.
+    """
+
+    name: str
+    source: str
+    revision: str | None = None
+    subfolder: str | None = None
+    operation: dict[str, Any] | str | None = None
+
+    @classmethod
+    def read(cls, given: Any, name: str | None = None) -> Source:
+        """Return the source written as text or as a dictionary."""
+        fields: Any = {"source": given} if isinstance(given, str) else given
+        if not isinstance(fields, Mapping):
+            raise ParameterError(f"Cannot read the neuron set {given!r}: {_HELP}.")
+        fields = dict(fields)
+        name = fields.pop("name", name)
+        _known(fields, _SOURCE_FIELDS, "a neuron set")
+        source = fields.get("source")
+        if not isinstance(source, str) or not source.strip():
+            raise ParameterError(f"The neuron set {given!r} has no 'source': {_HELP}.")
+        for field in ("revision", "subfolder"):
+            if not isinstance(fields.get(field), str | None):
+                raise ParameterError(
+                    f"The field {field!r} of the neuron set {source!r} is {fields[field]!r}; "
+                    "expected text."
+                )
+        if not isinstance(fields.get("operation"), str | Mapping | None):
+            raise ParameterError(
+                f"The field 'operation' of the neuron set {source!r} is {fields['operation']!r}; "
+                'expected a name such as \'zero\', or {"name": "add", "value": …}.'
+            )
+        if name is None:
+            parts = [source, fields.get("subfolder") or ""]
+            name = [part for text in parts for part in text.split("/") if part][-1]
+        if not isinstance(name, str) or not name or name == "-":
+            raise ParameterError(f"A neuron set cannot be called {name!r}; choose another name.")
+        return cls(name, **fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `read` takes, without the name."""
+        fields = {field: getattr(self, field) for field in _SOURCE_FIELDS}
+        return {field: value for field, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The `neuronsteer` block.
+
+    Attributes:
+        sets: The neuron sets to serve from the start; more can be added while serving.
+        capacity: How many labels the tables hold. Every label takes 8 bytes per neuron.
+        default: The schedule of requests that name none; `None` leaves them unsteered.
+    """
+
+    sets: tuple[Source, ...]
+    capacity: int = CAPACITY
+    default: str | None = None
+
+    @classmethod
+    def read(cls, block: Any) -> Settings:
+        """Return the validated block.
+
+        Raises:
+            ParameterError: If something in it is wrong; the message names the field.
+        """
+        if not isinstance(block, Mapping):
+            raise ParameterError(f"The setting {KEY!r} is {block!r}: {_HELP}.")
+        _known(block, _FIELDS, f"the setting {KEY!r}")
+        given = block.get("sets", ())
+        if isinstance(given, str):
+            given = [given]
+        if isinstance(given, Mapping) and "source" not in given:
+            sources = [Source.read(value, name) for name, value in given.items()]
+        elif isinstance(given, Sequence):
+            sources = [Source.read(value) for value in given]
+        else:
+            raise ParameterError(f"The field 'sets' is {given!r}: {_HELP}.")
+        names = [source.name for source in sources]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ParameterError(
+                f"Two neuron sets are called {twice!r}; give them names: "
+                f'{{"sets": {{"first": …, "second": …}}}}.'
+            )
+        capacity = block.get("capacity", CAPACITY)
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            raise ParameterError(
+                f"The field 'capacity' is {capacity!r}; expected how many labels fit, e.g. 64."
+            )
+        default = block.get("default")
+        if not isinstance(default, str | None):
+            raise ParameterError(
+                f"The field 'default' is {default!r}; expected a schedule, e.g. 'fr'."
+            )
+        return cls(tuple(sources), capacity, default)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the block that `read` takes."""
+        block: dict[str, Any] = {"sets": {each.name: each.to_dict() for each in self.sets}}
+        block["capacity"] = self.capacity
+        if self.default is not None:
+            block["default"] = self.default
+        return block
+
+
+def settings_of(vllm_config: Any) -> Settings | None:
+    """Return the settings of an engine, or `None` if it was started without neuron steering."""
+    additional = vllm_config.additional_config
+    block = additional.get(KEY) if isinstance(additional, Mapping) else None
+    return None if block is None else Settings.read(block)
+
+
+def _known(given: Mapping[str, Any], fields: Sequence[str], where: str) -> None:
+    for name in given:
+        if name not in fields:
+            raise ParameterError(
+                f"Unknown field {name!r} in {where}.{did_you_mean(str(name), fields)} Fields: "
+                f"{', '.join(fields)}."
+            )
