@@ -18,6 +18,7 @@ from . import show as show  # isort: skip
 from . import generate as generate  # isort: skip
 from . import export as export  # isort: skip
 from . import bake as bake  # isort: skip
+from . import serve as serve  # isort: skip
 from . import convert as convert  # isort: skip
 from . import hub as hub  # isort: skip
 from . import methods as methods  # isort: skip

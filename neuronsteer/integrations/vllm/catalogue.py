@@ -26,9 +26,9 @@ CATALOGUES: weakref.WeakSet[Catalogue] = weakref.WeakSet()
 class Shape:
     """What a set must fit; `None` is not known here, and is checked by the workers."""
 
-    model_type: str | None
-    num_layers: int
-    width: int | None
+    model_type: str | None = None
+    num_layers: int | None = None
+    width: int | None = None
 
 
 class Catalogue:
@@ -36,13 +36,13 @@ class Catalogue:
 
     Args:
         settings: What the engine was started with.
-        shape: The model.
+        shape: The model; by default nothing is known of it.
     """
 
-    def __init__(self, settings: Settings, shape: Shape) -> None:
+    def __init__(self, settings: Settings, shape: Shape | None = None) -> None:
         self.capacity = settings.capacity
         self.default: Schedule | None = None
-        self._shape = shape
+        self._shape = shape or Shape()
         self._sets: dict[str, Served] = {}
         #: Rows of removed sets → when they were removed.
         self._leaving: dict[str, float] = {}
@@ -150,11 +150,11 @@ class Catalogue:
                 "the new one another name."
             )
         served = load(source)
-        width = self._shape.width
+        shape, own = self._shape, served.neurons
         served.neurons.check_model(
-            self._shape.model_type,
-            self._shape.num_layers,
-            served.neurons.width_per_layer if width is None else width,
+            shape.model_type,
+            own.num_layers if shape.num_layers is None else shape.num_layers,
+            own.width_per_layer if shape.width is None else shape.width,
         )
         return served
 

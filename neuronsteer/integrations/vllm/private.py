@@ -20,8 +20,11 @@ from typing import Any
 from ...errors import MissingExtraError, require
 from .wrapping import is_wrapped
 
-#: Versions of vLLM that the tests were run with.
-TESTED = ("0.32",)
+#: Versions of vLLM that can be steered, and how one knows.
+SUPPORTED = {
+    "0.32": "the tests are run with it",
+    "0.33": "it was not run, but this list was compared with its sources",
+}
 #: Setting this environment variable to 1 tries another version, if nothing on the list is missing.
 ANYWAY = "NEURONSTEER_VLLM_ANY_VERSION"
 
@@ -183,24 +186,24 @@ def verify(uses: tuple[Use, ...], *, anyway: bool) -> None:
 
     Args:
         uses: What has to be there.
-        anyway: Accept versions that were not tested.
+        anyway: Accept other versions if nothing is missing.
 
     Raises:
         MissingExtraError: Saying which versions can be, or what is missing.
     """
     version = str(require("vllm", "vllm", "Serving").__version__)
-    tested = ", ".join(f"{each}.x" for each in TESTED)
-    if ".".join(version.split(".")[:2]) not in TESTED and not anyway:
+    supported = "; ".join(f"{each}.x, {how}" for each, how in SUPPORTED.items())
+    if ".".join(version.split(".")[:2]) not in SUPPORTED and not anyway:
         raise MissingExtraError(
-            f"vLLM {version} was not tested with neuron steering; tested: {tested}. Install such a "
-            f"version, or set {ANYWAY}=1 to try this one: everything that is used is checked to be "
-            "there, but not that it still means the same. Or serve a baked checkpoint, which needs "
-            "no plugin (neuronsteer bake)."
+            f"vLLM {version} is not supported by neuron steering; supported: {supported}. Install "
+            f"one of these, or set {ANYWAY}=1 to try this one: then everything that is used is "
+            "checked to be there, but not that it still means the same. Or serve a baked "
+            "checkpoint, which needs no plugin (neuronsteer bake)."
         )
     lacking = missing(uses)
     if lacking:
         raise MissingExtraError(
             f"vLLM {version} cannot be steered, because parts that are used are not there: "
-            f"{'; '.join(lacking)}. Tested: {tested}. Or serve a baked checkpoint, which needs no "
+            f"{'; '.join(lacking)}. Supported: {supported}. Or serve a baked checkpoint, which needs no "
             "plugin (neuronsteer bake)."
         )

@@ -1,0 +1,146 @@
+"""`neuronsteer serve`: vLLM's own OpenAI server, with neuron sets."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ParameterError, require
+from . import commands, steering
+from .commands import command
+from .models import DEMO
+
+# `vllm serve` is the same program, but builds of vLLM under another name do not have it.
+_SERVER = ("-m", "vllm.entrypoints.openai.api_server")
+_PLUGIN, _ROUTES = "neuronsteer", "neuronsteer-sets"
+_ALLOWED = "VLLM_PLUGINS"
+
+
+@command(
+    "serve",
+    examples="""
+    neuronsteer serve demo demo --dtype float32
+    neuronsteer serve MODEL SET --default fr --port 8001 --max-model-len 4096
+    neuronsteer serve MODEL chat=user/set@v2 code=./other-set --manage
+    """,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def serve(
+    model: commands.Model,
+    sets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SET… [VLLM OPTIONS]",
+            help="Folders or Hub ids of neuron sets, each as \\[NAME=]SET\\[@REVISION]. From the first "
+            "unknown option on, everything goes to vLLM.",
+        ),
+    ],
+    default: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEDULE", help="What requests get that do not say: a label or a schedule."
+        ),
+    ] = None,
+    capacity: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many labels fit at once; default: 64, or what SETs need."),
+    ] = None,
+    manage: Annotated[
+        bool,
+        typer.Option(
+            "--manage", help="Let HTTP requests add and remove sets (/v1/neuronsteer/sets)."
+        ),
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Only print the vLLM command that would be run.")
+    ] = False,
+) -> None:
+    """Serve a model over HTTP, every request in a language of its own.
+
+    A request says what it wants in vllm_xargs, as a label or a schedule:
+    {"neuronsteer": "en,24:fr,64:ja"}. Needs vLLM: pip install 'neuronsteer\\[vllm]'.
+    """
+    cut = next((i for i, text in enumerate(sets) if text.startswith("-")), len(sets))
+    named, passed = sets[:cut], [text for text in sets[cut:] if text != "--"]
+    if not named:
+        raise ParameterError("Name at least one neuron set: neuronsteer serve MODEL SET.")
+    block = _block(named, default, capacity)
+    path = steering.model_path(model)
+    wanted = [sys.executable, *_SERVER, "--model", path, "--additional-config", json.dumps(block)]
+    if model == DEMO and not any(text.startswith("--served-model-name") for text in passed):
+        wanted += ["--served-model-name", DEMO]
+    if any(text.split("=")[0] == "--additional-config" for text in passed):
+        raise ParameterError(
+            "--additional-config is how the neuron sets are told to vLLM, so it cannot be passed "
+            "as well. Start vLLM yourself; --show prints what this command would pass."
+        )
+    wanted += passed
+    plugins = _plugins(manage)
+    if show:
+        prefix = "" if plugins is None else f"{_ALLOWED}={shlex.quote(plugins)} "
+        typer.echo(prefix + shlex.join(["python", *wanted[1:]]))
+        return
+    require("vllm", "vllm", "neuronsteer serve")
+    if plugins is not None:
+        os.environ[_ALLOWED] = plugins
+    # The server takes this process over: signals and the exit code are its own.
+    os.execv(sys.executable, wanted)
+
+
+def _block(named: list[str], default: str | None, capacity: int | None) -> dict[str, Any]:
+    """Return vLLM's `additional_config`, after loading every set to see that it can be served."""
+    from ..integrations.vllm.catalogue import Catalogue
+    from ..integrations.vllm.settings import CAPACITY, KEY, Settings
+
+    sets = [_source(text) for text in named]
+    block: dict[str, Any] = {"sets": sets}
+    if default is not None:
+        block["default"] = default
+    # Whether they suit the model is left to vLLM, which knows it.
+    found = Catalogue(Settings.read({**block, "capacity": capacity or sys.maxsize}))
+    rows = found.describe()["used"]
+    return {KEY: Settings.read({**block, "capacity": capacity or max(CAPACITY, rows)}).to_dict()}
+
+
+def _source(text: str) -> dict[str, str]:
+    """Return the set written as `[NAME=]SET[@REVISION]`."""
+    name, equals, rest = text.partition("=")
+    given, at, revision = (rest if equals else text).partition("@")
+    fields = {"source": given}
+    if equals:
+        fields["name"] = name
+    if at:
+        fields["revision"] = revision
+    if given == DEMO:
+        from ..demo import set_folder
+
+        fields |= {"source": str(set_folder()), "name": fields.get("name", DEMO)}
+    elif (folder := Path(given).expanduser()).is_dir():
+        # vLLM's processes may be started elsewhere.
+        fields["source"] = str(folder.resolve())
+    return fields
+
+
+def _plugins(manage: bool) -> str | None:
+    """Return what `VLLM_PLUGINS` has to be, `None` if it can stay as it is.
+
+    Where it is set, it names the plugins that are loaded and no others are. So if it has to be set
+    for the routes, it must name everything that would be loaded without it.
+    """
+    allowed = os.environ.get(_ALLOWED)
+    if allowed is None:
+        if not manage:
+            return None
+        general = importlib.metadata.entry_points(group="vllm.general_plugins")
+        names = [entry.name for entry in general]
+    else:
+        names = [name for name in allowed.split(",") if name]
+    wanted = [_PLUGIN, _ROUTES] if manage else [_PLUGIN]
+    return ",".join(dict.fromkeys([*names, *wanted]))
