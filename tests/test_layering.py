@@ -20,22 +20,24 @@ LIMIT = 350
 FLOORS = """
 0 errors
 1 registry, hub
-2 algebra, columns, grammar, tables, evaluation
+2 algebra, columns, grammar, spans, tables, evaluation
 2 schema, schedule, artifact, card, picture, architectures, operations
 2 rows, timeline
 2 peft_files, sharing
 2 neuronset
-2 masks, arithmetic, codecs
-3 hooks, listen, states
-3 experts, clock, planner
+2 masks, arithmetic
+3 hooks, listen, states, targets
+3 experts, clock, planner, codecs
 3 following, anchor
 4 stats, steerer
 5 detectors, metrics, exports
 6 plots
-6 comparison
-6 evaluate, analysis
+6 comparison, readers
+6 reports, analysis
+6 experiments
 7 integrations
 8 demo
+8 space
 8 cli
 8 __init__
 """
@@ -47,7 +49,7 @@ LEVEL = {
 # The only rooms that may register hooks with torch.
 HOOKS = {"hooks.py", "listen.py", "architectures/probe.py", "integrations/vllm/layers.py"}
 # Folders whose __init__ holds the contract and finds its plugins by scanning.
-PLUGINS = ("detectors", "metrics", "exports", "operations", "stats/reducers", "analysis")
+PLUGINS = ("detectors", "metrics", "exports", "operations", "experiments", "stats/reducers", "analysis")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,237 @@
+// The page: what is asked, what is seen, and which keys do what.
+
+import * as address from "./address.js";
+import * as api from "./api.js";
+import { setUpCode, showClient, showLink, showSnippet } from "./code.js";
+import { englishName, labels, make, setLabels } from "./labels.js";
+import { loadPair, setUpLoad, showPairs } from "./load.js";
+import { showNeurons, usedAs } from "./neurons.js";
+import { parse, write as writeSchedule } from "./schedule.js";
+import { Score } from "./score.js";
+import { setUpPoints, showPoints } from "./points.js";
+import { setUpTabs, setUpTheme, show as showTab } from "./tabs.js";
+import { writeBars, writeControl, writeSteered, writeVerdicts } from "./text.js";
+
+const $ = (id) => document.getElementById(id);
+const EXAMPLES = ["The old man looked out of the window, and", "Once upon a time there was a king who", "In the morning the ship left the harbour and", "My dear friend, I have to tell you that"];
+
+const state = { prompt: EXAMPLES[0], schedule: "-" };
+let defaults = {};
+let facts = null;
+let texts = {};
+let job = null;
+let seen = null;
+
+const score = new Score($("staff"), { change: edited, press: pressed });
+
+const say = (text) => { $("news").textContent = text; };
+
+function trouble(text) {
+  $("trouble").textContent = text ?? "";
+  $("trouble").hidden = !text;
+}
+
+/** Takes over a change of what is asked; the address and everything that shows it follow. */
+function set(change) {
+  Object.assign(state, change);
+  if (!facts) return;
+  const url = address.link(state, defaults);
+  address.write(url);
+  showLink(url);
+  showClient(state);
+  draw();
+}
+
+function draw() {
+  const points = parse(state.schedule, labels());
+  score.plan(points, state.max_new_tokens);
+  showPoints(points, state, labels());
+  for (const button of $("presets").children) button.setAttribute("aria-pressed", String(button.dataset.schedule === state.schedule));
+  const used = usedAs(facts, state);
+  $("hint").textContent = job ? "Press another language: the next token follows."
+    : points ? `Choose a language, or draw: click a row where it should take over.${used ? ` (${used})` : ""}`
+      : "This timeline waits for text: it is drawn as it happens.";
+  for (const key of ["tokens", "pace", "temperature"]) $(`${key}-out`).textContent = $(key).value;
+  showNeurons(facts, texts, state, { speak, off, use });
+}
+
+function edited(points) {
+  if (job) return;
+  forget();
+  set({ schedule: writeSchedule(points) });
+}
+
+/** A language was pressed: the next token follows, or the next text starts in it. */
+async function pressed(label) {
+  if (!job) {
+    edited([{ at: 0, label }]);
+    return;
+  }
+  score.pend(label);
+  say(`Switching to ${englishName(label)}`);
+  try {
+    await api.switchTo(label, job.session);
+  } catch (error) { trouble(error.message); }
+}
+
+/** What was generated belongs to what was asked then. */
+function forget() {
+  seen = null;
+  score.show(null, false);
+}
+
+const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+async function generate() {
+  if (!state.prompt.trim()) { trouble("The prompt is empty; write at least one word."); $("prompt").focus(); return; }
+  trouble();
+  job = { session: random(), abort: new AbortController() };
+  const mine = job;
+  busy(true);
+  seen = null;
+  const asked = { ...defaults, ...state, pace: Number($("pace").value), pair: facts.name, session: mine.session };
+  $("steered").textContent = "…";
+  try {
+    for await (const each of api.generate(asked, mine.abort.signal)) {
+      if (job !== mine) return;
+      seen = each;
+      render(each);
+    }
+    if (seen) {
+      say(`${seen.state === "stopped" ? "Stopped" : "Done"} after ${seen.tokens} tokens: ${seen.schedule}`);
+      showSnippet(seen.code);
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") trouble(error.message);
+  } finally {
+    job = null;
+    busy(false);
+    if (seen) {
+      // What was switched by hand is now part of the timeline, and of the link.
+      set({ schedule: seen.schedule });
+      render(seen);
+    } else { placeholder(); draw(); }
+  }
+}
+
+function render(each) {
+  const running = each.state === "running";
+  if (running && each.switches.length) {
+    // What was planned after a switch by hand does not happen any more.
+    score.points = parse(each.schedule, labels());
+  }
+  score.show({ tokens: each.tokens, spans: each.lanes[0].spans, cells: each.lanes[0].cells }, running);
+  if (each.tokens) writeSteered($("steered"), each, running);
+  writeVerdicts($("verdicts"), each, facts.identifier);
+  writeControl($("unsteered"), each, "unsteered");
+  writeControl($("random"), each, "random");
+  writeBars($("bars"), each);
+}
+
+function busy(on) {
+  $("go").classList.toggle("busy", on);
+  $("go-label").textContent = on ? "Stop" : "Generate";
+  $("go").querySelector("kbd").textContent = on ? "Esc" : "Ctrl ↵";
+  $("hint").textContent = on ? "Press another language: the next token follows." : "";
+}
+
+async function halt() {
+  if (!job) return;
+  const { session, abort } = job;
+  const answer = await api.stop(session).catch(() => null);
+  // Still waiting for a place: there is nothing to stop but the waiting.
+  if (!answer?.stopped) abort.abort();
+}
+
+function placeholder() {
+  $("steered").classList.add("empty");
+  $("steered").textContent = "Press Generate. While it writes, press another language.";
+  $("verdicts").replaceChildren();
+}
+
+function speak(label) { forget(); set({ schedule: writeSchedule([{ at: 0, label }]), operation: "", strength: 1 }); showTab("play"); $("go").focus(); }
+function off(label) { forget(); set({ schedule: writeSchedule([{ at: 0, label }]), operation: "zero", strength: 1 }); showTab("play"); say(`${englishName(label)} will be turned off`); $("go").focus(); }
+function use(change, keep) { set(change); if (!keep) $(`op-${state.operation || facts.operation.name}`)?.focus(); }
+
+/** Makes the page show a loaded pair; empty for the first one. */
+async function usePair(name) {
+  facts = await api.neurons(name);
+  setLabels(facts.labels);
+  score.build();
+  const known = (text) => parse(text, labels()) !== null || /sentence|text=|repeat=|~|\*/.test(text);
+  const schedule = state.schedule !== "-" && known(state.schedule) ? state.schedule : facts.schedule;
+  const millions = facts.parameters / 1e6;
+  $("facts").textContent = `${facts.model === "demo" ? "Embedded demo model" : facts.model} · ${millions < 1000 ? `${millions.toFixed(1)} million` : `${(millions / 1000).toFixed(1)} billion`} parameters · ${facts.labels.length} languages · ${facts.neurons} neurons`;
+  $("presets").replaceChildren(...facts.presets.map((each) => make("button", {
+    type: "button", "data-schedule": each.schedule, "aria-pressed": "false", onclick: () => { if (!job) { forget(); set({ schedule: each.schedule }); } } }, each.name)));
+  const first = facts.model === defaults.model && facts.set === defaults.set;
+  set({ schedule, model: first ? undefined : facts.model, set: first ? undefined : facts.set });
+}
+
+function bind(id, key, read, event = "input") {
+  $(id).addEventListener(event, () => { if (!job) forget(); set({ [key]: read($(id)) }); });
+}
+
+function fill() {
+  $("prompt").value = state.prompt;
+  $("tokens").value = state.max_new_tokens;
+  $("temperature").value = state.temperature;
+  $("seed").value = state.seed;
+  $("pace").value = 14;
+  $("with-controls").checked = state.controls;
+  $("full-length").checked = state.full_length;
+}
+
+function setUp(rules) {
+  $("tokens").max = Math.min(240, rules.max_new_tokens);
+  $("prompt").maxLength = rules.prompt_characters;
+  bind("prompt", "prompt", (input) => input.value);
+  bind("tokens", "max_new_tokens", (input) => Number(input.value));
+  bind("temperature", "temperature", (input) => Number(input.value));
+  bind("seed", "seed", (input) => Math.max(0, Math.trunc(Number(input.value)) || 0));
+  bind("with-controls", "controls", (input) => input.checked, "change");
+  bind("full-length", "full_length", (input) => input.checked, "change");
+  $("pace").addEventListener("input", draw);
+  $("dice").addEventListener("click", () => { $("seed").value = Math.floor(Math.random() * 1e6); $("seed").dispatchEvent(new Event("input")); });
+  $("examples").replaceChildren(...EXAMPLES.map((text) => make("button", { type: "button", onclick: () => { $("prompt").value = text; $("prompt").dispatchEvent(new Event("input")); } }, text)));
+  $("ask").addEventListener("submit", (event) => { event.preventDefault(); if (job) halt(); else generate(); });
+  setUpPoints({ change: edited, write: (text) => { if (!job) { forget(); set({ schedule: text || "-" }); } }, state: () => state });
+  setUpLoad(rules, usePair);
+  addEventListener("keydown", keys);
+  // A tab that is closed stops its generation; the server would notice by itself a little later.
+  addEventListener("pagehide", () => job?.abort.abort());
+}
+
+function keys(event) {
+  if (event.key === "Escape" && job) { halt(); return; }
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); if (!job) generate(); return; }
+  const typing = event.target.closest?.("input:not([type=range]), textarea, select");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || $("play").hidden || !/^[0-9]$/.test(event.key)) return;
+  const label = event.key === "0" ? null : labels()[Number(event.key) - 1];
+  if (label !== undefined) pressed(label);
+}
+
+async function start() {
+  setUpTheme();
+  setUpTabs();
+  setUpCode();
+  placeholder();
+  try {
+    const hello = await api.welcome();
+    texts = hello.operations;
+    defaults = { ...hello.defaults, model: hello.rules.model, set: hello.rules.neurons };
+    Object.assign(state, hello.defaults, address.read());
+    const other = state.model && state.set && `${state.model} + ${state.set}` !== `${defaults.model} + ${defaults.set}` ? [state.model, state.set] : null;
+    setUp(hello.rules);
+    fill();
+    await usePair("");
+    await showPairs(facts.name, usePair);
+    document.body.dataset.ready = "yes";
+    if (other) { showTab("load"); if (await loadPair(...other, usePair)) showTab("play"); }
+  } catch (error) {
+    $("facts").textContent = "";
+    trouble(error.message || "The page could not be set up.");
+  }
+}
+
+start();

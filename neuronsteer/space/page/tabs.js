@@ -1,0 +1,46 @@
+// Pages as tabs, and the colour theme.
+
+const $ = (id) => document.getElementById(id);
+const tabs = () => [...document.querySelectorAll('[role="tab"]')];
+
+export function show(name) {
+  for (const tab of tabs()) {
+    const on = tab.id === `tab-${name}`;
+    tab.setAttribute("aria-selected", String(on));
+    tab.tabIndex = on ? 0 : -1;
+    $(tab.getAttribute("aria-controls")).hidden = !on;
+  }
+}
+
+export function setUpTabs() {
+  for (const tab of tabs()) {
+    tab.addEventListener("click", () => show(tab.id.slice(4)));
+    tab.addEventListener("keydown", (event) => {
+      const all = tabs();
+      const at = all.indexOf(tab);
+      const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      const next = all[(to + all.length) % all.length];
+      show(next.id.slice(4));
+      next.focus();
+    });
+  }
+}
+
+const THEMES = ["auto", "light", "dark"];
+
+export function setUpTheme() {
+  let kept = "auto";
+  try { kept = localStorage.getItem("theme") ?? "auto"; } catch { /* no storage in this frame */ }
+  const apply = (name) => {
+    if (name === "auto") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = name;
+    $("theme-name").textContent = name[0].toUpperCase() + name.slice(1);
+    $("theme").setAttribute("aria-label", `Colours: ${name}`);
+    kept = name;
+    try { localStorage.setItem("theme", name); } catch { /* as above */ }
+  };
+  apply(THEMES.includes(kept) ? kept : "auto");
+  $("theme").addEventListener("click", () => apply(THEMES[(THEMES.indexOf(kept) + 1) % THEMES.length]));
+}

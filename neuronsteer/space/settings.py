@@ -1,0 +1,147 @@
+"""What a running Space allows: which models and sets, how long, how many at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import ParameterError
+
+DEMO = "demo"
+_PREFIX = "NEURONSTEER_SPACE_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The rules of one running Space.
+
+    Args:
+        model: Hub id or folder of the model that is loaded first; `"demo"` is the embedded one.
+        neurons: Its neuron set.
+        public: Whether strangers use it: then only what `allow` names can be loaded.
+        allow: Hub ids, `owner/*`, or folders whose content may be loaded. The first model and set
+            always may.
+        prompt_characters: How long a prompt may be.
+        max_new_tokens: How many tokens one generation may have.
+        at_once: How many generations run at the same time.
+        waiting: How many may wait in the queue.
+        kept: How many models stay loaded beside the first one.
+        device: `"auto"`, or a torch device.
+    """
+
+    model: str = DEMO
+    neurons: str = DEMO
+    public: bool = False
+    allow: tuple[str, ...] = ()
+    prompt_characters: int = 2000
+    max_new_tokens: int = 400
+    at_once: int = 4
+    waiting: int = 24
+    kept: int = 1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.model == DEMO) != (self.neurons.split("/")[0] == DEMO):
+            raise ParameterError(
+                f"Model {self.model!r} and neuron set {self.neurons!r} do not belong together: a "
+                "set is made for one model. Name both, or neither for the embedded ones."
+            )
+        for name in ("prompt_characters", "max_new_tokens", "at_once", "waiting"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"{name}={getattr(self, name)}: expected at least 1.")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Return the settings written in environment variables, as on a Hugging Face Space.
+
+        `NEURONSTEER_SPACE_MODEL`, `…_SET`, `…_PUBLIC` (`1` or `0`; by default yes where `SPACE_ID`
+        says that this is a Space), `…_ALLOW` (separated by commas), and a number for every limit,
+        e.g. `…_MAX_NEW_TOKENS`.
+        """
+        env = os.environ if environment is None else environment
+        given = {
+            key[len(_PREFIX) :].lower(): value.strip()
+            for key, value in env.items()
+            if key.startswith(_PREFIX) and value.strip()
+        }
+        found: dict[str, object] = {"public": "SPACE_ID" in env}
+        for name, text in given.items():
+            if name in ("model", "device"):
+                found[name] = text
+            elif name == "set":
+                found["neurons"] = text
+            elif name == "public":
+                found[name] = text.lower() not in ("0", "no", "false")
+            elif name == "allow":
+                found[name] = tuple(each.strip() for each in text.split(",") if each.strip())
+            elif name in ("prompt_characters", "max_new_tokens", "at_once", "waiting", "kept"):
+                if not text.isdecimal():
+                    raise ParameterError(
+                        f"{_PREFIX}{name.upper()} is {text!r}; expected a whole number."
+                    )
+                found[name] = int(text)
+            else:
+                raise ParameterError(
+                    f"There is no setting {_PREFIX}{name.upper()}; see docs/space.md."
+                )
+        if "model" in found and "neurons" not in found and found["model"] != DEMO:
+            raise ParameterError(
+                f"{_PREFIX}MODEL is set and {_PREFIX}SET is not: which neuron set is it?"
+            )
+        return cls(**found)  # pyright: ignore[reportArgumentType]
+
+    def check_allowed(self, name: str, what: str) -> None:
+        """Raise unless the model or set called `name` may be loaded here.
+
+        Raises:
+            ParameterError: The message does not tell whether such a folder exists.
+        """
+        if not self.public or name in (self.model, self.neurons):
+            return
+        if any(_matches(name, pattern) for pattern in self.allow):
+            return
+        allowed = ", ".join(dict.fromkeys((self.model, self.neurons, *self.allow)))
+        raise ParameterError(
+            f"This page is public and does not load the {what} {name[:80]!r}; it loads {allowed}. "
+            "To use anything else, run it yourself: pip install 'neuronsteer[space]', then "
+            "neuronsteer demo --ui."
+        )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if name == pattern:
+        return True
+    owner, _, rest = pattern.rpartition("/")
+    if rest == "*" and owner:
+        start, _, repo = name.rpartition("/")
+        return start == owner and bool(repo) and not Path(name).exists()
+    folder = Path(pattern).expanduser()
+    if not folder.is_absolute() or not folder.is_dir():
+        return False
+    # What counts is where a path leads, not how it is written.
+    return Path(name).expanduser().resolve().is_relative_to(folder.resolve())
+
+
+def presets(labels: Sequence[str], tokens: int) -> list[dict[str, str]]:
+    """Return timelines to start from: `name` and `schedule`, for any labels."""
+    if not labels:
+        return []
+    third = max(tokens // 3, 1)
+    first, last = labels[0], labels[-1]
+    second = labels[min(2, len(labels) - 1)]
+    far = labels[min(5, len(labels) - 1)]
+    found = [{"name": "One language", "schedule": second}]
+    if len(labels) > 1:
+        found.append({"name": "One switch", "schedule": f"{first},{tokens // 2}:{second}"})
+        found.append(
+            {"name": "There and back", "schedule": f"{first},{third}:{far},{2 * third}:{first}"}
+        )
+    if len(labels) > 2:
+        found.append({"name": "Three", "schedule": f"{first},{third}:{second},{2 * third}:{far}"})
+        every = max(tokens // len(labels), 6)
+        relay = [f"{i * every}:{label}" for i, label in enumerate(labels) if i]
+        found.append({"name": "Relay", "schedule": ",".join([first, *relay])})
+    found.append({"name": "Next sentence", "schedule": f"{first},sentence@6:{last}"})
+    return found
