@@ -49,7 +49,15 @@ LEVEL = {
 # The only rooms that may register hooks with torch.
 HOOKS = {"hooks.py", "listen.py", "architectures/probe.py", "integrations/vllm/layers.py"}
 # Folders whose __init__ holds the contract and finds its plugins by scanning.
-PLUGINS = ("detectors", "metrics", "exports", "operations", "experiments", "stats/reducers", "analysis")
+PLUGINS = (
+    "detectors",
+    "metrics",
+    "exports",
+    "operations",
+    "experiments",
+    "stats/reducers",
+    "analysis",
+)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

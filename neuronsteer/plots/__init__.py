@@ -15,6 +15,7 @@ from .frontiers import frontier
 from .matrices import heatmap, overlap
 from .profiles import layer_profile
 from .saving import png, save, svg
+from .stacks import shares
 
 __all__ = [
     "bars",
@@ -24,6 +25,7 @@ __all__ = [
     "overlap",
     "png",
     "save",
+    "shares",
     "sharing",
     "svg",
 ]

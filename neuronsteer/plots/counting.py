@@ -67,7 +67,7 @@ def bars(
         texts = lettering.all(names)
         total = len(names) * len(groups)
         long = max(3.0, min(14.0, 1.4 + 0.26 * total + 0.12 * len(names)))
-        figure = canvas(6.4, long) if lying else canvas(max(4.2, min(11.0, long + 1.2)), 3.3)
+        figure = canvas(6.8, long) if lying else canvas(max(4.4, min(12.0, long + 2.0)), 3.2)
         axes = figure.add_subplot()
         for position, (group, numbers) in enumerate(groups.items()):
             _draw(
@@ -103,8 +103,7 @@ def bars(
             figure.legend(
                 [h for h, _ in kept],
                 [t for _, t in kept],
-                loc="outside upper right",
-                ncols=min(4, len(kept)),
+                loc="outside right center",
             )
         value, category = ("x", "y") if lying else ("y", "x")
         named = {value: value_name, category: category_name}

@@ -101,7 +101,7 @@ def frontier(
         if limits[1]:
             axes.set_ylim(*limits[1])
         if len(groups) > 1:
-            legend = figure.legend(loc="outside right upper")
+            legend = figure.legend(loc="outside right center")
             for handle in legend.legend_handles:
                 if handle is not None:
                     # Filled or not is a fact about points, not about the series.

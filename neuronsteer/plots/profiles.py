@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ParameterError
 from .matrices import heatmap
-from .style import PALE, Lettering, canvas, finish, series, styled
+from .style import PALE, Lettering, canvas, entitle, finish, series, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,10 +96,10 @@ def layer_profile(
             if len(labels) > 1:
                 # Beside the axes, in the order of the stack from the top.
                 turn = -1 if chosen == "stack" else 1
-                figure.legend(handles[::turn], shown[::turn], loc="outside right upper")
+                figure.legend(handles[::turn], shown[::turn], loc="outside right center")
             finish(axes, lettering, title=title, x=layer_name, y=value_name)
         for axes in figure.axes:
-            _positions(axes, names, depth)
+            positions(axes, names, depth)
             _mark(axes, spans, lettering, first=axes is figure.axes[0])
         lettering.footnote(figure, note)
     return figure
@@ -168,7 +168,7 @@ def _panels(
         axes.bar(range(table.shape[1]), np.nan_to_num(table[position]), width=0.85, color="#0072B2")
         axes.set_ylim(*(limits or (min(0.0, float(np.nanmin(table))), high * 1.08 or 1.0)))
         axes.grid(axis="y")
-        axes.set_title(texts[position], loc="left", fontsize=9, pad=3)
+        axes.set_title(texts[position], loc="left")
     for axes in grid[-1]:
         axes.set_xlabel(lettering(layer_name))
     if len(texts) % columns:
@@ -176,11 +176,12 @@ def _panels(
         grid[-2][-1].tick_params(labelbottom=True)
     figure.supylabel(lettering(value_name), fontsize=9)
     if title:
-        figure.suptitle(lettering(title), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+        entitle(figure, lettering(title))
     return figure
 
 
-def _positions(axes: Axes, names: Sequence[object], depth: int) -> None:
+def positions(axes: Axes, names: Sequence[object], depth: int) -> None:
+    """Name the layers below the axes, as many as there is room for."""
     step = max(1, -(-depth // 17))
     if step == 3:
         step = 4  # 0, 4, 8 … is what one expects of 32 layers and more
@@ -189,15 +190,24 @@ def _positions(axes: Axes, names: Sequence[object], depth: int) -> None:
 
 
 def _mark(axes: Axes, spans: Sequence[Span], lettering: Lettering, first: bool) -> None:
-    for position, (start, end, name) in enumerate(spans):
+    names = lettering.all([name for _, _, name in spans])
+    left, right = axes.get_xlim()
+    figure: Any = axes.figure
+    layer = 0.75 * figure.get_figwidth() / (right - left)
+    # Names wider than their stretch stand on two levels.
+    narrow = any(
+        0.075 * len(name) > layer * (end - start + 1)
+        for name, (start, end, _) in zip(names, spans, strict=True)
+    )
+    for position, (name, (start, end, _)) in enumerate(zip(names, spans, strict=True)):
         if position:
             axes.axvline(start - 0.5, color=PALE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.5)
         if first:
             axes.annotate(
-                lettering(name),
+                name,
                 ((start + end) / 2, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(0, 2),
+                xytext=(0, 11 if narrow and position % 2 else 2),
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
@@ -205,5 +215,3 @@ def _mark(axes: Axes, spans: Sequence[Span], lettering: Lettering, first: bool) 
                 color=PALE,
                 annotation_clip=False,
             )
-    if spans and first and axes.get_title(loc="left"):
-        axes.set_title(axes.get_title(loc="left"), loc="left", pad=18)

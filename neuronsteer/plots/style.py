@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -63,10 +64,10 @@ def styled(texts: Sequence[str] = ()) -> Generator[None, None, None]:
         settings = {
             "font.family": fonts.families(texts),
             "font.size": 9,
-            "axes.titlesize": 10.5,
+            "axes.titlesize": 9,
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",
-            "axes.titlepad": 8,
+            "axes.titlepad": 3,
             "axes.labelcolor": INK,
             "axes.edgecolor": INK,
             "axes.linewidth": 0.8,
@@ -132,6 +133,13 @@ class Lettering:
             )
 
 
+def entitle(figure: Any, title: str) -> None:
+    """Write a title over the whole width of the figure, in as many lines as it needs."""
+    # A bold letter of this size is about 0.093 inches wide.
+    lines = textwrap.wrap(title, max(16, int(figure.get_figwidth() / 0.093)))
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+
+
 def finish(
     axes: Axes,
     lettering: Lettering,
@@ -140,9 +148,9 @@ def finish(
     x: str | None = None,
     y: str | None = None,
 ) -> None:
-    """Write the title and the names of the axes."""
+    """Write the title of the figure and the names of the axes."""
     if title:
-        axes.set_title(lettering(title), loc="left")
+        entitle(axes.figure, lettering(title))
     if x:
         axes.set_xlabel(lettering(x))
     if y:
