@@ -102,6 +102,11 @@ class Following:
         if row is not None:
             self._signal.show_row(row)
 
+    @property
+    def running(self) -> Run | None:
+        """The generation that runs, the newest if there are several."""
+        return next(reversed(self._runs.values()), None)
+
     def begin(self, session: Session) -> None:
         """Start following a generation."""
         assignment = self._assignment

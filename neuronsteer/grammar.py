@@ -238,6 +238,18 @@ def terms(text: str) -> list[tuple[float, str]]:
     return found
 
 
+def spoken(label: str) -> str:
+    """Return the label that a sum of labels goes to, its first one with a plus; others as is."""
+    if not is_arithmetic(label):
+        return label
+    return next((name for factor, name in terms(label) if factor > 0), label)
+
+
+def quoted(label: str) -> str:
+    """Return a label as it is written in a sum of labels."""
+    return _escape(label)
+
+
 def _number(text: str, schedule: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise ScheduleError(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import ScheduleError
-from .grammar import Condition, Point, parse, write
+from .grammar import Condition, Point, is_arithmetic, parse, quoted, spoken, write
 
 __all__ = ["Condition", "Point", "Schedule"]
 
@@ -108,6 +108,26 @@ class Schedule:
         """Return the schedule that goes round `labels`, `every` tokens each."""
         points = [(i * every, label) for i, label in enumerate(labels)]
         return cls(*points, repeat=len(labels) * every, **options)
+
+    def leaving(self, before: str | None = None) -> Schedule:
+        """Return the schedule that also takes away, at each switch, the label before.
+
+        A model that has written German goes on in German, and neurons that tell French from English
+        say little about German: `"de,24:fr"` becomes `"de,24:fr - de"`. Sums stay as they are.
+
+        Args:
+            before: The label before the first one.
+        """
+        points: list[Point] = []
+        before = None if before is None else spoken(before)
+        for point in self._points:
+            label = point.label
+            if label is not None:
+                if before not in (None, label) and not is_arithmetic(label):
+                    label = f"{quoted(label)} - {quoted(str(before))}"
+                before = spoken(label)
+            points.append(dataclasses.replace(point, label=label))
+        return Schedule(*points, repeat=self._repeat, prompt=self._prompt)
 
     def breakpoints(self, fired: Mapping[int, int] | None = None) -> list[Breakpoint]:
         """Return `(token, label, strength)` steps in time order, ramps unrolled.

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from .arithmetic import Arithmetic, arith
-from .errors import LabelError, unknown_label
+from .columns import DIRECTION, FEATURE_SITES
+from .errors import LabelError, MismatchError, ParameterError, unknown_label
 from .grammar import is_arithmetic
 from .neuronset import NeuronSet
 from .operations import SITES_OF_MLP, Operation, operation
@@ -34,7 +35,7 @@ class State:
         strength: See `Operation.blended`.
         operation: `None` means each set's own default.
         away_from: Labels that are deactivated first.
-        away: What deactivates them; `None` means zero, and for directions the opposite.
+        away: What deactivates them; `None` means `Compiler.opposite`.
     """
 
     label: str | None
@@ -122,9 +123,12 @@ class Compiler:
     def opposite(self, neurons: NeuronSet) -> Operation:
         """Return what takes a label away: zero for neurons, for directions minus what adds them.
 
-        Every coordinate of the residual stream serves all labels: without it nothing is left.
+        Every coordinate of the residual stream serves all labels: without it nothing is left. And
+        neurons that are pulled to the label's mean are pulled back to their mean elsewhere.
         """
         adds = self.default(neurons)
+        if adds.name == "pull":
+            return operation(adds, value="other_mean", factor=-float(adds.to_dict()["factor"]))
         if neurons.site in SITES_OF_MLP or neurons.site.startswith("attn.") or adds.name != "add":
             return operation("zero")
         return operation(adds, factor=-float(adds.to_dict()["factor"]))
@@ -142,6 +146,9 @@ class Compiler:
         rows = neurons.rows(label)
         site = chosen.site_for(neurons.site)
         scale, shift = chosen.blended(rows, site, strength)
+        if site in FEATURE_SITES:
+            self._add_features(work, rows, chosen, scale, shift)
+            return
         at_gate = site == "mlp.act" and self._gated
         steered = "mlp.neuron" if site == "mlp.act" else site
         # Rows are sorted by layer, so each layer is one slice.
@@ -155,6 +162,43 @@ class Compiler:
             made = SparseRow(columns, s, torch.zeros_like(t), t) if at_gate else None
             made = made or SparseRow(columns, s, t)
             key = (steered, int(layer))
+            before = work.get(key)
+            work[key] = made if before is None else _after(before, made, self._widths[key])
+
+    def _add_features(
+        self,
+        work: dict[tuple[str, int], SparseRow],
+        rows: NeuronSet,
+        chosen: Operation,
+        scale: torch.Tensor,
+        shift: torch.Tensor,
+    ) -> None:
+        """Add the features' decoder rows, each times its shift, to the residual stream."""
+        if bool((scale != 1).any()):
+            raise ParameterError(
+                f"Features of an autoencoder can only be added to, and {chosen.name!r} would have "
+                "to know their values: steering writes their decoder rows into the stream. "
+                "Use 'add'; with a negative factor it takes them away."
+            )
+        directions = rows.values.get(f"{rows.site}.{DIRECTION}")
+        if directions is None:
+            raise ParameterError(
+                "This set's features have no decoder rows, so what to add is not known. Put them "
+                "in with open_codec(folder).with_directions(neurons), or detect with codec=folder."
+            )
+        for layer in rows.layer.unique().tolist():
+            here = rows.layer == layer
+            key = ("resid", int(layer))
+            if directions.shape[1] != self._widths[key]:
+                raise MismatchError(
+                    f"The set's decoder rows have {directions.shape[1]} coordinates, the model's "
+                    f"residual stream has {self._widths[key]}: it was made for another model."
+                )
+            made = SparseRow(
+                torch.arange(directions.shape[1]),
+                torch.ones(directions.shape[1]),
+                shift[here] @ directions[here],
+            )
             before = work.get(key)
             work[key] = made if before is None else _after(before, made, self._widths[key])
 

@@ -12,16 +12,16 @@ from .anchor import Anchor, steered_site
 from .architectures import inspect
 from .arithmetic import Arithmetic
 from .clock import Clock
-from .errors import HookError, ParameterError, ScheduleError
+from .columns import FEATURE_SITES
+from .errors import HookError, ParameterError
 from .following import Assignment, Following, Run, flatten
-from .grammar import is_arithmetic, terms
 from .neuronset import NeuronSet
 from .operations import Operation, operation
 from .schedule import Schedule
 from .states import Compiler, State
+from .targets import PREVIOUS, Target, leaving, scheduled
 from .timeline import Track, Triggers
 
-Target = str | Schedule | Arithmetic | None
 OperationLike = str | Operation | Mapping[str, Any]
 SetLike = NeuronSet | str | PathLike[str]
 
@@ -59,6 +59,8 @@ class Steerer:
             )
         for neurons in sets:
             widths = [tap.width for tap in anatomy.taps(steered_site(neurons.site))]
+            if neurons.site in FEATURE_SITES:
+                widths = list(neurons.width_per_layer)  # of the codec, which the model knows not
             neurons.check_model(anatomy.model_type, anatomy.num_layers, widths)
         self.sets = tuple(sets)
         self.private = private
@@ -120,9 +122,10 @@ class Steerer:
             operation: What to do with the neurons; default: what the set's header says.
             strength: How much of it, see `Operation.blended`.
             away_from: Labels whose neurons are deactivated first. Neurons that source and target
-                share end as the target wants them.
+                share end as the target wants them. "previous": at each switch, live ones included,
+                the label before, see `Schedule.leaving`.
             away: The operation that deactivates them, and what a sum takes away. Default: zero;
-                directions (rows at `resid`) are subtracted.
+                directions (rows at `resid`) are subtracted, what is pulled is pulled back.
             prompt: Whether the prompt is steered too. Default: yes for one label, no otherwise.
             prompt_length: For direct `model(...)` calls on a whole sequence: how many of its tokens
                 are prompt.
@@ -133,7 +136,9 @@ class Steerer:
         if not self.attached:
             raise HookError("This steerer is detached; attach the neuron set again.")
         key = None
-        if target is None or isinstance(target, str):
+        if away_from in (PREVIOUS, (PREVIOUS,), [PREVIOUS]) and PREVIOUS not in self.labels:
+            target, away_from = leaving(target, self.labels, self._in_force()), None
+        elif target is None or isinstance(target, str):
             # Switching back and forth is the common case, and happens between two tokens.
             key = (target, operation, strength, away_from, away, prompt, prompt_length)
             key = key if not any(isinstance(part, (Mapping, list)) for part in key) else None
@@ -160,7 +165,7 @@ class Steerer:
 
         tracks: list[Track] = []
         for each in targets:
-            schedule = _schedule(each, self.labels, prompt)
+            schedule = scheduled(each, self.labels, prompt)
             alone = schedule.is_constant
             tracks.append(
                 Track(
@@ -241,6 +246,11 @@ class Steerer:
                 spans.append((start, end, label))
         return spans
 
+    def _in_force(self) -> list[str | None]:
+        run = self._following.running
+        spans = [self.spans(row) for row in range(len(run.tracks))] if run is not None else []
+        return [found[-1][2] if found else None for found in spans]
+
     def report(self) -> dict[str, Any]:
         """Return, per layer, how often and at how many positions the model was steered."""
         return {
@@ -320,25 +330,3 @@ def attach(
 
 def _operation(spec: OperationLike) -> Operation:
     return operation(spec)
-
-
-def _schedule(target: Target, labels: Sequence[str], prompt: bool | None) -> Schedule:
-    if isinstance(target, Schedule):
-        found = target
-    elif target is None or target in labels or _is_label(str(target), labels):
-        found = Schedule(None if target is None else str(target))
-    else:
-        found = Schedule.parse(str(target))
-    if prompt is None:
-        return found
-    return Schedule(*found.points, repeat=found.repeat, prompt=prompt)
-
-
-def _is_label(text: str, labels: Sequence[str]) -> bool:
-    """Return whether `text` can only be a label or a sum of labels, not a schedule."""
-    if not any(mark in text for mark in ",:@*"):
-        return True
-    try:  # labels may contain these marks, too
-        return is_arithmetic(text) and all(label in labels for _, label in terms(text))
-    except ScheduleError:
-        return False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ParameterError, unknown_label
 from ..grammar import is_arithmetic
+from ..targets import PREVIOUS
 from .spans import Run, locate, pieces
 from .streaming import Painter, Streamer
 
@@ -26,7 +27,7 @@ class Request:
         schedule: Labels over generated tokens.
         operation: What is done to the neurons; `None` leaves it to the set.
         strength: How much of it.
-        away_from: Labels whose neurons are switched off.
+        away_from: Labels whose neurons are switched off; "previous": at switches, the one before.
         away: How; `None` leaves it to the set.
         max_new_tokens: How many tokens at most.
         min_new_tokens: The text does not end before that many.
@@ -49,7 +50,8 @@ class Request:
         """Raise for a label the set does not have, before a large model is loaded."""
         from ..arithmetic import arith
 
-        for label in (*self.schedule.labels, *self.away_from):
+        away = () if tuple(self.away_from) == (PREVIOUS,) else self.away_from
+        for label in (*self.schedule.labels, *away):
             if label in neurons.labels:
                 continue
             for each in arith(label).labels if is_arithmetic(label) else (label,):

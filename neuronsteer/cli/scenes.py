@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..grammar import spoken
+from ..targets import PREVIOUS
 from .running import Outcome, Request, run
 from .streaming import Painter
 
@@ -69,6 +71,7 @@ class Stage:
             min_new_tokens=tokens if self.whole else 0,
             temperature=self.temperature,
             seed=self.seed,
+            away_from=(PREVIOUS,),
         )
         request.check(self.neurons)
         return run(self.model, self.tokenizer, self.neurons, request, painter)
@@ -98,8 +101,8 @@ def switch(stage: Stage, schedule: Schedule, tokens: int) -> dict[str, Any]:
     _title(stage, "2", "One text that changes its language", f"{schedule}")
     painter = None if stage.out is None else Painter(stage.out, stage.neurons.labels)
     done = stage.continued(schedule, tokens, painter)
-    spans = [
-        {**span, "text": text, "found": stage.heard(text)}
+    spans: list[dict[str, Any]] = [
+        {**span, "label": _spoken(span["label"]), "text": text, "found": stage.heard(text)}
         for span in done.spans
         for text in [done.text[span["start"] : span["end"]].strip()]
     ]
@@ -147,6 +150,10 @@ def turned_off(stage: Stage) -> dict[str, Any] | None:
             counts = ", ".join(f"{label} {count}" for label, count in heard.most_common())
             _row(stage, name, f"[bold]{escape(counts)}[/]\n{escape(texts[0])}")
     return {"scene": "off", "language": own, "neurons": len(rows), "conditions": shown}
+
+
+def _spoken(label: str | None) -> str | None:
+    return None if label is None else spoken(label)
 
 
 def _plain(stage: Stage) -> str:

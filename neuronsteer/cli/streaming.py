@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..grammar import spoken
 from . import console
 from .spans import Detokenizer, Run
 
@@ -39,7 +40,7 @@ class Painter:
 
     def colour(self, label: str | None) -> str:
         """Return the colour of a label."""
-        return self._colours.get(label, "default") if label is not None else "default"
+        return "default" if label is None else self._colours.get(spoken(label), "default")
 
     def legend(self, labels: Sequence[str]) -> str:
         """Return the key to the colours, empty where labels are written out."""

@@ -1,4 +1,4 @@
-"""Pull: towards the mean of the label, and some of the difference of means beyond."""
+"""Pull: towards the mean of the label, and by some of the difference of means beyond."""
 
 from __future__ import annotations
 
@@ -15,24 +15,33 @@ from . import OPERATIONS, Operation, Values
 @OPERATIONS.register("pull")
 @dataclasses.dataclass(frozen=True)
 class Pull(Operation):
-    """Pull the neurons: `a -> a + share * (mean - a) + factor * diffmean`.
+    """Pull the neurons: `a -> a + share * (value - a) + factor * diffmean`.
 
     Between "set", which wipes out what the neuron had to say, and "add", which pushes on although
     the text is in the language already. A neuron far from the label's mean is moved far, one that
     is there is moved by `factor` only; so with the same success, text of the label suffers less.
 
+    With `value="other_mean"` and a negative factor it is its own opposite: away from the label, to
+    what its neurons do elsewhere. That is what a minus means for sets that pull (`"fr - en"`).
+
     Args:
-        share: Which part of the way to the label's mean, 0 to 1.
+        value: What to pull to: "mean", the label's, or "other_mean", its source's.
+        share: Which part of the way, 0 to 1.
         factor: How much of the difference of means (the label's minus its source's) on top.
     """
 
     name: ClassVar[str] = "pull"
     unbounded: ClassVar[bool] = True
 
+    value: str = "mean"
     share: float = 0.5
     factor: float = 0.5
 
     def __post_init__(self) -> None:
+        if self.value not in ("mean", "other_mean"):
+            raise ParameterError(
+                f"The operation 'pull' got value={self.value!r}; expected 'mean' or 'other_mean'."
+            )
         if not 0 <= self.share <= 1:
             raise ParameterError(f"The operation 'pull' got share={self.share}; expected 0 to 1.")
         if not math.isfinite(self.factor):
@@ -44,5 +53,5 @@ class Pull(Operation):
         """Return what is left of the neuron as scale, mean and difference as shift."""
         shift = self.factor * rows.value("diffmean", site).to(torch.float32)
         if self.share:
-            shift = shift + self.share * rows.value("mean", site).to(torch.float32)
+            shift = shift + self.share * rows.value(self.value, site).to(torch.float32)
         return torch.full((len(rows),), 1 - self.share), shift
