@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from .arithmetic import arith
     from .comparison import compare
     from .detectors import detect
+    from .experiments.run import evaluate
     from .exports import bake, export
     from .integrations.peft import NeuronSteerConfig
     from .neuronset import NeuronSet
     from .operations import operation
+    from .reports import Report
     from .schedule import Condition, Schedule
     from .stats import Stats, collect, load_stats
     from .steerer import Steerer, attach
@@ -31,6 +33,7 @@ _ROOMS = {
     "Condition": "schedule",
     "NeuronSet": "neuronset",
     "NeuronSteerConfig": "integrations.peft",
+    "Report": "reports",
     "Schedule": "schedule",
     "Stats": "stats",
     "Steerer": "steerer",
@@ -41,6 +44,7 @@ _ROOMS = {
     "compare": "comparison",
     "detect": "detectors",
     "detectors": "detectors",
+    "evaluate": "experiments.run",
     "export": "exports",
     "load_stats": "stats",
     "metrics": "metrics",
@@ -51,6 +55,7 @@ __all__ = [
     "Condition",
     "NeuronSet",
     "NeuronSteerConfig",
+    "Report",
     "Schedule",
     "Stats",
     "Steerer",
@@ -62,6 +67,7 @@ __all__ = [
     "compare",
     "detect",
     "detectors",
+    "evaluate",
     "export",
     "load_stats",
     "metrics",
