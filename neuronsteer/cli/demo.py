@@ -23,6 +23,7 @@ _TOKENS = 72
     "demo",
     examples="""
     neuronsteer demo
+    neuronsteer demo --ui
     neuronsteer demo --schedule en,20:es,40:de --prompt "Today, we see"
     neuronsteer demo --model Qwen/Qwen3-0.6B --set user/qwen3-language-neurons
     """,
@@ -34,6 +35,9 @@ def demo(
     neurons: Annotated[
         str, typer.Option("--set", metavar="SET", help="The neuron set of that model.")
     ] = "demo",
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Open a page in the browser instead (extra: space).")
+    ] = False,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to go on from.")] = _PROMPT,
     schedule: Annotated[
         str | None,
@@ -58,6 +62,9 @@ def demo(
     """
     if (model == "demo") != (neurons == "demo"):
         raise ParameterError("--model and --set belong together: a set is made for one model.")
+    if ui:
+        _serve(model, neurons, device, quiet=quiet)
+        return
     from ..demo.judge import judge
     from . import scenes
     from .models import load_model, load_set
@@ -95,6 +102,16 @@ def demo(
             console.note(
                 "\nNext: neuronsteer generate demo demo --to es --prompt 'The old teacher' --stream"
             )
+
+
+def _serve(model: str, neurons: str, device: str, *, quiet: bool) -> None:
+    """Serve the page until the user interrupts."""
+    from ..space import launch
+
+    def ready(address: str) -> None:
+        console.note(f"The page is at {address} – Ctrl+C ends it.", quiet=quiet)
+
+    launch(model, neurons, device=device, open_browser=True, on_ready=ready)
 
 
 def _target(schedule: str | None, rows: NeuronSet, labels: Sequence[str], tokens: int) -> Schedule:
