@@ -13,7 +13,8 @@ from functools import lru_cache
 
 _KINDS = ("<isolated>", "<final>", "<initial>", "<medial>")
 _LAM, _ALEFS = "\u0644", "\u0622\u0623\u0625\u0627"
-_PAIRS = str.maketrans("()[]{}<>«»", ")(][}{><»«")
+_BRACKETS = "()[]{}<>«»"
+_PAIRS = str.maketrans(_BRACKETS, ")(][}{><»«")
 
 
 @lru_cache(maxsize=1)
@@ -63,9 +64,15 @@ def displayed(text: str) -> str:
         return text
     runs = _runs(shaped(text))
     base = next(rtl for rtl, _ in runs if rtl is not None)
-    flat = [(base if rtl is None else rtl, part) for rtl, part in runs]
-    shown = [_mirrored(part) if rtl else part for rtl, part in flat]
-    return "".join(reversed(shown) if base else _merged(flat, shown))
+    joined: list[tuple[bool, str]] = []
+    for rtl, part in runs:
+        direction = base if rtl is None else rtl
+        if joined and joined[-1][0] == direction:
+            joined[-1] = (direction, joined[-1][1] + part)
+        else:
+            joined.append((direction, part))
+    drawn = [part[::-1].translate(_PAIRS) if rtl else part for rtl, part in joined]
+    return "".join(reversed(drawn) if base else drawn)
 
 
 def right_to_left(character: str) -> bool:
@@ -73,23 +80,13 @@ def right_to_left(character: str) -> bool:
     return unicodedata.bidirectional(character) in ("R", "AL")
 
 
-def _merged(flat: list[tuple[bool, str]], shown: list[str]) -> list[str]:
-    # In left-to-right text, neighbouring right-to-left runs change places with each other.
-    found: list[str] = []
-    pending: list[str] = []
-    for (rtl, _), part in zip(flat, shown, strict=True):
-        if rtl:
-            pending.insert(0, part)
-        else:
-            found += [*pending, part]
-            pending = []
-    return found + pending
-
-
 def _runs(text: str) -> list[tuple[bool | None, str]]:
-    """Split into runs of one direction; what has none belongs to equal neighbours, else to none."""
+    """Split into words and signs; a sign has the direction of both its neighbours, or none.
+
+    Brackets have none, so that both of a pair look alike.
+    """
     runs: list[tuple[bool | None, str]] = []
-    for part in re.findall(r"\s+|[^\w\s]+|\w+|.", text):
+    for part in re.findall(r"\s+|[()\[\]{}<>«»]|[^\w\s]|\w+", text):
         strong = [unicodedata.bidirectional(c) for c in part]
         rtl: bool | None = None
         if any(kind in ("R", "AL") for kind in strong):
@@ -98,15 +95,13 @@ def _runs(text: str) -> list[tuple[bool | None, str]]:
             rtl = False
         runs.append((rtl, part))
     for position, (rtl, part) in enumerate(runs):
+        if rtl is None and not part.strip(_BRACKETS):
+            continue
         if rtl is None:
             left = next((r for r, _ in reversed(runs[:position]) if r is not None), None)
             right = next((r for r, _ in runs[position + 1 :] if r is not None), None)
             runs[position] = (left if left == right else None, part)
     return runs
-
-
-def _mirrored(part: str) -> str:
-    return part[::-1].translate(_PAIRS)
 
 
 def _neighbour(units: list[str], position: int, step: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
@@ -65,12 +66,17 @@ def shown(text: str) -> str:
     """
     if all(_drawable(character) for character in text):
         return text if shapes_text() else displayed(text)
-    replaced = _OWN_NAMES.get(unicodedata.normalize("NFC", text.strip()))
-    if replaced is None:
-        parts = [c if _drawable(c) else _written_out(c) for c in text]
-        replaced = "".join(parts).strip("-")
+    words = re.split(r"(\s+)", text)
+    replaced = "".join(map(_word, words)) if len(words) > 1 else _word(text)
     log.warning("No installed font has all letters of %r; it is shown as %r.", text, replaced)
     return replaced
+
+
+def _word(word: str) -> str:
+    if all(_drawable(character) for character in word):
+        return word if shapes_text() else displayed(word)
+    name = _OWN_NAMES.get(unicodedata.normalize("NFC", word))
+    return name or "".join(c if _drawable(c) else _written_out(c) for c in word).strip("-")
 
 
 def _drawable(character: str) -> bool:
