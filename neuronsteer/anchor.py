@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .architectures import Anatomy, Tap
 from .architectures.probe import run_tokens
+from .columns import FEATURE_SITES
 from .errors import HookError
 from .experts import ExpertCell, attach_cells
 from .hooks import Cell, Signal, install
@@ -143,7 +144,12 @@ class Anchor:
 
 
 def steered_site(site: str) -> str:
-    """Return where neurons of `site` are hooked: `mlp.act` and `mlp.neuron` share theirs."""
+    """Return where neurons of `site` are hooked: `mlp.act` and `mlp.neuron` share theirs.
+
+    Features are added to the residual stream, which is where an MLP's output ends up, too.
+    """
+    if site in FEATURE_SITES:
+        return "resid"
     return "mlp.neuron" if site == "mlp.act" else site
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import algebra, artifact, card, hub, peft_files, sharing
-from .columns import ColumnSource, common_columns, gather, same_space
+from .columns import DIRECTION, ColumnSource, common_columns, gather, same_space
 from .errors import ArtifactError, LabelError, MismatchError, ParameterError
 from .rows import COLUMNS, Rows
 
@@ -90,7 +90,9 @@ class NeuronSet(Rows):
             self.label, self.layer, self.index, len(self.labels), self.width_per_layer, seed
         )
         if stats is None:
-            values = {name: column[source] for name, column in self.values.items()}
+            # A feature's decoder row is its own; with another's it would be that other feature.
+            own = f".{DIRECTION}"
+            values = {n: c[source] for n, c in self.values.items() if not n.endswith(own)}
         else:
             values = gather(stats, self.labels, self.label, self.layer, index, self.site)
         method = {"name": "random", "parameters": {"seed": seed}, "like": self.method}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from . import algebra
-from .columns import check_name
+from .columns import DIRECTION, check_name
 from .errors import ArtifactError
 
 INTEGER_COLUMNS = ("label", "layer", "index")
@@ -83,7 +83,7 @@ def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[
             row = int(bad.nonzero()[0])
             raise ArtifactError(
                 f"Column {name!r}: {int(bad.sum())} values are not finite (row {row}: "
-                f"{float(column[row])}). The statistics behind it overflowed or are damaged."
+                f"{column[row].flatten()[0].item()}). The statistics behind it overflowed or are damaged."
             )
     floats = {name: column[order] for name, column in floats.items()}
     score = floats.pop("score")
@@ -137,6 +137,9 @@ def _tensor(name: str, column: Any) -> torch.Tensor:
         tensor = torch.as_tensor(column).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"Column {name!r} is no column of numbers: {error}.") from error
+    # A vector per row: what one unit of a feature adds to the residual stream.
+    if tensor.ndim == 2 and name.endswith(f".{DIRECTION}") and tensor.shape[1]:
+        return tensor
     if tensor.ndim != 1:
         raise ArtifactError(
             f"Column {name!r} has shape {list(tensor.shape)}; expected one dimension."

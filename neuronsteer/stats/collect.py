@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..architectures import Anatomy, inspect
+from ..codecs import FEATURE_SITES, Codec, open_codec
 from ..errors import HookError, ParameterError
 from .batches import BatchPlan
 from .checkpoint import Checkpoint
@@ -23,6 +24,7 @@ from .policy import TokenPolicy, make_policy
 from .progress import Report
 from .ranks import Ranks, joined, tensor_parallel
 from .reducers import REDUCERS
+from .reducers.texts import BY_TEXT
 from .run import Run
 from .statics import STATICS, measure
 from .store import Stats
@@ -54,6 +56,7 @@ def collect(
     device: torch.device | str | None = None,
     text_field: str = "text",
     memory_limit: int | None = MEMORY_LIMIT,
+    codec: Any = None,
     **options: Any,
 ) -> Stats:
     """Return statistics of a model's neurons over texts, per label.
@@ -87,6 +90,8 @@ def collect(
         device: Move the model there first.
         text_field: Field of records that holds the text.
         memory_limit: Refuse to start when the results alone would take more bytes. `None`: allow.
+        codec: Folder of sparse autoencoders, or a `Codec`: what features (`sae.resid`, `sae.mlp`)
+            are read with.
         **options: Fields of `TokenPolicy`, e.g. `max_tokens=1_000_000`.
 
     Raises:
@@ -116,7 +121,8 @@ def collect(
         nn.Module.to(anatomy.root, torch.device(device))
     sources = read_sources(texts, check_field(text_field))
     _check_pairs(rule, chosen)
-    gatherer = Gatherer(anatomy, chosen)
+    dictionary = _codec(codec, chosen)
+    gatherer = Gatherer(anatomy, chosen, dictionary)
     _check_memory(gatherer, sources, rule, memory_limit)
     place = input_device(anatomy)
     plan = BatchPlan(
@@ -136,6 +142,7 @@ def collect(
                 "needs": [str(need) for need in asked],
                 "policy": rule.to_dict(),
                 "batches": [plan.tokens, plan.rows, plan.longest],
+                "codec": None if dictionary is None else dict(dictionary.spec),
                 "texts": [[source.label, source.name, source.mark] for source in sources],
             }
             for name, value in identity.items():
@@ -163,6 +170,7 @@ def collect(
                 "out_of_memory": fields.pop("out_of_memory"),
             },
             **_experts(anatomy, gatherer),
+            **({} if dictionary is None else {"codec": dict(dictionary.spec)}),
         }
         stats = Stats(
             labels=tuple(source.label for source in sources),
@@ -173,6 +181,18 @@ def collect(
         )
         _finish(stats, out, keeper, ranks)
     return stats
+
+
+def _codec(given: Any, needs: tuple[Need, ...]) -> Codec | None:
+    found = None if given is None else open_codec(given)
+    missing = [n for n in needs if n.site in FEATURE_SITES and (not found or n.site != found.site)]
+    if missing:
+        raise ParameterError(
+            f"{missing[0]} is about features, and "
+            + (f"the codec has them at {found.site!r}." if found else "no codec was given.")
+            + " Pass codec=FOLDER of the sparse autoencoders."
+        )
+    return found
 
 
 def _finish(stats: Stats, out: str | Path | None, keeper: Checkpoint | None, ranks: Ranks) -> None:
@@ -197,7 +217,7 @@ def _rows(batch_size: int | str) -> int | None:
 
 
 def _check_pairs(policy: TokenPolicy, needs: tuple[Need, ...]) -> None:
-    per_text = [need for need in needs if REDUCERS.get(need.reducer).per_text]
+    per_text = [n for n in needs if REDUCERS.get(n.reducer).per_text or n.reducer == BY_TEXT]
     if per_text and policy.packed:
         raise ParameterError(
             f"{per_text[0]} is kept per text, but block_size={policy.block_size} puts texts end to "

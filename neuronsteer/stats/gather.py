@@ -9,12 +9,15 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 
 from ..architectures import Anatomy, Experts, Tap
+from ..codecs import Codec
 from ..errors import HookError, LayoutError
 from ..experts import listen_experts
 from ..listen import Callback, Listener, listen
+from .features import TextWatch
 from .needs import Need
 from .reducers import REDUCERS, Chunk, Reducer, Scratch
 from .reducers.responses import Responses
+from .reducers.texts import BY_TEXT
 from .slots import Current, Slot, Texts, site_widths
 
 #: Name of the tokens that each expert saw, by which its counts are divided.
@@ -93,6 +96,7 @@ class Gatherer:
     Args:
         anatomy: The model.
         needs: What to collect.
+        codec: What features are read with.
 
     Attributes:
         widths: Site → number of neurons per layer.
@@ -100,10 +104,18 @@ class Gatherer:
         texts: Need → per-text rows.
     """
 
-    def __init__(self, anatomy: Anatomy, needs: tuple[Need, ...]) -> None:
+    def __init__(
+        self, anatomy: Anatomy, needs: tuple[Need, ...], codec: Codec | None = None
+    ) -> None:
         self.anatomy = anatomy
         self.needs = needs
-        self.taps = {need.site: anatomy.taps(need.site) for need in needs}
+        self.codec = codec
+        self.taps = {
+            need.site: codec.taps(anatomy)
+            if codec is not None and need.site == codec.site
+            else anatomy.taps(need.site)
+            for need in needs
+        }
         layers = anatomy.num_layers
         self.widths = {site: site_widths(taps, layers) for site, taps in self.taps.items()}
         self.slots: dict[Need, Slot] = {}
@@ -118,7 +130,7 @@ class Gatherer:
             experts = [tap.experts for tap in taps if tap.experts is not None]
             if not experts:
                 continue
-            if any(need.site == site for need in self.texts):
+            if any(n.site == site for n in self.texts) or Need(BY_TEXT, site) in needs:
                 raise LayoutError(
                     f"Per-text responses are not available at {site!r} of "
                     f"{anatomy.model_type!r}: every token sees other experts. Choose another site."
@@ -136,7 +148,7 @@ class Gatherer:
         for site, taps in self.taps.items():
             for tap in taps:
                 if tap.experts is None:
-                    entries.append((tap, self._callback(self._watch(site, tap, 0))))
+                    entries.append((tap, self._callback(self._reader(site, tap))))
                     continue
                 block = tap.experts
                 watch = self._watch(site, tap, 0)
@@ -221,7 +233,16 @@ class Gatherer:
             activation=activation,
         )
 
-    def _callback(self, watch: Watch) -> Callback:
+    def _reader(self, site: str, tap: Tap) -> Watch | TextWatch:
+        watch = self._watch(site, tap, 0)
+        held, values = [*watch.signs, *watch.values], watch.activation
+        if self.codec is not None and site == self.codec.site:
+            values = functools.partial(self.codec.encode, tap.layer)
+        elif not any(reducer.name == BY_TEXT for reducer, _ in held):
+            return watch
+        return TextWatch(tap.layer, tap.width, held, watch.texts, values)
+
+    def _callback(self, watch: Watch | TextWatch) -> Callback:
         return lambda tensor: watch.read(tensor, self._current, self._scratch)
 
     def _expert_callback(

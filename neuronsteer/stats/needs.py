@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..architectures import SITES
+from ..architectures import SITES as MODEL_SITES
+from ..columns import FEATURE_SITES
 from ..errors import ParameterError, did_you_mean
+
+SITES = (*MODEL_SITES, *FEATURE_SITES)
 
 
 class Need(NamedTuple):

@@ -38,6 +38,8 @@ def stats_for(needs, labels=LABELS, seed=0):
         elif need.reducer == "count":
             share = torch.rand(shape, generator=generator) ** 3
             arrays[need] = (share * TOKENS).long()
+        elif need.reducer == "texts":
+            arrays[need] = torch.randint(0, 6, shape, generator=generator)
         elif need.reducer == "quantile":
             bins = REDUCERS.get("quantile").tail[0]
             arrays[need] = torch.randint(0, 4, (*shape, bins), generator=generator).int()
