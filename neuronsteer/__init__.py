@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from .integrations import peft_hook
 
 if TYPE_CHECKING:
-    from . import detectors, metrics
+    from . import detectors, metrics, plots
+    from .analysis import analyze
     from .arithmetic import arith
     from .comparison import compare
     from .detectors import detect
@@ -37,6 +38,7 @@ _ROOMS = {
     "Schedule": "schedule",
     "Stats": "stats",
     "Steerer": "steerer",
+    "analyze": "analysis",
     "arith": "arithmetic",
     "attach": "steerer",
     "bake": "exports",
@@ -49,6 +51,7 @@ _ROOMS = {
     "load_stats": "stats",
     "metrics": "metrics",
     "operation": "operations",
+    "plots": "plots",
 }
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "Stats",
     "Steerer",
     "__version__",
+    "analyze",
     "arith",
     "attach",
     "bake",
@@ -72,6 +76,7 @@ __all__ = [
     "load_stats",
     "metrics",
     "operation",
+    "plots",
 ]
 
 peft_hook.install()

@@ -16,6 +16,7 @@ from .errors import ParameterError, UnknownNameError, did_you_mean
 from .neuronset import NeuronSet
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
     from .stats import Stats
@@ -130,6 +131,57 @@ class Comparison:
             shown = [_percent(found.get(label)) for label in labels]
             table.add_row(escape(f"{left} & {right}"), *shown, "", "")
         return table
+
+    def plot(self, what: str = "overlap") -> Figure:
+        """Return a plot; `neuronsteer.plots.save(figure, path)` writes it.
+
+        Args:
+            what: `"overlap"`: per label and pair of methods; `"layers"`: where in the model each
+                method finds neurons; `"sharing"`: how many labels own a neuron; `"counts"`.
+
+        Raises:
+            MissingExtraError: If matplotlib is not installed (extra `plots`).
+        """
+        from . import plots
+
+        if what == "overlap":
+            pairs = list(combinations(self.names, 2))
+            if not pairs:
+                raise ParameterError("There is one method only; overlap needs two.")
+            rows = [self.overlap(*pair) for pair in pairs]
+            return plots.heatmap(
+                [[row.get(label) for label in self.labels] for row in rows],
+                [" & ".join(pair) for pair in pairs],
+                self.labels,
+                title="Overlap of methods (Jaccard)",
+                value_name="neurons in both / in either",
+                limits=(0.0, max((v for r in rows for v in r.values() if v), default=1.0)),
+            )
+        if what == "layers":
+            profiles: dict[str, list[float | None]] = {}
+            for name, each in self.sets.items():
+                counts = each.layer_profile().sum(0)
+                profiles[name] = (counts / max(1, int(counts.sum()))).tolist()
+            depth = max(map(len, profiles.values()))
+            # Of a shallower model the layers end earlier.
+            padded = {n: [*p, *([None] * (depth - len(p)))] for n, p in profiles.items()}
+            return plots.layer_profile(
+                padded, title="Neurons per layer", value_name="share of the set's rows"
+            )
+        if what == "sharing":
+            return plots.sharing({name: each.sharing() for name, each in self.sets.items()})
+        if what == "counts":
+            return plots.bars(
+                {name: dict(each.counts) for name, each in self.sets.items()},
+                title="Neurons per label",
+                value_name="neurons",
+                form=",.0f",
+            )
+        options = ("overlap", "layers", "sharing", "counts")
+        raise ParameterError(
+            f"what={what!r} is no plot of a comparison; there are {', '.join(options)}."
+            f"{did_you_mean(what, options)}"
+        )
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {each.num_neurons}" for name, each in self.sets.items())

@@ -20,7 +20,7 @@ from ._result import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ANALYSES", "Analysis", "Result", "analysis", "analyze", "possible"]
+__all__ = ["ANALYSES", "Analysis", "Result", "analysis", "analyze"]
 
 #: What an analysis can be given, and what that is.
 MATERIAL = {
@@ -153,11 +153,6 @@ def analyze(what: str | Analysis, *material: Any, **options: Any) -> Result:
             + (f"missing: {', '.join(missing)}." if missing else f"not {', '.join(strange)}.")
         )
     return chosen.run(*(given[name] for name in kind.needs))
-
-
-def possible(*material: str) -> list[str]:
-    """Return the names of the analyses that this material is enough for."""
-    return [name for name, kind in ANALYSES.items() if set(kind.needs) <= set(material)]
 
 
 def _list(needs: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from . import demo as demo  # isort: skip
 from . import collect as collect  # isort: skip
 from . import detect as detect  # isort: skip
 from . import show as show  # isort: skip
+from . import analyze as analyze  # isort: skip
 from . import generate as generate  # isort: skip
 from . import export as export  # isort: skip
 from . import bake as bake  # isort: skip

@@ -74,7 +74,7 @@ def collect(
     Memory does not grow with the corpus. Under torchrun or accelerate launch the texts are split
     over the processes.
     """
-    corpora = _texts(texts)
+    corpora = corpora_of(texts)
     policy: dict[str, Any] = {
         "max_tokens": max_tokens,
         "max_texts": max_texts,
@@ -124,7 +124,7 @@ def collect(
     console.note(f"Wrote {out}. Next: neuronsteer detect {out} -o neurons", quiet=quiet)
 
 
-def _texts(given: list[str]) -> Any:
+def corpora_of(given: list[str]) -> Any:
     """Return what `collect` of the package takes: one folder, or a mapping of labels."""
     if len(given) == 1 and "=" not in given[0]:
         return Path(given[0])

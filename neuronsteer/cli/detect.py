@@ -85,8 +85,13 @@ def _parameters(method: str, detector: Any, given: list[str]) -> dict[str, Any]:
                 f"The detector {method!r} has no parameter {name!r}; it takes "
                 f"{', '.join(sorted(known))}.{did_you_mean(name, known)}"
             )
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+        found[name] = value_of(value)
     return found
+
+
+def value_of(text: str) -> Any:
+    """Return what `NAME=text` means: JSON where it is some, otherwise the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,233 @@
+"""`neuronsteer analyze`: where labels live, what they share, what each layer would say."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import MissingExtraError, NeuronSteerError, ParameterError, did_you_mean
+from . import commands, console
+from .collect import corpora_of
+from .commands import command
+from .detect import value_of
+
+if TYPE_CHECKING:
+    from ..analysis import Result
+
+
+@command(
+    "analyze",
+    examples="""
+    neuronsteer analyze demo
+    neuronsteer analyze neurons --what layers,overlap -o analysis
+    neuronsteer analyze stats -o analysis
+    neuronsteer analyze --model demo --texts corpus/ --what logit_lens --set top=5 -o analysis
+    neuronsteer analyze neurons --model MODEL --texts fr=fr.txt --texts en=en.txt -o analysis
+    neuronsteer analyze before after --what compare
+    neuronsteer analyze --list
+    """,
+)
+def analyze(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SET|STATS]...",
+            help="Neuron sets, or folders written by 'neuronsteer collect'. Two of a kind are also "
+            "compared: before and after.",
+        ),
+    ] = None,
+    what: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Analyses, comma-separated; by default every one that there is material for."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id of the model, for analyses that run it; or 'demo'."),
+    ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option(help="A folder with one file per label, or LABEL=FILE once per label."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Folder for JSON, PNG and SVG of each analysis."
+        ),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the analyses."),
+    ] = None,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw PNG and SVG.")] = True,
+    listing: Annotated[bool, typer.Option("--list", help="List the analyses.")] = False,
+    device: commands.Device = "auto",
+    dtype: commands.Dtype = "auto",
+    revision: commands.Revision = None,
+    trust_remote_code: commands.TrustRemoteCode = False,
+    as_json: commands.Json = False,
+    quiet: commands.Quiet = False,
+) -> None:
+    """Analyse neuron sets, statistics, and the model behind them.
+
+    Sets give layers, overlap and sharing; statistics the four parts of the model; a model with
+    texts the logit lens, the language ratio and the stability of what is found; all of them how
+    well neurons tell languages.
+    """
+    from ..analysis import ANALYSES, Analysis, analysis
+    from ..analysis import analyze as run
+
+    if listing:
+        _list(as_json)
+        return
+    if bool(model) != bool(texts):
+        raise ParameterError(
+            "Analyses that run the model need both --model and --texts; got only "
+            + ("--model." if model else "--texts.")
+        )
+    wanted = [name.strip() for each in what or () for name in each.split(",") if name.strip()]
+    kinds = {name: ANALYSES.get(name) for name in wanted}
+    material = _material(sources or [])
+    available = {name for name, found in material.items() if found is not None}
+    available |= {"model", "tokenizer", "texts"} if model else set()
+    if not kinds:
+        kinds = {name: kind for name, kind in ANALYSES.items() if set(kind.needs) <= available}
+        if "stats" in available:
+            # Statistics are compared as they are, but have no neurons to count yet.
+            kinds = {n: k for n, k in kinds.items() if "neurons" not in k.needs or n == "compare"}
+    for name, kind in kinds.items():
+        missing = [each for each in kind.needs if each not in available]
+        if missing:
+            raise ParameterError(f"The analysis {name!r} lacks {_wanting(missing)}.")
+    if not kinds:
+        raise ParameterError(
+            "There is nothing to analyse: give a neuron set, statistics, or --model and --texts. "
+            "'neuronsteer analyze --list' says what each analysis needs."
+        )
+    given = _parameters(parameters or [], kinds)
+    # Parameters are checked before a large model is loaded.
+    chosen: dict[str, Analysis] = {
+        name: analysis(name, **{k: v for k, v in given.items() if k in _fields(kind)})
+        for name, kind in kinds.items()
+    }
+    if model and any("model" in kind.needs for kind in kinds.values()):
+        from .models import load_model
+
+        loaded, tokenizer = load_model(
+            model,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        material |= {"model": loaded, "tokenizer": tokenizer, "texts": corpora_of(texts or [])}
+    found: list[Result] = []
+    failed: NeuronSteerError | None = None
+    for name, each in chosen.items():
+        console.note(f"{name} …", quiet=quiet)
+        try:
+            result = run(each, *(material[need] for need in kinds[name].needs))
+        except (ParameterError, MissingExtraError) as error:
+            if wanted:
+                raise
+            # Nobody asked for this one by name.
+            failed = error
+            console.note(f"Left out {name}: {error}", quiet=quiet)
+            continue
+        found.append(result)
+        if out is not None:
+            files = result.save(out, plot=plots)
+            console.note("Wrote " + ", ".join(map(str, files)), quiet=quiet)
+        if not as_json and not quiet:
+            console.out().print(result.table())
+    if failed is not None and not found:
+        raise failed
+    if as_json:
+        console.dump({result.analysis: result.to_dict() for result in found})
+
+
+def _material(sources: list[str]) -> dict[str, Any]:
+    """Return the sets or statistics by the names that analyses know them by."""
+    from ..stats import load_stats
+    from .models import load_set
+
+    loaded: dict[str, Any] = {}
+    for source in sources:
+        held = (Path(source) / "stats.json").is_file()
+        loaded[source] = load_stats(source) if held else load_set(source)
+    if not loaded:
+        return {}
+    if len(loaded) < len(sources):
+        raise ParameterError(f"The same source was given twice: {', '.join(sources)}.")
+    if len({type(each) for each in loaded.values()}) > 1:
+        raise ParameterError(
+            "Sets and statistics were given together; analyse one kind of them at a time."
+        )
+    first, *rest = loaded.values()
+    stats = first if hasattr(first, "arrays") else None
+    return {
+        "neurons": first if stats is None or len(rest) == 1 else None,
+        "other": rest[0] if len(rest) == 1 else None,
+        "stats": stats,
+        "parts": {_short(name): each for name, each in loaded.items()} if rest else None,
+    }
+
+
+def _short(source: str) -> str:
+    return Path(source).name or source
+
+
+def _wanting(missing: list[str]) -> str:
+    from ..analysis import MATERIAL
+
+    return ", ".join(f"{name} ({MATERIAL[name]})" for name in missing)
+
+
+def _fields(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+def _parameters(given: list[str], kinds: dict[str, Any]) -> dict[str, Any]:
+    known = {name for kind in kinds.values() for name in _fields(kind)}
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ParameterError(f"Cannot read --set {text!r}; expected NAME=VALUE.")
+        if name not in known:
+            raise ParameterError(
+                f"None of the analyses {', '.join(kinds)} has a parameter {name!r}; they take "
+                f"{', '.join(sorted(known)) or 'none'}.{did_you_mean(name, known)}"
+            )
+        found[name] = value_of(value)
+    return found
+
+
+def _list(as_json: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ..analysis import ANALYSES
+
+    if as_json:
+        console.dump(
+            {
+                name: {
+                    "question": kind.question,
+                    "needs": list(kind.needs),
+                    "parameters": list(_fields(kind)),
+                    "paper": kind.paper,
+                }
+                for name, kind in ANALYSES.items()
+            }
+        )
+        return
+    table = Table("analysis", "question", "needs", "parameters (--set)")
+    for name, kind in ANALYSES.items():
+        row = (name, kind.question, ", ".join(kind.needs), ", ".join(_fields(kind)))
+        table.add_row(*map(escape, row))
+    console.out().print(table)
