@@ -22,6 +22,7 @@ from . import bake as bake  # isort: skip
 from . import serve as serve  # isort: skip
 from . import convert as convert  # isort: skip
 from . import hub as hub  # isort: skip
+from . import space as space  # isort: skip
 from . import methods as methods  # isort: skip
 from . import about as about  # isort: skip
 

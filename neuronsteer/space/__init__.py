@@ -6,6 +6,8 @@ It runs on this machine (`neuronsteer demo --ui`) and, unchanged, as a Hugging F
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from .sampling import Seeded
     from .server import Site
 
-__all__ = ["Seeded", "Settings", "launch"]
+__all__ = ["Seeded", "Settings", "from_environment", "launch"]
 
 
 def launch(
@@ -63,6 +65,29 @@ def launch(
     if block:
         site.wait()
     return site
+
+
+def from_environment(model: str = "demo", neurons: str = "demo") -> None:
+    """Serve the page as environment variables say; what `app.py` of a Space calls.
+
+    Args:
+        model: What to load where no variable says otherwise.
+        neurons: Its neuron set.
+    """
+    here = "SPACE_ID" in os.environ
+    port = os.environ.get("GRADIO_SERVER_PORT")
+    launch(
+        settings=Settings.from_environment(model=model, neurons=neurons),
+        host=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if here else "127.0.0.1"),
+        port=int(port) if port else 7860 if here else None,
+        on_ready=_tell,
+    )
+
+
+def _tell(url: str) -> None:
+    # The log of a Space shows it; a person who started app.py needs it.
+    sys.stdout.write(f"{url}\n")
+    sys.stdout.flush()
 
 
 def __getattr__(name: str) -> object:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import ParameterError
 
@@ -53,12 +54,18 @@ class Settings:
                 raise ParameterError(f"{name}={getattr(self, name)}: expected at least 1.")
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, **defaults: str
+    ) -> Settings:
         """Return the settings written in environment variables, as on a Hugging Face Space.
 
         `NEURONSTEER_SPACE_MODEL`, `…_SET`, `…_PUBLIC` (`1` or `0`; by default yes where `SPACE_ID`
         says that this is a Space), `…_ALLOW` (separated by commas), and a number for every limit,
         e.g. `…_MAX_NEW_TOKENS`.
+
+        Args:
+            environment: Default: that of this process.
+            **defaults: `model` and `neurons`, where no variable says otherwise.
         """
         env = os.environ if environment is None else environment
         given = {
@@ -66,7 +73,7 @@ class Settings:
             for key, value in env.items()
             if key.startswith(_PREFIX) and value.strip()
         }
-        found: dict[str, object] = {"public": "SPACE_ID" in env}
+        found: dict[str, Any] = {"public": "SPACE_ID" in env}
         for name, text in given.items():
             if name in ("model", "device"):
                 found[name] = text
@@ -86,11 +93,13 @@ class Settings:
                 raise ParameterError(
                     f"There is no setting {_PREFIX}{name.upper()}; see docs/space.md."
                 )
-        if "model" in found and "neurons" not in found and found["model"] != DEMO:
+        if "model" not in found and "neurons" not in found:
+            found |= defaults
+        elif "model" not in found or "neurons" not in found:
             raise ParameterError(
-                f"{_PREFIX}MODEL is set and {_PREFIX}SET is not: which neuron set is it?"
+                f"{_PREFIX}MODEL and {_PREFIX}SET belong together, and only one of them is set."
             )
-        return cls(**found)  # pyright: ignore[reportArgumentType]
+        return cls(**found)
 
     def check_allowed(self, name: str, what: str) -> None:
         """Raise unless the model or set called `name` may be loaded here.

@@ -61,6 +61,7 @@ export class Score {
     if (!this.rows) return;
     const total = this.tokens;
     const done = this.seen?.tokens ?? 0;
+    this.staff.dataset.tokens = done;
     this.staff.classList.toggle("running", this.running);
     const focused = document.activeElement?.dataset?.point;
     for (const lane of this.lanes) lane.replaceChildren();
@@ -92,7 +93,7 @@ export class Score {
     if (row < 0 || end <= start) return;
     const wide = (end - start) / total > 0.05;
     this.lanes[row].append(make("div", {
-      class: `band ${kind} ${look(label)}`, vars: { left: percent(start, total), width: percent(end - start, total) },
+      class: `band ${kind} ${start > 0 ? "after" : ""} ${look(label)}`, vars: { left: percent(start, total), width: percent(end - start, total) },
     }, wide ? short(label) : ""));
   }
 
