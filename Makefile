@@ -6,6 +6,7 @@
 # Both may be run again at any time: what is done already is not done twice.
 #   make check   linters and type check only        make style   reformat, fix, renew tables
 #   make dev     only create the environment        make clean   remove it, and caches
+#   make test-vllm   create .venv-vllm (3.4 GB) and run the tests of serving with vLLM on the CPU
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=path the environment, and PIP_INSTALL adds options
 # to pip, for instance the address of an index with CPU-only builds of torch.
@@ -13,13 +14,14 @@
 SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
+VLLM_VENV ?= .venv-vllm
 PIP_INSTALL ?=
 WORKERS ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check style clean dev
+.PHONY: help demo test test-vllm check style clean dev
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -53,6 +55,16 @@ check: $(VENV)/.ready-dev
 test: check
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest -n $(WORKERS)
 
+# vLLM pins versions of its own, so it gets an environment of its own. One engine at a time, one
+# thread: it is about being right, not about speed.
+$(VLLM_VENV)/.ready: pyproject.toml tools/make_vllm_venv.sh
+	@bash tools/make_venv.sh "$(VLLM_VENV)" "$(PYTHON)"
+	PIP_INSTALL="$(PIP_INSTALL)" bash tools/make_vllm_venv.sh "$(VLLM_VENV)"
+	@touch $@
+
+test-vllm: $(VLLM_VENV)/.ready
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests_vllm --timeout 1200
+
 style: $(VENV)/.ready-dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
@@ -60,4 +72,4 @@ style: $(VENV)/.ready-dev
 	$(PY) tools/methods_table.py README.md
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .ruff_cache .hypothesis

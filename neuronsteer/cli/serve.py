@@ -38,8 +38,8 @@ def serve(
         list[str],
         typer.Argument(
             metavar="SET… [VLLM OPTIONS]",
-            help="Folders or Hub ids of neuron sets, each as \\[NAME=]SET\\[@REVISION]. From the first "
-            "unknown option on, everything goes to vLLM.",
+            help="Folders or Hub ids of neuron sets, each as \\[NAME=]SET\\[@REVISION]. From the "
+            "first unknown option on, everything goes to vLLM.",
         ),
     ],
     default: Annotated[
@@ -62,10 +62,10 @@ def serve(
         bool, typer.Option("--show", help="Only print the vLLM command that would be run.")
     ] = False,
 ) -> None:
-    """Serve a model over HTTP, every request in a language of its own.
+    r"""Serve a model over HTTP, every request in a language of its own.
 
     A request says what it wants in vllm_xargs, as a label or a schedule:
-    {"neuronsteer": "en,24:fr,64:ja"}. Needs vLLM: pip install 'neuronsteer\\[vllm]'.
+    {"neuronsteer": "en,24:fr,64:ja"}. Needs vLLM: pip install 'neuronsteer\[vllm]'.
     """
     cut = next((i for i, text in enumerate(sets) if text.startswith("-")), len(sets))
     named, passed = sets[:cut], [text for text in sets[cut:] if text != "--"]

@@ -204,6 +204,6 @@ def verify(uses: tuple[Use, ...], *, anyway: bool) -> None:
     if lacking:
         raise MissingExtraError(
             f"vLLM {version} cannot be steered, because parts that are used are not there: "
-            f"{'; '.join(lacking)}. Supported: {supported}. Or serve a baked checkpoint, which needs no "
-            "plugin (neuronsteer bake)."
+            f"{'; '.join(lacking)}. Supported: {supported}. Or serve a baked checkpoint, which "
+            "needs no plugin (neuronsteer bake)."
         )
