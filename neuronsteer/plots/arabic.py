@@ -62,11 +62,9 @@ def displayed(text: str) -> str:
     """
     if not any(right_to_left(character) for character in text):
         return text
-    runs = _runs(shaped(text))
-    base = next(rtl for rtl, _ in runs if rtl is not None)
     joined: list[tuple[bool, str]] = []
-    for rtl, part in runs:
-        direction = base if rtl is None else rtl
+    base, runs = _runs(shaped(text))
+    for direction, part in runs:
         if joined and joined[-1][0] == direction:
             joined[-1] = (direction, joined[-1][1] + part)
         else:
@@ -80,28 +78,32 @@ def right_to_left(character: str) -> bool:
     return unicodedata.bidirectional(character) in ("R", "AL")
 
 
-def _runs(text: str) -> list[tuple[bool | None, str]]:
-    """Split into words and signs; a sign has the direction of both its neighbours, or none.
+def _runs(text: str) -> tuple[bool, list[tuple[bool, str]]]:
+    """Return the direction of the text, and its words and signs with theirs.
 
-    Brackets have none, so that both of a pair look alike.
+    The text goes as its first letter does. A bracket goes as the text, so that both of a pair look
+    alike; any other sign as both its neighbours, or else as the text.
     """
-    runs: list[tuple[bool | None, str]] = []
-    for part in re.findall(r"\s+|[()\[\]{}<>«»]|[^\w\s]|\w+", text):
-        strong = [unicodedata.bidirectional(c) for c in part]
-        rtl: bool | None = None
-        if any(kind in ("R", "AL") for kind in strong):
-            rtl = True
-        elif any(kind in ("L", "EN", "AN") for kind in strong):
-            rtl = False
-        runs.append((rtl, part))
-    for position, (rtl, part) in enumerate(runs):
-        if rtl is None and not part.strip(_BRACKETS):
-            continue
+    parts = re.findall(r"\s+|[()\[\]{}<>«»]|[^\w\s]|\w+", text)
+    found = [_direction(part) for part in parts]
+    base = next(rtl for rtl in found if rtl is not None)
+    found = [base if part in _BRACKETS else rtl for part, rtl in zip(parts, found, strict=True)]
+    runs: list[tuple[bool, str]] = []
+    for position, (part, rtl) in enumerate(zip(parts, found, strict=True)):
         if rtl is None:
-            left = next((r for r, _ in reversed(runs[:position]) if r is not None), None)
-            right = next((r for r, _ in runs[position + 1 :] if r is not None), None)
-            runs[position] = (left if left == right else None, part)
-    return runs
+            before = next((r for r in reversed(found[:position]) if r is not None), base)
+            after = next((r for r in found[position + 1 :] if r is not None), base)
+            rtl = before if before == after else base
+        runs.append((rtl, part))
+    return base, runs
+
+
+def _direction(part: str) -> bool | None:
+    """Return whether a word goes from right to left; `None` for signs."""
+    kinds = {unicodedata.bidirectional(character) for character in part}
+    if kinds & {"R", "AL"}:
+        return True
+    return False if kinds & {"L", "EN", "AN"} else None
 
 
 def _neighbour(units: list[str], position: int, step: int) -> str:

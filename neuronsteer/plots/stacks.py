@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ParameterError
-from .profiles import positions
+from .profiles import positions, stacked, step
 from .style import Lettering, canvas, entitle, series, styled
 
 if TYPE_CHECKING:
@@ -44,29 +44,18 @@ def shares(
     rows = -(-len(names) // columns)
     with styled([*names, *parts, title or ""]):
         lettering = Lettering()
+        looks = [series(position) for position in range(len(parts))]
         figure = canvas(max(5.2, min(10.0, (2.2 + 0.12 * depth) * columns)), 1.2 + 1.35 * rows)
         grid: Any = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(names) :]:
             axes.set_visible(False)
         for axes, name in zip(grid.flat, names, strict=False):
-            bottom = np.zeros(depth)
-            for position, part in enumerate(parts):
-                look = series(position)
+            table = np.asarray([panels[name][part] for part in parts], dtype=np.float64)
+            for part, look, height, bottom in stacked(table, parts, looks):
                 gray = part == pale
-                height = np.asarray(panels[name][part], dtype=np.float64)
-                axes.bar(
-                    range(depth),
-                    height,
-                    bottom=bottom,
-                    width=0.94,
-                    color="#ececec" if gray else look.colour,
-                    hatch="" if gray else look.hatch,
-                    edgecolor="white",
-                    linewidth=0.2,
-                    label=lettering(part),
-                )
-                bottom = bottom + height
-            axes.set_ylim(0, max(1e-12, float(bottom.max())))
+                colour, hatch = ("#ececec", "") if gray else (look.colour, look.hatch)
+                step(axes, height, bottom, lettering(part), colour, hatch)
+            axes.set_ylim(0, max(1e-12, float(np.nansum(table, 0).max())))
             axes.set_title(lettering(name), loc="left")
             positions(axes, list(range(depth)), depth)
         for axes in grid[-1]:
