@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from collections.abc import Iterable
@@ -45,6 +46,7 @@ def collect(
     texts: Any,
     *,
     needs: Iterable[Need | tuple[str, str] | str] | None = None,
+    method: Any = None,
     sites: Iterable[str] | None = None,
     policy: TokenPolicy | dict[str, Any] | None = None,
     batch_size: int | str = "auto",
@@ -77,6 +79,7 @@ def collect(
         texts: Label → texts, `(prompt, response)` pairs, records, a path or a dataset; or a folder
             with one file per label.
         needs: What to collect, e.g. `["count@mlp.act"]`; see `DEFAULT_NEEDS`.
+        method: Collect what this detector needs: its name, or a detector with parameters.
         sites: Only these sites.
         policy: Which tokens count.
         batch_size: Rows per batch, or `"auto"`: as many as make up a fixed number of tokens. An
@@ -103,6 +106,8 @@ def collect(
     """
     if resume and checkpoint is None:
         raise ParameterError("resume=True needs checkpoint=FOLDER, where the state was kept.")
+    if method is not None:
+        needs = [*(needs or ()), *_needs_of(method)]
     anatomy = inspect(model)
     check_tokenizer(tokenizer)
     rule = make_policy(policy, options).resolved(context_length(anatomy))
@@ -126,7 +131,7 @@ def collect(
     _check_memory(gatherer, sources, rule, memory_limit)
     place = input_device(anatomy)
     plan = BatchPlan(
-        tokens=CPU_BATCH_TOKENS if place.type == "cpu" else BATCH_TOKENS,
+        tokens=_tokens(place, gatherer),
         rows=_rows(batch_size),
         longest=context_length(anatomy),
     )
@@ -208,6 +213,19 @@ def _finish(stats: Stats, out: str | Path | None, keeper: Checkpoint | None, ran
         keeper.remove()
 
 
+def _needs_of(method: Any) -> tuple[Need, ...]:
+    if isinstance(method, str):
+        # By name, as plugins are found: the detectors are a room above this one.
+        method = importlib.import_module("..detectors", __package__).detector(method)
+    return tuple(method.needs)
+
+
+def _tokens(place: torch.device, gatherer: Gatherer) -> int:
+    found = CPU_BATCH_TOKENS if place.type == "cpu" else BATCH_TOKENS
+    # A backward pass holds every layer's values at once.
+    return found // 4 if gatherer.gradient else found
+
+
 def _rows(batch_size: int | str) -> int | None:
     if batch_size == "auto":
         return None
@@ -217,7 +235,12 @@ def _rows(batch_size: int | str) -> int | None:
 
 
 def _check_pairs(policy: TokenPolicy, needs: tuple[Need, ...]) -> None:
-    per_text = [n for n in needs if REDUCERS.get(n.reducer).per_text or n.reducer == BY_TEXT]
+    found = [(need, REDUCERS.get(need.reducer)) for need in needs]
+    per_text = [
+        need
+        for need, reducer in found
+        if reducer.per_text or reducer.meter or reducer.name == BY_TEXT
+    ]
     if per_text and policy.packed:
         raise ParameterError(
             f"{per_text[0]} is kept per text, but block_size={policy.block_size} puts texts end to "

@@ -62,9 +62,12 @@ class Forwarder:
 
     def _fits(self, batch: Batch, listener: Listener) -> bool:
         ids, weight = batch.tensors(self.aligned)
-        self._gatherer.begin(weight, len(batch.rows))
+        self._gatherer.begin(ids, weight, len(batch.rows))
         try:
-            self._decoder(input_ids=ids.to(self._device), use_cache=False)
+            output = self._decoder(input_ids=ids.to(self._device), use_cache=False)
+            if self._gatherer.gradient:
+                self._gatherer.finish(output[0])
+            del output
         except (torch.OutOfMemoryError, MemoryError):
             self._gatherer.drop()
             return False

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from ..architectures import Anatomy, Experts, Tap
@@ -14,8 +15,9 @@ from ..errors import HookError, LayoutError
 from ..experts import listen_experts
 from ..listen import Callback, Listener, listen
 from .features import TextWatch
+from .meters import METERS, Emit, Meter
 from .needs import Need
-from .reducers import REDUCERS, Chunk, Reducer, Scratch
+from .reducers import REDUCERS, Chunk, DocumentReducer, Reducer, Scratch
 from .reducers.responses import Responses
 from .reducers.texts import BY_TEXT
 from .slots import Current, Slot, Texts, site_widths
@@ -102,6 +104,7 @@ class Gatherer:
         widths: Site → number of neurons per layer.
         slots: Need → accumulators; includes the tokens per expert under the name `"routed"`.
         texts: Need → per-text rows.
+        meters: Meter's name and site → meter.
     """
 
     def __init__(
@@ -120,6 +123,12 @@ class Gatherer:
         self.widths = {site: site_widths(taps, layers) for site, taps in self.taps.items()}
         self.slots: dict[Need, Slot] = {}
         self.texts: dict[Need, Texts] = {}
+        self.meters: dict[tuple[str, str], Meter] = {}
+        for need in needs:
+            measured = REDUCERS.get(need.reducer).meter
+            if measured and (measured, need.site) not in self.meters:
+                meter = METERS.get(measured)(anatomy, need.site)
+                self.meters[measured, need.site] = meter
         for need in needs:
             reducer, width = REDUCERS.get(need.reducer), max(self.widths[need.site])
             if reducer.per_text:
@@ -140,12 +149,31 @@ class Gatherer:
         self._current = Current()
         self._scratch = Scratch()
 
+    @property
+    def gradient(self) -> bool:
+        """Whether the decoder has to run with gradients."""
+        return any(meter.gradient for meter in self.meters.values())
+
+    @contextmanager
+    def mode(self) -> Generator[None, None, None]:
+        """Run the model without gradients, except where a meter asks for them."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad() if self.meters else torch.inference_mode())
+            for meter in self.meters.values():
+                stack.enter_context(meter.prepared())
+            yield
+
     @contextmanager
     def listening(self) -> Generator[Listener, None, None]:
         """Fill the stages in every forward pass inside the block."""
         entries: list[tuple[Tap, Callback]] = []
         blocks: dict[nn.Module, list[tuple[str, Experts, Watch]]] = {}
+        for key, meter in self.meters.items():
+            meter.current, meter.emit = self._running, self._emit(*key)
+            entries += meter.entries()
         for site, taps in self.taps.items():
+            if not any(n.site == site and not REDUCERS.get(n.reducer).meter for n in self.needs):
+                continue
             for tap in taps:
                 if tap.experts is None:
                     entries.append((tap, self._callback(self._reader(site, tap))))
@@ -167,14 +195,20 @@ class Gatherer:
             finally:
                 self._scratch.clear()
 
-    def begin(self, weight: Tensor, real: int) -> None:
+    def begin(self, ids: Tensor, weight: Tensor, real: int) -> None:
         """Tell which tokens of the next forward pass count.
 
         Args:
+            ids: `[rows, length]` int64, on the CPU.
             weight: `[rows, length]` float32, on the CPU.
             real: Rows that are texts; what follows is filling.
         """
-        self._current = Current(weight, real, bool((weight == 1).all()))
+        self._current = Current(weight, ids, real, bool((weight == 1).all()))
+
+    def finish(self, hidden: Tensor) -> None:
+        """Take the decoder's output at the end of a forward pass."""
+        for meter in self.meters.values():
+            meter.finish(hidden)
 
     def require(self) -> None:
         """Raise if a block of experts did not run through our implementation.
@@ -189,6 +223,8 @@ class Gatherer:
                     f"The experts of layers {layers} did not run through the experts "
                     f"implementation that counts. Load the model without replaced MoE kernels."
                 )
+        for meter in self.meters.values():
+            meter.require()
 
     def commit(self) -> None:
         """Keep what the last forward pass added."""
@@ -199,6 +235,8 @@ class Gatherer:
         """Forget what the last, failed forward pass added."""
         for held in (*self.slots.values(), *self.texts.values()):
             held.drop()
+        for meter in self.meters.values():
+            meter.drop()
         self._scratch.clear()
 
     def totals(self) -> dict[Need, Tensor]:
@@ -214,7 +252,7 @@ class Gatherer:
         found = [
             (held.reducer, held)
             for need, held in self.slots.items()
-            if need.site == site and need.reducer != ROUTED
+            if need.site == site and need.reducer != ROUTED and not held.reducer.meter
         ]
         layer = tap.layer
         # A reading of mlp.act is a pre-activation, unless the layout says g itself is read.
@@ -243,7 +281,30 @@ class Gatherer:
         return TextWatch(tap.layer, tap.width, held, watch.texts, values)
 
     def _callback(self, watch: Watch | TextWatch) -> Callback:
-        return lambda tensor: watch.read(tensor, self._current, self._scratch)
+        # Detached, because a meter may make the model run with gradients.
+        return lambda tensor: watch.read(tensor.detach(), self._current, self._scratch)
+
+    def _running(self) -> Current:
+        return self._current
+
+    def _emit(self, measured: str, site: str) -> Emit:
+        held = [
+            (slot.reducer, slot)
+            for need, slot in self.slots.items()
+            if need.site == site and slot.reducer.meter == measured
+        ]
+
+        def emit(layer: int, scores: Tensor) -> None:
+            scores = scores.detach()
+            weight = self._current.weight_on(scores.device)[: self._current.real]
+            # A text of which no token counts says nothing.
+            scores = scores[weight.any(1)]
+            for reducer, slot in held:
+                if isinstance(reducer, DocumentReducer):
+                    stage = slot.stage(scores.device)[layer, : scores.shape[1]]
+                    reducer.fold(scores, stage)
+
+        return emit
 
     def _expert_callback(
         self, watches: list[tuple[str, Experts, Watch]]

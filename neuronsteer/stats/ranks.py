@@ -36,9 +36,9 @@ class Ranks:
         return position % self.size == self.rank
 
     def reduce(self, tensor: Tensor, merging: str) -> Tensor:
-        """Return the sum or maximum over the processes, in every process."""
+        """Return the sum, maximum or minimum over the processes, in every process."""
         if self.size > 1:
-            how = dist.ReduceOp.MAX if merging == "max" else dist.ReduceOp.SUM
+            how = getattr(dist.ReduceOp, merging.upper())
             tensor = tensor.contiguous()
             dist.all_reduce(tensor, op=how, group=self._group)
         return tensor

@@ -80,7 +80,7 @@ class Run:
             with (
                 reporting(progress, self.ranks.rank == 0) as report,
                 evaluating(self.anatomy.root),
-                torch.inference_mode(),
+                self.gatherer.mode(),
                 self.gatherer.listening() as listener,
             ):
                 self._labels(resume, report, listener, done)

@@ -121,11 +121,13 @@ class Current:
 
     Attributes:
         weight: `[rows, length]` float32: 1 for tokens that count.
+        ids: `[rows, length]` int64: the tokens.
         real: Rows that are texts; what follows is filling.
         whole: Every token counts.
     """
 
     weight: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    ids: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
     real: int = 0
     whole: bool = False
     _copies: dict[torch.device, Tensor] = field(default_factory=dict)

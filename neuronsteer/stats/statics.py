@@ -101,6 +101,36 @@ def _norms(tap: Tap, dtype: torch.dtype) -> Tensor:
     return torch.cat(parts)
 
 
+def images(tap: Tap, width: int, dtype: torch.dtype) -> Tensor:
+    """Return what each of a linear layer's inputs adds to its output, `[width, outputs]` float32.
+
+    Args:
+        tap: A tap on the layer.
+        width: Number of its inputs.
+        dtype: What the layer computes in.
+
+    Raises:
+        LayoutError: If the layer does not answer.
+    """
+    try:
+        with torch.inference_mode():
+            return _images(tap.module, width, dtype)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise LayoutError(
+            f"The projection {tap.name!r} ({type(tap.module).__name__}) cannot be measured: {error}"
+        ) from error
+
+
+def _images(module: nn.Module, width: int, dtype: torch.dtype) -> Tensor:
+    if type(module) is nn.Linear or type(module) is Conv1D:
+        with _loaded(module):
+            weight: Any = module.weight
+            if _plain(weight):
+                found = weight.float().cpu()
+                return found.T if type(module) is nn.Linear else found
+    return torch.cat([part.cpu() for part in _answers(module, width, dtype)])
+
+
 def _linear(module: nn.Module, width: int, dtype: torch.dtype) -> Tensor:
     if type(module) is nn.Linear or type(module) is Conv1D:
         with _loaded(module):
@@ -112,20 +142,23 @@ def _linear(module: nn.Module, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def _asked(module: nn.Module, width: int, dtype: torch.dtype) -> Tensor:
+    parts = [torch.linalg.vector_norm(a, dim=-1).cpu() for a in _answers(module, width, dtype)]
+    return torch.cat(parts)
+
+
+def _answers(module: nn.Module, width: int, dtype: torch.dtype) -> Generator[Tensor, None, None]:
+    """Yield the layer's answers to unit vectors, in chunks, without its bias."""
     device, dtype = _place(module, dtype)
     # Not module(x): hooks that steer the model must not be measured with it.
     call = module.forward
     with evaluating(module):
         bias = call(torch.zeros(1, width, device=device, dtype=dtype)).float()
         step = max(1, _CHUNK // max(width, bias.shape[-1]))
-        parts: list[Tensor] = []
         for start in range(0, width, step):
             rows = min(step, width - start)
             units = torch.zeros(rows, width, device=device, dtype=dtype)
             units.diagonal(start).fill_(1)
-            answer = call(units).float() - bias
-            parts.append(torch.linalg.vector_norm(answer, dim=-1).cpu())
-    return torch.cat(parts)
+            yield call(units).float() - bias
 
 
 def _plain(weight: Any) -> bool:

@@ -75,12 +75,14 @@ class Reducer(ABC):
     """Base of all reducers. Stateless: the accumulators are plain tensors."""
 
     name: ClassVar[str] = ""
-    #: How accumulators combine: "sum" or "max".
+    #: How accumulators combine: "sum", "max" or "min".
     merging: ClassVar[str] = "sum"
     #: Whether the sign is enough, so that the pre-activation may be read instead of the activation.
     sign_only: ClassVar[bool] = False
     #: Whether it keeps something per text; then `rows` is called instead of `observe`.
     per_text: ClassVar[bool] = False
+    #: The meter that gives it one number per document (see `meters/`); then `fold` is called.
+    meter: ClassVar[str] = ""
     #: What the numbers are worth, for documentation: exactness or error.
     error: ClassVar[str] = "exact"
     stage_dtype: ClassVar[torch.dtype] = torch.float64
@@ -104,8 +106,22 @@ class Reducer(ABC):
         other = other.to(device=total.device, dtype=total.dtype)
         if self.merging == "max":
             torch.maximum(total, other, out=total)
+        elif self.merging == "min":
+            torch.minimum(total, other, out=total)
         else:
             total.add_(other)
+
+
+class DocumentReducer(Reducer):
+    """Base of reducers that are given one number per document and unit by a meter."""
+
+    @abstractmethod
+    def fold(self, scores: Tensor, stage: Tensor) -> None:
+        """Fold `scores` `[documents, width]` into `stage` `[width, *tail]`, in place."""
+
+    def observe(self, chunk: Chunk, stage: Tensor) -> None:
+        """Fold every counted token as if it were a document of its own."""
+        self.fold(chunk.floats[chunk.weight > 0], stage)
 
 
 REDUCERS: Registry[Reducer] = Registry("reducer", "neuronsteer.stats.reducers")
