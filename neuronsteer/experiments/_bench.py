@@ -94,7 +94,10 @@ class Bench:
     @contextmanager
     def using(self, arm: Arm) -> Generator[None, None, None]:
         """Attach an arm while inside."""
-        self.arm = arm
+        before = self.arm, self._steer
+        # What an outer arm does would add to this one.
+        self.off()
+        self.arm, self._steer = arm, None
         try:
             if arm.neurons is None:
                 yield
@@ -102,8 +105,7 @@ class Bench:
                 with attach(self.model, arm.neurons, tokenizer=self.tokenizer) as self._steer:
                     yield
         finally:
-            self._steer = None
-            self.arm = Arm(NONE, None)
+            self.arm, self._steer = before
 
     # --- what is read ---------------------------------------------------------------------------
 
