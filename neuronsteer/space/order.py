@@ -151,7 +151,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
         number = math.nan
     if not low <= number <= high:
         raise ParameterError(
-            f"{name} is {str(value)[:40]!r}; expected a number {low:g} … {high:g}."
+            f"{name} is {str(value)[:40]!r}; expected a number from {low:g} to {high:g}."
         )
     return number
 
