@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from neuronsteer.stats import Need, Stats
+from neuronsteer.stats import REDUCERS, Need, Stats
 
 MLP = ("mlp.act", "mlp.neuron")
 
@@ -52,6 +52,38 @@ def responding(rng, labels=3, texts=6, layers=2, width=7, site="mlp.neuron", tie
         texts={name: len(rows[name]) for name in names},
         site_widths={site: (width,) * layers},
         rows={Need("responses", site): rows},
+        header={"model_type": "llama", "base_model": "org/base"},
+    )
+
+
+def folded(name, documents):
+    """Return what a reducer keeps of one number per document, `[labels, documents, layers, width]`.
+
+    In two parts, as two processes would.
+    """
+    reducer = REDUCERS.get(name)
+    found = []
+    for label in documents:
+        total = reducer.start(label.shape[1:], torch.device("cpu"), total=True)
+        for part in (label[::2], label[1::2]):
+            stage = reducer.start(label.shape[1:], torch.device("cpu"), total=False)
+            for layer in range(label.shape[1]):
+                reducer.fold(part[:, layer], stage[layer])
+            reducer.merge(total, stage)
+        found.append(total)
+    return torch.stack(found)
+
+
+def measured(documents, *names, site="mlp.neuron", widths=None):
+    """Return statistics of numbers per document, `[labels, documents, layers, width]`."""
+    labels = tuple(f"l{k}" for k in range(len(documents)))
+    layers, width = documents.shape[2:]
+    return Stats(
+        labels=labels,
+        tokens=dict.fromkeys(labels, 10 * documents.shape[1]),
+        texts=dict.fromkeys(labels, documents.shape[1]),
+        site_widths={site: tuple(widths or (width,) * layers)},
+        arrays={Need(name, site): folded(name, documents) for name in names},
         header={"model_type": "llama", "base_model": "org/base"},
     )
 

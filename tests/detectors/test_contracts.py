@@ -14,6 +14,8 @@ from neuronsteer.neuronset import NeuronSet
 from neuronsteer.stats import REDUCERS, Need, Stats
 from neuronsteer.stats.statics import STATICS
 
+from .material import folded
+
 LABELS = ("lang:a", "lang:b", "culture:a", "culture:b")
 # One per cent of the neurons has to be something.
 LAYERS, WIDTH, TOKENS = 2, 400, 40
@@ -35,6 +37,9 @@ def stats_for(needs, labels=LABELS, seed=0):
                 name: torch.randn(5 + k, LAYERS, WIDTH, generator=generator)
                 for k, name in enumerate(labels)
             }
+        elif REDUCERS.get(need.reducer).meter:
+            documents = torch.randn(len(labels), 5, LAYERS, WIDTH, generator=generator)
+            arrays[need] = folded(need.reducer, documents.abs())
         elif need.reducer == "count":
             share = torch.rand(shape, generator=generator) ** 3
             arrays[need] = (share * TOKENS).long()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...errors import HookError, LayoutError
+from ...errors import LayoutError
 
 NAME = "neuronsteer_watched"
 
@@ -49,7 +49,7 @@ class Scores:
         return (raw + bias).softmax(-1)
 
 
-_WATCHED: dict[nn.Module, Callable[[Scores], None]] = {}
+_WATCHED: dict[nn.Module, list[Callable[[Scores], None]]] = {}
 
 
 @contextmanager
@@ -58,25 +58,28 @@ def watched(
 ) -> Generator[None, None, None]:
     """Call each function with what its attention module is called with, inside the block.
 
-    The model runs plain attention meanwhile, whatever kernel it was loaded with.
-
-    Raises:
-        HookError: If somebody else is watching the model already.
+    The model runs plain attention meanwhile, whatever kernel it was loaded with. Blocks may be
+    nested.
     """
     if NAME not in ALL_ATTENTION_FUNCTIONS:
         ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
         ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, eager_mask)
     before = root.config._attn_implementation
-    if before == NAME:
-        raise HookError("The attention of this model is being measured already.")
     try:
-        root.set_attn_implementation(NAME)
-        _WATCHED.update(calls)
+        if before != NAME:
+            root.set_attn_implementation(NAME)
+        for module, call in calls.items():
+            _WATCHED.setdefault(module, []).append(call)
         yield
     finally:
-        for module in calls:
-            _WATCHED.pop(module, None)
-        root.set_attn_implementation(before)
+        for module, call in calls.items():
+            found = _WATCHED.get(module, [])
+            if call in found:
+                found.remove(call)
+            if not found:
+                _WATCHED.pop(module, None)
+        if before != NAME:
+            root.set_attn_implementation(before)
 
 
 def _attention(
@@ -106,7 +109,6 @@ def _attention(
     keys, values = (each.repeat_interleave(repeats, 1) for each in (key, value))
     raw = (query @ keys.transpose(-1, -2)).float() * scale
     weights = scores.weights(raw, attention_mask[..., :length].float()).to(value.dtype)
-    call = _WATCHED.get(module)
-    if call is not None:
+    for call in _WATCHED.get(module, ()):
         call(scores)
     return (weights @ values).transpose(1, 2).contiguous(), None
