@@ -27,11 +27,7 @@ def watch(llm: Any) -> collections.Counter[str]:
     """Count what the scheduler does from now on."""
     seen: collections.Counter[str] = collections.Counter()
     scheduler = llm.llm_engine.engine_core.engine_core.scheduler
-    preempt, schedule, update = (
-        scheduler._preempt_request,
-        scheduler.schedule,
-        scheduler.update_from_output,
-    )
+    preempt, schedule = scheduler._preempt_request, scheduler.schedule
 
     def preempting(*args: Any, **kwargs: Any) -> Any:
         seen["preempted"] += 1
@@ -47,15 +43,8 @@ def watch(llm: Any) -> collections.Counter[str]:
             )
         return output
 
-    def updating(scheduled: Any, result: Any, *args: Any, **kwargs: Any) -> Any:
-        drafts = scheduled.scheduled_spec_decode_tokens
-        seen["drafted"] += sum(len(tokens) for tokens in drafts.values())
-        seen["accepted"] += sum(max(0, len(tokens) - 1) for tokens in result.sampled_token_ids)
-        return update(scheduled, result, *args, **kwargs)
-
     scheduler._preempt_request = preempting
     scheduler.schedule = scheduling
-    scheduler.update_from_output = updating
     return seen
 
 
@@ -127,24 +116,6 @@ def test_aborted_requests_leave_no_trace(shelf: Path):
     assert 4 <= len(left) < 16
     kept = [wanted[i] for i in left]
     same([found[i] for i in left], reference.all(kept, 24), kept)
-
-
-def test_speculative_decoding(shelf: Path):
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
-    reference = Reference(folder, sets)
-    # Prompts that repeat themselves, so that guesses from them are made, and some are right.
-    wanted = [((ids * 6)[:24], plan) for ids, plan in jobs((2, 3, 4, 5))]
-    guess = {
-        "method": "ngram",
-        "num_speculative_tokens": 3,
-        "prompt_lookup_max": 2,
-        "prompt_lookup_min": 1,
-    }
-    with engine(folder, block(sets), speculative_config=guess) as llm:
-        seen = watch(llm)
-        found = run(llm, wanted, 32)
-    assert seen["drafted"] > seen["accepted"] > 0
-    same(found, reference.all(wanted, 32), wanted)
 
 
 def test_samples_of_one_request_are_steered_alike(shelf: Path):

@@ -19,7 +19,7 @@ from .settings import KEY, Settings, settings_of
 from .wrapping import wrap
 
 #: Ways of speculative decoding whose output was shown to be that of the steered model.
-SPECULATIVE = ("ngram",)
+SPECULATIVE = ("ngram", "draft_model")
 
 _OFF = (
     "this server was started without neuron steering. Start it with: neuronsteer serve MODEL SET, "
