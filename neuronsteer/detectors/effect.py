@@ -53,6 +53,10 @@ class Effect(Detector):
         normalise: "std" divides the difference by the tokens' standard deviation (the root of the
             mean of the variances within label and source), as an effect size does; "none" does not.
         norms: Multiply by the column's length. Without, layers with large activations win.
+        attribution: "norm" as above. "output" multiplies the difference by what the column does to
+            the logits of the label's tokens, more than to those of the source's tokens, in place of
+            its length: the direct path from the neuron to the output. Neurons that push away from
+            the label are not selected.
         factor: How much of the difference the default operation adds.
         share: Above 0, the default operation is "pull": it also moves the neurons this part of the
             way to the label's mean, which spares text that is in the language already.
@@ -71,6 +75,7 @@ class Effect(Detector):
     source: str = OTHERS
     normalise: str = "none"
     norms: bool = True
+    attribution: str = "norm"
     factor: float = 2.0
     share: float = 0.0
     layers: str = ALL
@@ -85,6 +90,10 @@ class Effect(Detector):
             raise ParameterError(
                 f"Effect got normalise={self.normalise!r}; expected 'none' or 'std'."
             )
+        if self.attribution not in ("norm", "output"):
+            raise ParameterError(
+                f"Effect got attribution={self.attribution!r}; expected 'norm' or 'output'."
+            )
         if not math.isfinite(self.factor):
             raise ParameterError(f"Effect got factor={self.factor}; it must be finite.")
         if not 0 <= self.share <= 1:
@@ -97,7 +106,9 @@ class Effect(Detector):
         found = [Need("sum", SITE)]
         if self.normalise == "std":
             found.append(Need("sumsq", SITE))
-        if self.norms:
+        if self.attribution == "output":
+            found.append(Need("attribution", SITE))
+        elif self.norms:
             found.append(Need("norm", SITE))
         return tuple(found)
 
@@ -137,12 +148,15 @@ class Effect(Detector):
         """Return the score of every neuron for every label, float64 `[labels, layers, width]`."""
         check_source(stats, self.source, "Effect")
         mean = stats.mean(SITE).double()
-        found = (mean - source_mean(stats, mean, self.source)).abs()
+        found = mean - source_mean(stats, mean, self.source)
         if self.normalise == "std":
             variance = stats.std(SITE).double().square()
             spread = ((variance + source_mean(stats, variance, self.source)) / 2).sqrt()
             # Without any spread there is no token on which the neuron does something.
             found = torch.where(spread > 0, found / spread, 0.0)
-        if self.norms:
-            found = found * stats.norms(SITE).double()
-        return found
+        if self.attribution == "output":
+            tokens = torch.tensor([stats.tokens[name] for name in stats.labels])
+            towards = stats.get("attribution", SITE).double() / tokens[:, None, None]
+            return (found * (towards - source_mean(stats, towards, self.source))).clamp(min=0)
+        found = found.abs()
+        return found * stats.norms(SITE).double() if self.norms else found

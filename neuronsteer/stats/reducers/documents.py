@@ -64,6 +64,16 @@ class Moments(DocumentReducer):
             stage[..., position] += power.sum(0)
 
 
+class Total(DocumentReducer):
+    """Sum over the documents."""
+
+    error: ClassVar[str] = "float64 sum of float32 measurements"
+
+    def fold(self, scores: Tensor, stage: Tensor) -> None:
+        """Add the documents' numbers."""
+        stage.add_(scores.double().sum(0))
+
+
 def _named(base: type[DocumentReducer], reducer: str, measured: str) -> DocumentReducer:
     return type(
         base.__name__, (base,), {"name": reducer, "meter": measured, "__doc__": base.__doc__}
@@ -75,6 +85,7 @@ for _reducer in (
     _named(WorstRank, "importance_rank", "importance"),
     _named(Least, "released_min", "importance_released"),
     _named(WorstRank, "released_rank", "importance_released"),
+    _named(Total, "attribution", "attribution"),
     _named(Moments, "relevance_moments", "relevance"),
     _named(Moments, "row_gradient_moments", "row_gradient"),
 ):
