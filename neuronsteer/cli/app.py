@@ -17,11 +17,14 @@ from . import detect as detect  # isort: skip
 from . import show as show  # isort: skip
 from . import analyze as analyze  # isort: skip
 from . import generate as generate  # isort: skip
+from . import evaluate as evaluate  # isort: skip
+from . import lm_eval as lm_eval  # isort: skip
 from . import export as export  # isort: skip
 from . import bake as bake  # isort: skip
 from . import serve as serve  # isort: skip
 from . import convert as convert  # isort: skip
 from . import hub as hub  # isort: skip
+from . import push_metrics as push_metrics  # isort: skip
 from . import space as space  # isort: skip
 from . import methods as methods  # isort: skip
 from . import about as about  # isort: skip

@@ -46,7 +46,7 @@ class Amplification(Experiment):
     # The unsteered score is measured in every arm, beside the steered ones.
     unsteered: ClassVar[bool] = False
     spoken: ClassVar[bool] = False
-    seeds: ClassVar[int | None] = 5
+    seeds: ClassVar[int | None] = 3
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Say in the definition what is scored."""

@@ -169,7 +169,9 @@ class Bench:
             away_from: Labels whose neurons are switched off, for all rows alike.
             greedy: Take the likeliest token, where an answer and not a text is wanted.
         """
-        ids = [self.encode(prompt) for prompt in prompts]
+        room = max(_context(self.model) - tokens, 1)
+        # The end of a prompt is what is gone on from.
+        ids = [self.encode(prompt)[-room:] for prompt in prompts]
         found: list[list[int]] = []
         seed = _seed(self.settings.seed, key)
         with torch.random.fork_rng(devices=_devices(self.model)):
@@ -256,6 +258,11 @@ def candidates(labels: Sequence[str]) -> tuple[str, ...]:
     would call everything one of them.
     """
     return tuple(dict.fromkeys([*labels, *languages()]))
+
+
+def _context(model: Any) -> int:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else 1 << 20
 
 
 def _seed(seed: int, key: Sequence[str]) -> int:

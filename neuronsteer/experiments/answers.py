@@ -41,7 +41,7 @@ class Answers(Amplification):
         tokens: New tokens per reply.
     """
 
-    items: int = 10
+    items: int = 8
     tokens: int = 32
 
     #: Of the metric `exact_match`.
@@ -124,6 +124,7 @@ class Xquad(Answers):
     scored: ClassVar[str] = "F1"
     material: ClassVar[tuple[str, ...]] = ("xquad",)
 
+    items: int = 6
     tokens: int = 16
 
     def asked(self, row: Mapping[str, Any], language: str) -> tuple[str, list[str]]:

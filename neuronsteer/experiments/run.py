@@ -11,13 +11,13 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArtifactError, ParameterError, TextError
+from ..errors import ArtifactError, HubError, ParameterError
 from ..metrics.langid import IdentifierLike, identifier
 from ..neuronset import NeuronSet
 from ..readers import Library
 from ..reports import Report
 from ..stats import Stats
-from . import EXPERIMENTS, Cell, Experiment, experiment
+from . import EXPERIMENTS, Cell, Experiment, Outcome, experiment
 from ._arms import RANDOM, arms
 from ._bench import NONE, Arm, Bench, Settings, candidates
 from ._journal import Journal
@@ -178,7 +178,12 @@ def _task(
     task: Experiment, bench: Bench, compared: Sequence[Arm], journal: Journal, seconds: float
 ) -> dict[str, Any]:
     taking = [arm for arm in compared if _takes_part(task, arm)]
-    outcomes = {arm.name: task.judge(bench, journal.of(task.name, arm.name)) for arm in taking}
+    outcomes: dict[str, Outcome] = {}
+    for arm in taking:
+        seen = journal.of(task.name, arm.name)
+        # In the order in which they are measured, wherever they were read from.
+        cells = task.cells_of_arm(bench, arm.name)
+        outcomes[arm.name] = task.judge(bench, {cell: seen[cell] for cell in cells})
     absent = {arm.name.split(":")[0] for arm in compared} - {a.name.split(":")[0] for a in taking}
     return {
         "name": task.name,
@@ -275,7 +280,7 @@ def _check_place(where: Path | None) -> None:
     if where.is_dir() and any(where.iterdir()):
         try:
             Report.load(where)
-        except (ArtifactError, TextError):
+        except (ArtifactError, HubError):
             raise ParameterError(
                 f"The folder {str(where)!r} holds something else than a report; choose another."
             ) from None

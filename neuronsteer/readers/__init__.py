@@ -88,7 +88,9 @@ class Library:
             return True
         if kind in TASKS or kind == "pairs":
             return False
-        return bool(self._given.keys() & {"texts", "pairs"}) or bool(_built_in(self._labels))
+        if kind == "facts":
+            return "pairs" in self._given or len(_built_in(self._labels)) > 1
+        return (kind == "prompts" and "texts" in self._given) or bool(_built_in(self._labels))
 
     def get(self, kind: str) -> Material:
         """Return the material of a kind.

@@ -1,0 +1,272 @@
+"""`neuronsteer evaluate` and `neuronsteer report`: what a set does, beside its controls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ParameterError
+from . import commands, console
+from .commands import command
+
+if TYPE_CHECKING:
+    from ..reports import Report
+
+
+@command(
+    "evaluate",
+    examples="""
+    neuronsteer evaluate demo demo -o report
+    neuronsteer evaluate MODEL SET --tasks forcing,lss --controls random:10,none -o report
+    neuronsteer evaluate MODEL SET --data texts=heldout/ --data xcopa=xcopa/ --limit 50 -o report
+    neuronsteer evaluate MODEL SET --data 'xquad=hf://google/xquad/xquad.{label}:validation' -o r
+    neuronsteer evaluate MODEL SET --task '{"name": "sweep", "strengths": [1, 2, 3]}' -o report
+    """,
+    resume="Every finished cell is kept; go on with the same command and --resume.",
+)
+def evaluate(
+    model: commands.Model,
+    neurons: commands.NeuronSet,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="REPORT", help="Folder to write.")],
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Experiments, comma-separated; by default all that there is data for. "
+            "'neuronsteer methods' lists them."
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="JSON", help="One more experiment, with parameters, as JSON; repeatable."
+        ),
+    ] = None,
+    controls: Annotated[
+        str,
+        typer.Option(
+            help="What the set is compared with, comma-separated: none, random:SEEDS, "
+            "diffmean[:FACTOR]; '' for no controls."
+        ),
+    ] = "none,random:3",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=SOURCE",
+            help="Texts and tasks: a folder of folders, or KIND=FOLDER or "
+            "KIND=hf://owner/dataset/{label}:split, repeatable. Kinds: texts, prompts, facts, "
+            "pairs, xcopa, mgsm, xquad, xwinograd, xnli, belebele, include. Without any, a few "
+            "built-in sentences.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Only these labels of the set, comma-separated.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Items per label and experiment; by default each one's own."),
+    ] = None,
+    stats: Annotated[
+        Path | None,
+        typer.Option(help="Statistics for diffmean ('collect --method diffmean')."),
+    ] = None,
+    identifier: Annotated[
+        str,
+        typer.Option(help="Who hears languages: lingua, or a fastText or GlotLID model file."),
+    ] = "lingua",
+    languages: Annotated[
+        str,
+        typer.Option(
+            help="What it chooses from: auto (the labels and 17 common languages), all, or a list."
+        ),
+    ] = "auto",
+    greedy: Annotated[
+        bool,
+        typer.Option(
+            "--greedy", help="Decode greedily with a repetition penalty of 1.1, as papers do."
+        ),
+    ] = False,
+    strength: Annotated[float, typer.Option(help="How much of the set's operation.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of sampling and bootstraps.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
+    ] = False,
+    device: commands.Device = "auto",
+    dtype: commands.Dtype = "auto",
+    revision: commands.Revision = None,
+    trust_remote_code: commands.TrustRemoteCode = False,
+    as_json: commands.Json = False,
+    quiet: commands.Quiet = False,
+) -> None:
+    """Measure what a neuron set does to a model, beside controls, and write a report.
+
+    REPORT gets report.html to read, report.md to paste and report.json to compute with.
+    """
+    given = _tasks(tasks, task or [])
+    sources = _data(data or [])
+    from ..experiments.run import evaluate as run
+    from .models import load_model, load_set
+
+    rows = load_set(neurons)
+    loaded, tokenizer = load_model(
+        model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+    )
+    report = run(
+        loaded,
+        rows,
+        tokenizer=tokenizer,
+        tasks=given,
+        controls=controls,
+        data=sources,
+        labels=_listed(labels),
+        limit=limit,
+        stats=stats,
+        identifier=identifier,
+        languages=languages if languages in ("auto", "all") else _listed(languages) or "auto",
+        generation={"do_sample": False, "repetition_penalty": 1.1} if greedy else None,
+        strength=strength,
+        batch_size=batch_size,
+        seed=seed,
+        out=out,
+        resume=resume,
+        progress=not quiet,
+    )
+    if as_json:
+        console.dump(report.to_dict())
+    elif not quiet:
+        _show(report)
+    console.note(f"Wrote {out}. Read {out / 'report.html'} in a browser.", quiet=quiet)
+
+
+@command(
+    "report",
+    examples="""
+    neuronsteer report lape-report
+    neuronsteer report lape-report effect-report
+    neuronsteer report effect-report --card >> README.md
+    """,
+)
+def report(
+    left: Annotated[str, typer.Argument(metavar="REPORT", help="Folder of 'evaluate', or JSON.")],
+    right: Annotated[
+        str | None, typer.Argument(metavar="[OTHER]", help="Another one, to compare with.")
+    ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Print the section of a model card instead.")
+    ] = False,
+    attach: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SET", help="Write the results into this set's folder: its header and card."
+        ),
+    ] = None,
+    as_json: commands.Json = False,
+    quiet: commands.Quiet = False,
+) -> None:
+    """Show a report, or two side by side."""
+    from ..reports import Report
+
+    first = Report.load(left)
+    if right is not None:
+        if card or attach:
+            raise ParameterError("--card and --attach take one report, not two.")
+        contrast = first.compare(Report.load(right))
+        if as_json:
+            console.dump(contrast.to_dict())
+        else:
+            typer.echo(contrast.to_markdown())
+        return
+    if attach is not None:
+        _attach(first, attach)
+        console.note(f"Wrote the results into {attach}.", quiet=quiet)
+    if card:
+        typer.echo(first.to_card())
+    elif as_json:
+        console.dump(first.to_dict())
+    elif attach is None:
+        typer.echo(first.to_markdown())
+
+
+def _tasks(tasks: str | None, more: list[str]) -> list[Any] | None:
+    found: list[Any] = _listed(tasks) or []
+    for text in more:
+        try:
+            spec = json.loads(text)
+        except ValueError:
+            spec = text
+        if not isinstance(spec, str | dict):
+            raise ParameterError(
+                f"Cannot read --task {text!r}; expected an object such as "
+                '{"name": "forcing", "tokens": 64}.'
+            )
+        found.append(spec)
+    return found or None
+
+
+def _data(given: list[str]) -> dict[str, str] | Path | None:
+    """Return what `evaluate` of the package takes: one folder, or a mapping of kinds."""
+    if len(given) == 1 and "=" not in given[0]:
+        return Path(given[0])
+    found: dict[str, str] = {}
+    for entry in given:
+        kind, equals, source = entry.partition("=")
+        if not equals or not kind or not source:
+            raise ParameterError(
+                f"Cannot read --data {entry!r}: give one folder, or KIND=SOURCE once per kind."
+            )
+        if kind in found:
+            raise ParameterError(f"--data names {kind!r} twice.")
+        found[kind] = source
+    return found or None
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _show(report: Report) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ..reports import wording
+
+    arms = [name for name in wording.ARMS if any(name in task["arms"] for task in report.tasks)]
+    table = Table(title=escape(report.title), box=None, padding=(0, 2, 0, 0))
+    table.title_justify = "left"
+    table.add_column("experiment")
+    table.add_column("headline", style="dim")
+    for name in arms:
+        table.add_column(wording.ARMS[name], justify="right")
+    for task in report.tasks:
+        unit = str(task["unit"])
+        cells = [
+            wording.number(found["value"], unit) if found else ""
+            for name in arms
+            for found in [task["arms"].get(name, {}).get("values", {}).get(task["primary"])]
+        ]
+        table.add_row(escape(task["title"]), wording.title(task["primary"]), *cells)
+    console.out().print(table)
+    if not report.controls:
+        console.note(wording.NO_CONTROLS)
+    for note in report.notes:
+        console.note(note)
+
+
+def _attach(report: Report, name: str) -> None:
+    """Write results into the header of a set in a local folder."""
+    from .models import load_set
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ParameterError(f"--attach writes into a local folder; there is none at {name!r}.")
+    rows = load_set(name)
+    if rows.fingerprint != report.subject["set"]["fingerprint"]:
+        raise ParameterError(
+            f"The report is about another set than {name!r}: its fingerprint is "
+            f"{report.subject['set']['fingerprint'][:12]}…, the folder's is "
+            f"{rows.fingerprint[:12]}…. Evaluate this set, or name the other one."
+        )
+    rows.replace(evaluation=report.to_evaluation()).save_pretrained(folder)
