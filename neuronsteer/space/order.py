@@ -98,10 +98,18 @@ class Order:
         return found
 
     def parsed(self, neurons: NeuronSet) -> Schedule:
-        """Return the schedule; a label of the set is one even if it looks like notation."""
-        if self.schedule in neurons.labels:
-            return Schedule(self.schedule)
-        return Schedule.parse(self.schedule)
+        """Return the schedule; a label of the set is one even if it looks like notation.
+
+        Where the notation does not say so, the prompt is left alone, also under a single label:
+        what a visitor sees and switches is the text that follows.
+        """
+        found = (
+            Schedule(self.schedule)
+            if self.schedule in neurons.labels
+            else Schedule.parse(self.schedule)
+        )
+        prompt = found.prompt if "prompt=" in self.schedule else False
+        return Schedule(*found.points, repeat=found.repeat, prompt=prompt)
 
     def steering(self, neurons: NeuronSet) -> Operation | None:
         """Return the operation; `None` leaves it to the set.
@@ -122,6 +130,12 @@ class Order:
                 f"The operation {asked.name!r} does not work here: {error}"
             ) from error
         return chosen
+
+
+def written(schedule: Schedule) -> str:
+    """Return the notation that `Order.parsed` reads back."""
+    short = str(Schedule(*schedule.points, repeat=schedule.repeat))
+    return f"{short},prompt=yes" if schedule.prompt else short
 
 
 def explained() -> dict[str, str]:

@@ -16,7 +16,7 @@ from ..schedule import Schedule
 from ..steerer import Steerer, attach
 from .lanes import Lane, scores
 from .mailbox import Mailbox
-from .order import Order
+from .order import Order, written
 from .pair import Pair, mirrored
 from .sampling import Seeded
 from .snippet import snippet
@@ -214,12 +214,12 @@ class Running:
             return self._order.schedule
         asked = self._order.parsed(self._pair.neurons)
         if not self._switches:
-            return str(asked)
+            return written(asked)
         if not asked.is_conditional:
             lines = self._steer.timeline
-            return str(lines[0] if isinstance(lines, list) else lines)
+            return written(lines[0] if isinstance(lines, list) else lines)
         points = [(start, label) for start, _, label in self._runs()]
-        return str(Schedule(points[0][1], *points[1:], prompt=asked.prompt))
+        return written(Schedule(points[0][1], *points[1:], prompt=asked.prompt))
 
     def _snapshot(self, state: str) -> dict[str, Any]:
         runs = self._runs()

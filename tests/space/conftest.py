@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,7 +31,10 @@ def site() -> Iterator[Any]:
     pytest.importorskip("gradio", reason="needs the extra space")
     from neuronsteer.space import launch
 
-    site = launch(block=False, settings=Settings(max_new_tokens=240))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    site = launch(block=False, port=port, settings=Settings(max_new_tokens=240))
     site.desk.shelf.wait()
     yield site
     site.close()

@@ -51,7 +51,8 @@ function draw() {
   $("hint").textContent = job ? "Press another language: the next token follows."
     : points ? `Choose a language, or draw: click a row where it should take over.${used ? ` (${used})` : ""}`
       : "This timeline waits for text: it is drawn as it happens.";
-  for (const key of ["tokens", "pace", "temperature"]) $(`${key}-out`).textContent = $(key).value;
+  for (const key of ["tokens", "temperature"]) $(`${key}-out`).textContent = $(key).value;
+  $("pace-out").textContent = pace() || "as fast as it goes";
   showNeurons(facts, texts, state, { speak, off, use });
 }
 
@@ -74,6 +75,9 @@ async function pressed(label) {
   } catch (error) { trouble(error.message); }
 }
 
+/** The fastest pace is none at all. */
+const pace = () => ($("pace").value === $("pace").max ? 0 : Number($("pace").value));
+
 /** What was generated belongs to what was asked then. */
 function forget() {
   seen = null;
@@ -89,7 +93,7 @@ async function generate() {
   const mine = job;
   busy(true);
   seen = null;
-  const asked = { ...defaults, ...state, pace: Number($("pace").value), pair: facts.name, session: mine.session };
+  const asked = { ...defaults, ...state, pace: pace(), pair: facts.name, session: mine.session };
   $("steered").textContent = "…";
   try {
     for await (const each of api.generate(asked, mine.abort.signal)) {
@@ -221,7 +225,8 @@ async function start() {
     texts = hello.operations;
     defaults = { ...hello.defaults, model: hello.rules.model, set: hello.rules.neurons };
     Object.assign(state, hello.defaults, address.read());
-    const other = state.model && state.set && `${state.model} + ${state.set}` !== `${defaults.model} + ${defaults.set}` ? [state.model, state.set] : null;
+    const [model, neurons] = [state.model ?? defaults.model, state.set ?? defaults.set];
+    const other = model !== defaults.model || neurons !== defaults.set ? [model, neurons] : null;
     setUp(hello.rules);
     fill();
     await usePair("");

@@ -29,8 +29,8 @@ function drawMap(facts, act) {
       onclick: () => { chosen = label; drawMap(facts, act); drawOne(facts, act); $("map").querySelector(`[aria-pressed="true"]`)?.focus(); },
     }, chip(label), make("span", { class: "name", lang: label }, nameOf(label)))),
     ...facts.layers[label].map((count) => {
-      const heat = Math.round((92 * count) / most);
-      return make("td", { class: heat > 62 ? "full" : "", vars: { "--heat": heat } }, String(count));
+      const heat = Math.round((100 * count) / most);
+      return make("td", { vars: { "--heat": heat } }, String(count));
     }),
     make("td", { class: "sum" }, String(facts.counts[label]))));
   $("map").replaceChildren(make("table", { class: "map" },

@@ -1,0 +1,122 @@
+"""Chromium for the page's tests, and what they do with it again and again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE = 60_000
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, or a skip that says what is missing."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra dev)")
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium in the PATH: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """One visitor: a page, and everything that went wrong on it."""
+
+    def __init__(self, browser: Any, url: str, **context: Any) -> None:
+        self.context = browser.new_context(**{"reduced_motion": "reduce", **context})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.trouble: list[str] = []
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.trouble.append(f"dialog: {dialog.message}"))
+        self.page.on("requestfailed", lambda request: self.trouble.append(f"failed: {request.url}"))
+        self.url = url
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.trouble.append(message.text)
+
+    def open(self, **query: Any) -> Visit:
+        """Go to the page, with a state in its address."""
+        self.page.goto(f"{self.url}/?{urlencode(query)}")
+        self.page.wait_for_selector("body[data-ready]")
+        return self
+
+    def set_range(self, name: str, value: float) -> None:
+        """Move a slider, wherever it is."""
+        self.page.locator(f"#{name}").evaluate(
+            "(each, value) => { each.value = value; each.dispatchEvent(new Event('input')); }",
+            value,
+        )
+
+    def start(self, *, pace: float | None = None) -> None:
+        """Press Generate and wait for the first token."""
+        if pace is not None:
+            self.set_range("pace", pace)
+        self.page.click("#go")
+        self.page.wait_for_selector("#steered .span")
+
+    def wait_tokens(self, count: int) -> None:
+        """Wait until so many tokens are there."""
+        end = time.monotonic() + PATIENCE / 1000
+        while self.tokens < count:
+            assert time.monotonic() < end, "the text does not grow"
+            time.sleep(0.02)
+
+    def finish(self) -> None:
+        """Wait until nothing is being generated."""
+        self.page.wait_for_selector("#go:not(.busy)")
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the page shows."""
+        return int(self.page.locator("#staff").get_attribute("data-tokens") or 0)
+
+    @property
+    def text(self) -> str:
+        """The generated text, without marks."""
+        return "".join(self.page.locator("#steered .span").all_text_contents())
+
+    @property
+    def spans(self) -> list[tuple[str, int]]:
+        """Label and first token of every span."""
+        return [
+            (each.get_attribute("data-label"), int(each.get_attribute("data-start")))
+            for each in self.page.locator("#steered .span").all()
+        ]
+
+    @property
+    def schedule(self) -> str:
+        """The timeline as the page writes it."""
+        return str(self.page.locator("#written").input_value())
+
+    def press(self, label: str) -> None:
+        """Press a language."""
+        self.page.click(f'#staff .voice[data-label="{label}"]')
+
+    def close(self) -> None:
+        """Leave; a page with errors on its console fails the test."""
+        self.context.close()
+        assert self.trouble == []
+
+
+@pytest.fixture
+def visit(browser: Any, site: Any) -> Iterator[Any]:
+    """Make visitors: `visit(color_scheme="dark").open(prompt=…)`."""
+    made: list[Visit] = []
+
+    def start(**context: Any) -> Visit:
+        made.append(Visit(browser, site.url, **context))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()

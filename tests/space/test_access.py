@@ -1,0 +1,148 @@
+"""The page for everybody: labels, order, contrast (axe), small screens, dark rooms."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import PROMPT
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs extra dev")
+
+pytest_plugins = ("tests.space.browsing",)
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+TABS = ("play", "neurons", "load", "code")
+
+
+def violations(page) -> list[str]:
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {node['target']} {node['failureSummary']}"
+        for each in found
+        for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit, scheme):
+    one = visit(color_scheme=scheme).open(
+        prompt=PROMPT, schedule="en,4:de,8:fr,12:es,16:zh,20:ja,24:ru,28:ar", tokens=36
+    )
+    one.page.click("#list summary")
+    one.page.click("#tuning summary")
+    assert violations(one.page) == []
+    one.start(pace=64)
+    one.finish()
+    for tab in TABS:
+        one.page.click(f"#tab-{tab}")
+        assert violations(one.page) == [], tab
+
+
+def test_axe_finds_nothing_while_it_writes_on_a_phone(visit):
+    one = visit(**PHONE).open(prompt=PROMPT, schedule="en,10:fr", tokens=60)
+    one.start(pace=8)
+    one.wait_tokens(14)
+    assert violations(one.page) == []
+    one.page.click("#go")
+    one.finish()
+
+
+@pytest.mark.parametrize("width", [390, 320, 768])
+def test_nothing_sticks_out_on_a_small_screen(visit, width):
+    one = visit(viewport={"width": width, "height": 844}).open(
+        prompt=PROMPT, schedule="en,10:ja,20:ar", tokens=36
+    )
+    one.start(pace=64)
+    one.finish()
+    one.page.click("#list summary")
+    one.page.click("#tuning summary")
+    for tab in TABS:
+        one.page.click(f"#tab-{tab}")
+        assert one.page.evaluate("document.documentElement.scrollWidth") <= width, tab
+
+
+def test_fingers_hit_what_they_want(visit):
+    one = visit(**PHONE).open(prompt=PROMPT, schedule="en", tokens=60)
+    for voice in one.page.locator("#staff .voice").all():
+        box = voice.bounding_box()
+        assert box["height"] >= 40 and box["width"] >= 60
+    assert one.page.locator("#go").bounding_box()["height"] >= 44
+    one.set_range("pace", 10)
+    one.page.tap("#go")
+    one.wait_tokens(5)
+    one.page.tap('.voice[data-label="fr"]')
+    one.finish()
+    assert [label for label, _ in one.spans] == ["en", "fr"]
+
+
+def test_dark_follows_the_system_and_the_button(visit):
+    one = visit(color_scheme="dark").open(prompt=PROMPT, schedule="en", tokens=36)
+
+    def lightness() -> int:
+        colour = one.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, colour[4:-1].split(",")))
+
+    assert lightness() < 120
+    one.page.click("#theme")  # auto → light
+    assert lightness() > 600
+    one.page.reload()
+    one.page.wait_for_selector("body[data-ready]")
+    assert lightness() > 600
+    one.page.click("#theme")  # dark
+    assert lightness() < 120
+
+
+def test_the_order_of_focus_is_that_of_the_page(visit):
+    one = visit().open(prompt=PROMPT, schedule="en,10:fr", tokens=36)
+    seen = []
+    for _ in range(60):
+        one.page.keyboard.press("Tab")
+        name = one.page.evaluate(
+            "document.activeElement.id || document.activeElement.className.split(' ')[0]"
+        )
+        if seen and name == seen[0]:
+            break
+        if not seen or seen[-1] != name:
+            seen.append(name)
+    wanted = ["skip", "brand", "tab-play", "theme", "prompt", "go", "voice", "handle"]
+    places = [seen.index(name) for name in wanted]
+    assert places == sorted(places), seen
+    # Only the chosen tab is a stop; arrows lead to the others.
+    assert "tab-neurons" not in seen
+    one.page.locator("#tab-play").focus()
+    one.page.keyboard.press("ArrowRight")
+    assert one.page.evaluate("document.activeElement.id") == "tab-neurons"
+    assert one.page.locator("#neurons").is_visible()
+
+
+def test_colour_is_never_the_only_signal(visit):
+    one = visit().open(prompt=PROMPT, schedule="en,8:de,16:fr,24:ja", tokens=36)
+    one.start(pace=64)
+    one.finish()
+    marks = one.page.locator("#steered .mark")
+    told = [mark.text_content() for mark in marks.all()]
+    assert [text[:2] for text in told] == ["en", "de", "fr", "ja"]
+    assert "to French at token 16" in told[2]
+    styles = one.page.locator("#steered .span").evaluate_all(
+        "all => all.map(getComputedStyle).map(s => s.textDecorationStyle + s.textDecorationThickness)"
+    )
+    assert len(set(styles)) == len(styles)
+
+
+def test_news_is_told_to_screen_readers(visit):
+    one = visit().open(prompt=PROMPT, schedule="en", tokens=48)
+    one.start(pace=12)
+    one.wait_tokens(4)
+    one.press("fr")
+    assert "French" in one.page.locator("#news").text_content()
+    one.finish()
+    assert "Done after 48 tokens" in one.page.locator("#news").text_content()
+
+
+def test_no_motion_for_who_wants_none(visit):
+    one = visit(reduced_motion="reduce").open(prompt=PROMPT, schedule="en", tokens=60)
+    one.start(pace=8)
+    moving = one.page.locator("#steered .caret").evaluate("e => getComputedStyle(e).animationName")
+    assert moving == "none"
+    one.page.click("#go")
+    one.finish()

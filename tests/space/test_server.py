@@ -1,0 +1,280 @@
+"""The endpoints as `gradio_client` sees them, and what stands before them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from .conftest import PROMPT, changed, last
+
+gradio_client = pytest.importorskip("gradio_client", reason="needs the extra space")
+
+SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(scope="module")
+def client(site):
+    return gradio_client.Client(site.url, verbose=False)
+
+
+def fetch(url: str, data: bytes | None = None, **headers: str):
+    """Return status, headers and body; an HTTP error is an answer, too."""
+    request = urllib.request.Request(url, data, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+# --- the contract ------------------------------------------------------------------------------
+
+
+def test_endpoints_are_named_and_described(client):
+    told = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(told) == {"/generate", "/switch", "/stop", "/neurons", "/load"}
+    names = [each["parameter_name"] for each in told["/generate"]["parameters"]]
+    assert names[:4] == ["prompt", "schedule", "operation", "strength"]
+    assert {"seed", "controls", "pace", "pair", "session"} <= set(names) and "request" not in names
+    required = [
+        each["parameter_name"]
+        for each in told["/generate"]["parameters"]
+        if not each["parameter_has_default"]
+    ]
+    assert required == ["prompt"]
+
+
+def test_generate(client, site, order):
+    found = client.predict(
+        PROMPT,
+        "en,6:fr",
+        max_new_tokens=12,
+        controls=True,
+        seed=3,
+        api_name="/generate",
+    )
+    assert found["state"] == "done" and found["tokens"] == 12 and found["schedule"] == "en,6:fr"
+    steered = found["lanes"][0]
+    assert steered["text"].startswith(PROMPT)
+    assert [span["label"] for span in steered["spans"]] == ["en", "fr"]
+    parts = [steered["text"][span["start"] : span["end"]] for span in steered["spans"]]
+    assert PROMPT + "".join(parts) == steered["text"]
+    # The same as without a server.
+    same = changed(order, schedule="en,6:fr", max_new_tokens=12, controls=True, seed=3)
+    assert last(site.desk.generate(same))["lanes"] == found["lanes"]
+
+
+def test_generate_streams_and_switch_reaches_it(client):
+    job = client.submit(PROMPT, "en", max_new_tokens=40, pace=25, api_name="/generate")
+    seen, switched = [], None
+    for each in job:
+        seen.append(each["tokens"])
+        if switched is None and each["tokens"] >= 5:
+            switched = client.predict("ja", api_name="/switch")
+    assert switched == {"switched": True, "label": "ja"}
+    assert len(seen) > 5 and seen == sorted(seen)
+    end = job.outputs()[-1]
+    assert [span["label"] for span in end["lanes"][0]["spans"]] == ["en", "ja"]
+    assert end["switches"][0]["label"] == "ja" and end["switches"][0]["token"] < 30
+
+
+def test_sessions_can_be_named(client):
+    job = client.submit(
+        PROMPT, "en", max_new_tokens=200, pace=20, session="mine-1", api_name="/generate"
+    )
+    while not job.outputs():
+        time.sleep(0.02)
+    assert client.predict("fr", api_name="/switch")["switched"] is False
+    assert client.predict("fr", "mine-1", api_name="/switch")["switched"] is True
+    assert client.predict("mine-1", api_name="/stop")["stopped"] is True
+    assert job.result(timeout=30)["state"] == "stopped"
+
+
+def test_neurons(client):
+    found = client.predict(api_name="/neurons")
+    assert set(found["counts"]) == set(found["labels"]) and found["num_layers"] > 0
+    json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ((PROMPT, "xx"), "Unknown label 'xx'"),
+        (("", "en"), "empty"),
+        ((PROMPT, "en,,"), "schedule"),
+        ((PROMPT, SCRIPT), "script"),
+        ((PROMPT, "en", "explode"), "Unknown operation"),
+        ((PROMPT, "en", "", 1, 10**6), "max_new_tokens"),
+    ],
+)
+def test_mistakes_are_messages(client, capfd, call, said):
+    with pytest.raises(gradio_client.exceptions.AppError, match=said):
+        client.predict(*call, api_name="/generate")
+    told = capfd.readouterr()
+    assert "Traceback" not in told.err + told.out
+
+
+def test_loading_errors_are_messages_and_the_server_lives(client):
+    with pytest.raises(gradio_client.exceptions.AppError, match="There is no folder"):
+        client.predict("/nothing/here/at/all", "demo", api_name="/load")
+    assert client.predict(api_name="/neurons")["labels"]
+
+
+def test_prompts_are_not_logged(client, capfd):
+    client.predict("a very secret prompt", "fr", max_new_tokens=4, api_name="/generate")
+    told = capfd.readouterr()
+    assert "secret" not in told.out + told.err
+
+
+# --- several visitors --------------------------------------------------------------------------
+
+
+def test_visitors_in_different_languages_get_what_they_would_get_alone(site):
+    wishes = ["fr", "ja", "ru", "en,8:de"]
+
+    def visit(wish: str) -> str:
+        # A client of its own: a session of its own.
+        visitor = gradio_client.Client(site.url, verbose=False)
+        found = visitor.predict(
+            PROMPT, wish, max_new_tokens=16, controls=False, api_name="/generate"
+        )
+        return found["lanes"][0]["text"]
+
+    alone = [visit(wish) for wish in wishes]
+    with concurrent.futures.ThreadPoolExecutor(len(wishes)) as pool:
+        together = list(pool.map(visit, wishes))
+    assert together == alone and len(set(alone)) == len(wishes)
+
+
+def test_a_switch_is_for_its_own_visitor(site):
+    one, other = (gradio_client.Client(site.url, verbose=False) for _ in range(2))
+    jobs = [
+        each.submit(PROMPT, "en", max_new_tokens=40, pace=25, controls=False, api_name="/generate")
+        for each in (one, other)
+    ]
+    while not all(job.outputs() and job.outputs()[-1]["tokens"] > 3 for job in jobs):
+        time.sleep(0.02)
+    one.predict("fr", api_name="/switch")
+    ends = [job.result(timeout=60) for job in jobs]
+    assert [[s["label"] for s in end["lanes"][0]["spans"]] for end in ends] == [
+        ["en", "fr"],
+        ["en"],
+    ]
+
+
+def test_a_lost_connection_ends_the_generation(site):
+    body = [PROMPT, "fr", "", 1, 240, 0.6, 0.95, 1, False, True, 10, "", "to-be-lost"]
+    base = f"{site.url}/gradio_api/call/generate"
+    status, _, told = fetch(
+        base, json.dumps({"data": body}).encode(), **{"Content-Type": "application/json"}
+    )
+    assert status == 200
+    answer = urllib.request.urlopen(f"{base}/{json.loads(told)['event_id']}", timeout=30)
+    while b"tokens" not in answer.readline():
+        pass
+    assert site.desk.running == 1
+    answer.close()
+    for _ in range(200):
+        if site.desk.running == 0:
+            break
+        time.sleep(0.1)
+    # Long before its 24 seconds would be over.
+    assert site.desk.running == 0
+
+
+def test_places_and_queue_are_limited(site):
+    """Beyond those that run and wait, a visitor is told at once."""
+    queue = site._blocks._queue
+    before, queue.max_size = queue.max_size, 2
+    url = f"{site.url}/gradio_api/call/generate"
+    statuses: list[int] = []
+    lock = threading.Lock()
+    start = {"data": [PROMPT, "fr", "", 1, 120, 0, 1, 1, False, True, 8, "", ""]}
+
+    def join() -> None:
+        status, _, _ = fetch(
+            url, json.dumps(start).encode(), **{"Content-Type": "application/json"}
+        )
+        with lock:
+            statuses.append(status)
+
+    try:
+        threads = [threading.Thread(target=join) for _ in range(14)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        queue.max_size = before
+        # Nobody listens to these: they end by themselves, or are stopped here.
+        for session in list(site.desk._sessions):
+            site.desk.stop(session)
+    assert len(statuses) == 14 and 503 in statuses and 200 in statuses
+    for _ in range(300):
+        for session in list(site.desk._sessions):
+            site.desk.stop(session)
+        if site.desk.running == 0 and not len(queue):
+            break
+        time.sleep(0.1)
+    assert site.desk.running == 0
+
+
+# --- the gate ----------------------------------------------------------------------------------
+
+
+def test_pages_forbid_scripts_that_are_not_theirs(site):
+    for path in ("/", "/page/main.js", "/welcome"):
+        status, headers, _ = fetch(site.url + path)
+        assert status == 200
+        assert headers["content-security-policy"].startswith("default-src 'self'")
+        assert headers["x-content-type-options"] == "nosniff"
+    page = fetch(site.url)[2].decode()
+    assert "<script>" not in page and " style=" not in page and "onclick=" not in page
+    assert "http://" not in page and "https://" not in page  # nothing from elsewhere
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/../server.py",
+        "/page/..%2fserver.py",
+        "/page/nothing.js",
+        "/page/index.html",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file/etc/passwd",
+        "/file=/etc/passwd",
+        "/gradio_api/proxy=https://example.org",
+        "/docs",
+    ],
+)
+def test_other_doors_are_closed(site, path):
+    assert fetch(site.url + path)[0] in (403, 404)
+
+
+def test_uploads_and_large_requests_are_refused(site):
+    url = f"{site.url}/gradio_api"
+    assert fetch(f"{url}/upload", b"x")[0] == 404
+    large = json.dumps({"data": ["x" * 100_000]}).encode()
+    kind = {"Content-Type": "application/json"}
+    assert fetch(f"{url}/call/generate", large, **kind)[0] == 413
+    assert fetch(f"{url}/run/switch", large, **kind)[0] == 413
+
+
+def test_a_taken_port_is_told(site):
+    from neuronsteer.errors import ParameterError
+    from neuronsteer.space import launch
+
+    with pytest.raises(ParameterError, match="--port"):
+        launch(block=False, port=int(site.url.rpartition(":")[2]))
+
+
+def test_welcome_tells_the_rules(site):
+    told = json.loads(fetch(f"{site.url}/welcome")[2])
+    assert told["ready"] and told["pairs"] == ["demo + demo"]
+    assert told["rules"]["max_new_tokens"] == 240 and "device" not in told["rules"]
