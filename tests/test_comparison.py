@@ -76,6 +76,37 @@ def test_table_and_dictionary(stats):
     assert repr(found).startswith("Comparison(lape ")
 
 
+def test_plots_show_every_method_and_label(stats):
+    pytest.importorskip("matplotlib")
+    from matplotlib.text import Text
+
+    found = compare(stats, ["lape", "effect", "ternary"], rate=0.1)
+
+    def said(what):
+        figure = found.plot(what)
+        figure.canvas.draw()
+        return figure, {t.get_text() for t in figure.findobj(Text)}
+
+    figure, words = said("overlap")
+    assert {"lape & effect", "effect & ternary", *stats.labels} <= words
+    image = figure.axes[0].images[0].get_array()
+    expected = [found.overlap("lape", "effect")[label] for label in found.labels]
+    assert image[0].filled(np.nan).tolist() == pytest.approx(
+        [np.nan if v is None else v for v in expected], nan_ok=True
+    )
+    figure, words = said("layers")
+    assert {"lape", "effect", "ternary"} <= words
+    line = figure.axes[0].lines[1].get_ydata()
+    profile = found.sets["effect"].layer_profile().sum(0)
+    assert line == pytest.approx((profile / profile.sum()).numpy())
+    for what in ("sharing", "counts"):
+        assert {"lape", "effect", "ternary"} <= said(what)[1]
+    with pytest.raises(ParameterError, match="'overlaps'.*Did you mean 'overlap'"):
+        found.plot("overlaps")
+    with pytest.raises(ParameterError, match="one method"):
+        compare(stats, ["lape"]).plot()
+
+
 def test_mistakes(stats):
     with pytest.raises(ParameterError, match="Nothing to compare"):
         compare(stats, [])

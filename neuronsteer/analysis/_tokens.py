@@ -79,20 +79,20 @@ def token_table(
             counts[position] += torch.bincount(ids.long(), minlength=size)[:size]
     frequency = counts / counts.sum(1, keepdim=True).clamp(min=1)
     uses = [_used(texts[label]) for label in labels]
-    shares = torch.zeros(size, len(labels) + 1, dtype=torch.float64)
-    seen = counts.sum(0)
-    for token, (piece, scripts) in enumerate(zip(pieces, written, strict=True)):
-        allowed = [i for i, used in enumerate(uses) if not scripts or scripts <= used]
-        nameless = not scripts and _PIECE not in piece
-        if not nameless and scripts and len(allowed) == 1:
-            shares[token, allowed[0]] = 1
-        elif not nameless and allowed and seen[token] >= least:
-            shares[token, allowed] = frequency[allowed, token]
-        total = shares[token].sum()
-        if total > 0:
-            shares[token] /= total
-        else:
-            shares[token, -1] = 1
+    # Few sets of scripts occur: whole vocabularies are judged at once.
+    kinds = sorted(set(written), key=sorted)
+    fits = torch.tensor([[not kind or kind <= used for used in uses] for kind in kinds])
+    position = {kind: i for i, kind in enumerate(kinds)}
+    allowed = fits[torch.tensor([position[scripts] for scripts in written])]
+    lettered = torch.tensor([bool(scripts) for scripts in written])
+    judged = lettered | torch.tensor([_PIECE in piece for piece in pieces])
+    judged &= counts.sum(0) >= least
+    shares = frequency.T * allowed * judged[:, None]
+    only = lettered & (allowed.sum(1) == 1)
+    shares[only] = allowed[only].double()
+    total = shares.sum(1, keepdim=True)
+    rest = (total == 0).double()
+    shares = torch.cat([shares / total.clamp(min=1e-300), rest], 1)
     return TokenTable((*labels, OTHER), shares.float())
 
 
