@@ -19,6 +19,7 @@ _REGISTRIES = {
     "detectors": ("detectors", "DETECTORS"),
     "operations": ("operations", "OPERATIONS"),
     "metrics": ("metrics", "METRICS"),
+    "experiments": ("experiments", "EXPERIMENTS"),
     "exports": ("exports", "EXPORTS"),
     "reducers": ("stats", "REDUCERS"),
     "layouts": ("architectures", "LAYOUTS"),
@@ -41,7 +42,7 @@ def methods(
     ] = None,
     as_json: commands.Json = False,
 ) -> None:
-    """List the detectors, operations, metrics, exports and model families, plugins included."""
+    """List detectors, operations, metrics, experiments, exports and model families, and plugins."""
     if kind is not None and kind not in _REGISTRIES:
         raise UnknownNameError(
             f"Unknown kind {kind!r}; expected {', '.join(_REGISTRIES)}."
