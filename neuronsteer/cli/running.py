@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ParameterError, unknown_label
 from ..grammar import is_arithmetic
+from ..spans import Run, locate, pieces
 from ..targets import PREVIOUS
-from .spans import Run, locate, pieces
 from .streaming import Painter, Streamer
 
 if TYPE_CHECKING:

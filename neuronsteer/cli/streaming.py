@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from ..grammar import spoken
+from ..spans import Detokenizer, Run
 from . import console
-from .spans import Detokenizer, Run
 
 
 class Painter:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from neuronsteer.cli.spans import locate, pieces
 from neuronsteer.cli.streaming import Painter, Streamer
+from neuronsteer.spans import locate, pieces
 
 from ..tiny_models import tiny_tokenizer
 
