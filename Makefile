@@ -69,7 +69,7 @@ style: $(VENV)/.ready-dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(PY) tools/architecture_table.py README.md
-	$(PY) tools/methods_table.py README.md
+	$(PY) tools/methods_table.py README.md docs/methods.md
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .ruff_cache .hypothesis

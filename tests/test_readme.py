@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import random
 import re
@@ -104,6 +105,14 @@ def test_the_table_of_methods_is_up_to_date():
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     assert tool.filled(README) == README, "run: make style"
+    page = (ROOT / tool.DOCUMENT).read_text(encoding="utf-8")
+    assert page == tool.document(), "run: make style"
+    for name, kind in DETECTORS.items():
+        told = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert kind.paper in told and kind.cost in told and "differs from its code.** " in told
+        for field in dataclasses.fields(kind):
+            # Every parameter is explained, also those of presets.
+            assert re.search(rf"^\| `{field.name}` \| `.*` \| \S", told, re.MULTILINE), field.name
 
 
 @pytest.mark.parametrize("name", OPERATIONS.names())
