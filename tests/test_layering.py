@@ -30,7 +30,7 @@ FLOORS = """
 3 experts, clock, planner, codecs
 3 following, anchor
 4 stats, steerer
-5 detectors, metrics, exports
+5 detectors, metrics, exports, enhancement
 6 plots
 6 comparison, readers
 6 reports, analysis
