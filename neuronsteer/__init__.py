@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .arithmetic import arith
     from .comparison import compare
     from .detectors import detect
+    from .enhancement import Enhanced, enhance
     from .experiments.run import evaluate
     from .exports import bake, export
     from .integrations.peft import NeuronSteerConfig
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Public name -> the room it lives in. A room that is public as a whole maps to itself.
 _ROOMS = {
     "Condition": "schedule",
+    "Enhanced": "enhancement",
     "NeuronSet": "neuronset",
     "NeuronSteerConfig": "integrations.peft",
     "Report": "reports",
@@ -46,6 +48,7 @@ _ROOMS = {
     "compare": "comparison",
     "detect": "detectors",
     "detectors": "detectors",
+    "enhance": "enhancement",
     "evaluate": "experiments.run",
     "export": "exports",
     "load_stats": "stats",
@@ -56,6 +59,7 @@ _ROOMS = {
 
 __all__ = [
     "Condition",
+    "Enhanced",
     "NeuronSet",
     "NeuronSteerConfig",
     "Report",
@@ -71,6 +75,7 @@ __all__ = [
     "compare",
     "detect",
     "detectors",
+    "enhance",
     "evaluate",
     "export",
     "load_stats",
