@@ -183,6 +183,25 @@ class Comparison:
             f"{did_you_mean(what, options)}"
         )
 
+    def facts(self, reference: str) -> dict[str, dict[str, str]]:
+        """Return columns for a table of the methods: heading → name → text.
+
+        The site, the rows per label, the share of neurons that several labels own, and the mean
+        overlap with the method called `reference`.
+        """
+        found: dict[str, dict[str, str]] = {}
+        for name, each in self.sets.items():
+            several = sum(n for owners, n in each.sharing().items() if owners > 1)
+            same = [x for x in self.overlap(name, reference).values() if x is not None]
+            for heading, text in (
+                ("site", each.site),
+                ("per label", f"{len(each) / len(each.labels):.0f}"),
+                ("of several", f"{several / max(each.num_neurons, 1):.0%}"),
+                (f"overlap with {reference}", f"{sum(same) / len(same):.2f}" if same else "–"),
+            ):
+                found.setdefault(heading, {})[name] = text
+        return found
+
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {each.num_neurons}" for name, each in self.sets.items())
         return f"Comparison({parts} neurons)"

@@ -32,7 +32,7 @@ FLOORS = """
 4 stats, steerer
 5 detectors, metrics, exports, enhancement
 6 plots
-6 comparison, readers
+6 comparison, readers, frontier, passes
 6 reports, analysis
 6 experiments
 7 integrations
