@@ -25,10 +25,12 @@ class Registry(Generic[T]):
         kind: Singular noun for messages, e.g. `"detector"`.
         package: Dotted name of the folder that is scanned, e.g. `"neuronsteer.detectors"`. `None`
             for kinds whose built-ins live in the file that creates the registry.
+        plural: For the entry-point group, where it is not `kind` with an s.
     """
 
-    def __init__(self, kind: str, package: str | None = None) -> None:
+    def __init__(self, kind: str, package: str | None = None, plural: str | None = None) -> None:
         self.kind = kind
+        self._group = f"neuronsteer.{plural or kind + 's'}"
         self._package = package
         self._items: dict[str, T] = {}
         self._scanned = False
@@ -86,5 +88,5 @@ class Registry(Generic[T]):
             for module in pkgutil.iter_modules(package.__path__):
                 if not module.name.startswith("_"):
                     importlib.import_module(f"{self._package}.{module.name}")
-        for point in entry_points(group=f"neuronsteer.{self.kind}s"):
+        for point in entry_points(group=self._group):
             self.register(point.name)(point.load())

@@ -89,7 +89,7 @@ class Analysis(ABC):
         )
 
 
-ANALYSES: Registry[type[Analysis]] = Registry("analysis", "neuronsteer.analysis")
+ANALYSES: Registry[type[Analysis]] = Registry("analysis", "neuronsteer.analysis", "analyses")
 
 
 def analysis(what: str | Analysis, **parameters: Any) -> Analysis:

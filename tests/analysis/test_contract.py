@@ -159,6 +159,15 @@ def test_an_analysis_can_be_an_object_with_parameters(material):
     assert found.settings["sources"][0]["fingerprint"] == material["neurons"].fingerprint
 
 
+def test_other_packages_add_analyses_through_entry_points(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "neuronsteer.registry.entry_points", lambda group: asked.append(group) or []
+    )
+    monkeypatch.setattr(ANALYSES, "_scanned", False)
+    assert ANALYSES.names() == NAMES and asked == ["neuronsteer.analyses"]
+
+
 def test_records_go_into_a_data_frame(material):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(analyze("layers", material["neurons"]).records())
