@@ -2,8 +2,8 @@
 
 Starts the page with the embedded model, drives Chromium through it, and writes PNGs and one
 animated GIF in which the language is switched by hand while the model writes. Looks nice on
-purpose, but shows what happens: nothing is edited, and the seed is the page's default unless
-`--seed` says otherwise.
+purpose, but shows what happens: nothing is edited but the ring where somebody pressed, and the seed
+is the page's default unless `--seed` says otherwise.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from neuronsteer.space import launch
 
 PROMPT = "The old man looked out of the window, and"
 #: In the animation: press this language when so many tokens are there.
-PRESSED = ((16, "fr"), (34, "ja"), (54, "ar"))
+PRESSED = "20:fr,46:ja,70:ar"
 WIDTH = 1280
+#: Width of the animation, and the colour of the ring that shows where somebody pressed.
+FILM = 820
+RING = "#d6336c"
 
 
 def browser_path() -> str:
@@ -105,21 +108,25 @@ def _top(page: Page, panel: str) -> dict[str, float]:
     return {"x": 0, "y": 0, "width": WIDTH, "height": min(box["y"] + box["height"] + 16, 1080)}
 
 
-def animation(browser: Browser, url: str, out: Path) -> None:
-    """Film a generation whose language is switched by hand."""
-    page = open_page(browser, url, width=WIDTH, height=1000)
+def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, str]]) -> None:
+    """Film a generation whose language is switched by hand, at the given tokens."""
+    page = open_page(browser, url, width=WIDTH, height=1200)
     page.locator("#prompt").fill(PROMPT)
     page.locator('.voice[data-label="en"]').click()
-    page.locator("#with-controls").evaluate("each => each.checked || each.click()")
-    set_range(page, "tokens", 78)
-    set_range(page, "pace", 4)
-    frames: list[tuple[bytes, tuple[float, float] | None]] = []
-    presses = list(PRESSED)
+    # Pictures take time: the model is slowed down until every token gets one.
+    page.locator("#pace").evaluate("each => { each.min = 0.5; each.step = 0.5; }")
+    set_range(page, "tokens", 96)
+    set_range(page, "pace", 1.5)
     page.mouse.move(4, 4)
-    frames.append((page.screenshot(), None))
     page.click("#go")
     page.mouse.move(4, 4)
-    shown = -1
+    page.wait_for_selector("#steered .span")
+    top, bottom = (page.locator(each).bounding_box() for each in ("#ask", "#staff"))
+    assert top is not None and bottom is not None
+    clip = {"x": 30, "y": top["y"] + 26, "width": WIDTH - 60}
+    clip["height"] = bottom["y"] + bottom["height"] + 14 - clip["y"]
+    frames: list[tuple[bytes, tuple[float, float] | None]] = []
+    shown = 0
     while page.locator("#go.busy").count():
         count = tokens(page)
         pressed = None
@@ -128,42 +135,42 @@ def animation(browser: Browser, url: str, out: Path) -> None:
             box = voice.bounding_box()
             assert box is not None
             voice.click()
-            pressed = (box["x"] + box["width"] * 0.62, box["y"] + box["height"] / 2)
+            pressed = (box["x"] + 96 - clip["x"], box["y"] + box["height"] / 2 - clip["y"])
             page.mouse.move(4, 4)
         if count == shown and pressed is None:
             time.sleep(0.02)
             continue
         shown = count
-        frames.append((page.screenshot(), pressed))
+        frames.append((page.screenshot(clip=clip), pressed))
     finish(page)
-    frames.append((page.screenshot(), None))
+    frames.append((page.screenshot(clip=clip), None))
     page.context.close()
     _write(frames, out / "switch.gif")
 
 
 def _write(frames: list[tuple[bytes, tuple[float, float] | None]], file: Path) -> None:
-    """Write a GIF of every second frame, smaller, with a ring where somebody pressed."""
-    size = (800, 625)
+    """Write a GIF, smaller than the page, with a ring where somebody pressed."""
     images: list[Image.Image] = []
     waits: list[int] = []
     ring, left = None, 0
-    for number, (data, pressed) in enumerate(frames):
+    for data, pressed in frames:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        factor = FILM / image.width
+        image = image.resize((FILM, round(image.height * factor)), Image.Resampling.LANCZOS)
         if pressed is not None:
-            ring, left = pressed, 4
-        if number % 2 and pressed is None and number != len(frames) - 1:
-            continue
-        image = Image.open(io.BytesIO(data)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
+            ring, left = (pressed[0] * factor, pressed[1] * factor), 5
         if ring is not None and left:
-            x, y = ring[0] * size[0] / WIDTH, ring[1] * size[0] / WIDTH
-            ImageDraw.Draw(image).ellipse(
-                (x - 11, y - 11, x + 11, y + 11), outline="#d6336c", width=3
-            )
             left -= 1
+            (x, y), size = ring, 7 + left
+            box = (x - size, y - size, x + size, y + size)
+            ImageDraw.Draw(image).ellipse(box, outline=RING, width=3)
         images.append(image)
-        waits.append(700 if pressed else 160)
-    waits[0], waits[-1] = 900, 4000
-    # One palette for all, taken from the last frame, where every language is.
-    palette = images[-1].quantize(96, dither=Image.Dither.NONE)
+        waits.append(600 if pressed else 110)
+    waits[-1] = 4000
+    # One palette for all frames, from the last one and from what is only in others.
+    sheet = Image.new("RGB", (FILM, images[-1].height + 40), RING)
+    sheet.paste(images[-1], (0, 0))
+    palette = sheet.quantize(160, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     films = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     films[0].save(
         file, save_all=True, append_images=films[1:], duration=waits, loop=0, optimize=True
@@ -177,6 +184,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder to write into")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=("still", "animation"))
+    parser.add_argument("--press", default=PRESSED, help="languages pressed in the animation")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     site = launch(block=False)
@@ -190,7 +198,8 @@ def main() -> None:
             if args.only != "animation":
                 still(browser, url, args.out)
             if args.only != "still":
-                animation(browser, url, args.out)
+                pairs = [each.split(":") for each in args.press.split(",")]
+                animation(browser, url, args.out, [(int(at), label) for at, label in pairs])
             browser.close()
     finally:
         site.close()

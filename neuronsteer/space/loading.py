@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HubError, MismatchError, NeuronSteerError, ParameterError
 from ..hub import translate
 from ..neuronset import NeuronSet
+from .downloading import Step, download
 from .pair import Pair
 from .settings import DEMO, Settings
 
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 #: Beside the weights a generation needs room for activations and cache.
 _SPARE = 1.25
-_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "vocab*", "merges*"]
-
-#: `(share done, what is being done)`.
-Step = tuple[float, str]
 
 
 def load(model_id: str, set_id: str, settings: Settings) -> Generator[Step, None, Pair]:
@@ -50,8 +47,10 @@ def load(model_id: str, set_id: str, settings: Settings) -> Generator[Step, None
     device = _device(settings.device)
     size = _size(model_id, place)
     check_room(size, device, model_id)
+    if place is None:
+        place = yield from download(model_id)
     told = f" ({size / 1e9:.1f} GB)" if size > 10**8 else ""
-    yield 0.2, f"Loading the weights{told}"
+    yield 0.75, f"Loading the weights{told}"
     model, tokenizer = _weights(model_id, place, device)
     yield 0.85, "Attaching the neurons, once, to see that every hook fires"
     from ..steerer import attach
@@ -184,23 +183,22 @@ def _device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _weights(model_id: str, place: Path | None, device: torch.device) -> tuple[Any, Any]:
+def _weights(model_id: str, place: Path, device: torch.device) -> tuple[Any, Any]:
     # Progress bars of the loader would fill the log of a server.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     logging.disable_progress_bar()
-    where: Any = model_id if place is None else place
     safe: dict[str, Any] = {"trust_remote_code": False}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             # The embedded model is small and its weights were rounded to be shipped.
-            where,
+            place,
             dtype="float32" if model_id == DEMO else "auto",
             use_safetensors=True,
             **safe,
         )
-        tokenizer = AutoTokenizer.from_pretrained(where, **safe)
+        tokenizer = AutoTokenizer.from_pretrained(place, **safe)
     except NeuronSteerError:
         raise
     except Exception as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Labels of the control carry this, so that both sets fit into one steerer.
 RANDOM = "random-"
 _TOP = 5
-_TOKENS = 90
+_TOKENS = 120
 
 
 @dataclasses.dataclass(eq=False)

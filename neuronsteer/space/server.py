@@ -149,7 +149,7 @@ def _endpoints(app: Any, desk: Desk, gr: Any) -> None:
         schedule: str = "-",
         operation: str = "",
         strength: float = 1.0,
-        max_new_tokens: int = 90,
+        max_new_tokens: int = 120,
         temperature: float = 0.6,
         top_p: float = 0.95,
         seed: int = 1,

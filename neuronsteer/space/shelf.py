@@ -8,7 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from ..errors import NeuronSteerError, ParameterError
-from .loading import Step, load
+from .downloading import Step
+from .loading import load
 from .pair import Pair
 from .settings import Settings
 

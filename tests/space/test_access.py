@@ -124,7 +124,8 @@ def test_colour_is_never_the_only_signal(visit):
     assert [text[:2] for text in told] == ["en", "de", "fr", "ja"]
     assert "to French at token 16" in told[2]
     styles = one.page.locator("#steered .span").evaluate_all(
-        "all => all.map(getComputedStyle).map(s => s.textDecorationStyle + s.textDecorationThickness)"
+        "all => all.map(each => getComputedStyle(each))"
+        ".map(style => style.textDecorationStyle + style.textDecorationThickness)"
     )
     assert len(set(styles)) == len(styles)
 

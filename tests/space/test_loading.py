@@ -174,7 +174,20 @@ def published(hub, disk):
 
 
 def test_a_pair_from_the_hub(published):
-    assert load("ann/llama", "ann/set")[-1]["pair"] == "ann/llama + ann/set"
+    steps = load("ann/llama", "ann/set")
+    assert steps[-1]["pair"] == "ann/llama + ann/set"
+    shares = [step["done"] for step in steps]
+    assert shares == sorted(shares)
+    assert any("Downloading ann/llama" in step["doing"] for step in steps)
+
+
+def test_code_in_a_repository_is_not_even_downloaded(published):
+    api = HfApi()
+    for name in ("modeling_evil.py", "pytorch_model.bin"):
+        api.upload_file(path_or_fileobj=b"import os", path_in_repo=name, repo_id="ann/llama")
+    load("ann/llama", "ann/set")
+    there = {file.name for file in published.cache.rglob("*")}
+    assert "model.safetensors" in there and not {"modeling_evil.py", "pytorch_model.bin"} & there
 
 
 @pytest.mark.parametrize(

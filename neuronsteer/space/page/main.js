@@ -10,7 +10,7 @@ import { parse, write as writeSchedule } from "./schedule.js";
 import { Score } from "./score.js";
 import { setUpPoints, showPoints } from "./points.js";
 import { setUpTabs, setUpTheme, show as showTab } from "./tabs.js";
-import { writeBars, writeControl, writeSteered, writeVerdicts } from "./text.js";
+import { reserve, writeBars, writeControl, writeSteered, writeVerdicts } from "./text.js";
 
 const $ = (id) => document.getElementById(id);
 const EXAMPLES = ["The old man looked out of the window, and", "Once upon a time there was a king who", "In the morning the ship left the harbour and", "My dear friend, I have to tell you that"];
@@ -95,6 +95,7 @@ async function generate() {
   seen = null;
   const asked = { ...defaults, ...state, pace: pace(), pair: facts.name, session: mine.session };
   $("steered").textContent = "…";
+  reserve($("steered"), state.prompt, state.max_new_tokens);
   try {
     for await (const each of api.generate(asked, mine.abort.signal)) {
       if (job !== mine) return;

@@ -22,6 +22,14 @@ export function writeSteered(place, seen, running) {
   place.replaceChildren(...parts);
 }
 
+/** Makes room for a text of so many tokens, so that nothing moves under the visitor's hand. */
+export function reserve(place, prompt, tokens) {
+  const style = getComputedStyle(place);
+  const perLine = place.clientWidth / (0.5 * parseFloat(style.fontSize));
+  const lines = Math.ceil((prompt.length + 4.4 * tokens) / perLine) + 1;
+  place.style.setProperty("min-height", `${Math.min(lines, 14) * parseFloat(style.lineHeight)}px`);
+}
+
 function mark(span, yours) {
   const who = yours ? "you switched" : "switched";
   const told = span.token_start === 0 ? `starts in ${englishName(span.label)}` : `${who} to ${englishName(span.label)} at token ${span.token_start}`;
