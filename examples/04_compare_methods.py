@@ -32,12 +32,11 @@ def main() -> None:
     parser.add_argument("--model", help="Hub id or folder (default: the demo model)")
     parser.add_argument("--texts", help="folder with one file per language: fr.txt, ja.jsonl …")
     parser.add_argument("--methods", help="comma-separated (default: all that are registered)")
-    parser.add_argument("--limit", type=int, default=40, help="texts per language")
-    parser.add_argument("--prompts", type=int, default=3, help="prompts per language")
+    parser.add_argument("--limit", type=int, default=60, help="texts per language")
+    parser.add_argument("--prompts", type=int, default=4, help="prompts per language")
     options = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(options.model or model_folder())
-    tokenizer = AutoTokenizer.from_pretrained(options.model or model_folder())
-    held = options.prompts + 6
+    tokenizer, held = AutoTokenizer.from_pretrained(model.name_or_path), options.prompts + 6
     if options.texts:
         some = {s.label: list(itertools.islice(s.read(), options.limit + held))
                 for s in read_sources(options.texts)}  # fmt: skip
@@ -70,8 +69,9 @@ def main() -> None:
     curves = frontier(model, tokenizer, ranked, prompts, unseen, operation=ADD, stats=base,
                       candidates=list(some))  # fmt: skip
     alike = ns.compare(base, published.values())
-    console = Console(width=200)
-    console.print(curves.table(alike.facts(next(iter(published)))))
+    console = Console(width=160)
+    reference = "lape" if "lape" in published else next(iter(published))
+    console.print(curves.table(alike.facts(reference)))
     for name, error in skipped.items():
         console.print(f"{name} is left out: {error}", style="dim", markup=False)
 

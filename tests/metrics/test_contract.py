@@ -52,6 +52,15 @@ EXAMPLES = {
         },
         {},
     ),
+    "relation_accuracy": (
+        {
+            "intervened": ["a", "a", "b", "b"],
+            "evaluated": ["a", "b", "a", "b"],
+            "predictions": [0.0, 1.0, 1.0, 0.0],
+            "references": [1.0, 1.0, 1.0, 0.0],
+        },
+        {},
+    ),
     "translation": (
         {"predictions": [FRENCH, "Oui."], "references": [[FRENCH], ["Oui.", "Si."]]},
         {"target": "fr", "samples": 50},
