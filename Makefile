@@ -6,6 +6,7 @@
 # Both may be run again at any time: what is done already is not done twice.
 #   make check   linters and type check only        make style   reformat, fix, renew tables
 #   make dev     only create the environment        make clean   remove it, and caches
+#   make screenshots   take the pictures of the page again (needs chromium)
 #   make test-vllm   create .venv-vllm (3.4 GB) and run the tests of serving with vLLM on the CPU
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=path the environment, and PIP_INSTALL adds options
@@ -21,7 +22,7 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm check style clean dev
+.PHONY: help demo screenshots test test-vllm check style clean dev
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -45,6 +46,9 @@ dev: $(VENV)/.ready-dev
 
 demo: $(VENV)/.ready-demo
 	@$(PY) -m neuronsteer.cli demo
+
+screenshots: $(VENV)/.ready-dev
+	$(PY) tools/screenshots.py docs/images
 
 check: $(VENV)/.ready-dev
 	$(PY) -m ruff check .
