@@ -148,6 +148,9 @@ def _cell(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    # A plugin's number may be NumPy's or torch's.
+    if not isinstance(value, str | int | float) and getattr(value, "ndim", None) == 0:
+        value = value.item()
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
