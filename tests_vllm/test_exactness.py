@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from neuronsteer.exports import bake
 from tests_vllm.material import (
     FAMILIES,
     Reference,
@@ -15,6 +16,7 @@ from tests_vllm.material import (
     engine,
     jobs,
     neuron_sets,
+    prompts,
     run,
     same,
 )
@@ -32,3 +34,16 @@ def test_16_requests_of_a_batch_equal_hooks_and_their_own_solo_run(shelf: Path, 
     same(batch, solo, wanted)
     same(batch, reference.all(wanted, TOKENS), wanted)
     assert changed(batch, reference, wanted) == 15
+
+
+@pytest.mark.parametrize("label", ["fr", "ja"])  # one with a constant part, one without
+def test_a_baked_checkpoint_equals_hooks_without_any_plugin(shelf: Path, label: str):
+    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+    baked = shelf / f"baked-{label}"
+    bake(str(folder), str(sets[label]), baked, label)
+    wanted = [(ids, label) for ids in prompts()]
+    reference = Reference(folder, sets)
+    with engine(baked) as llm:
+        found = run(llm, [(ids, None) for ids, _ in wanted], TOKENS)
+    same(found, reference.all(wanted, TOKENS), wanted)
+    assert changed(found, reference, wanted) == len(wanted)

@@ -33,9 +33,9 @@ def install() -> None:
     wrap("vllm.v1.engine.input_processor", "InputProcessor.__init__", _catalogued)
     wrap("vllm.v1.engine.input_processor", "InputProcessor.process_inputs", _admitted)
     wrap("vllm.v1.engine.output_processor", "OutputProcessor.add_request", _noted)
-    for kind in ("completion.protocol", "chat_completion.protocol"):
-        name = "CompletionRequest" if kind.startswith("completion") else "ChatCompletionRequest"
-        wrap(f"vllm.entrypoints.openai.{kind}", f"{name}.to_beam_search_params", _unsteered_beams)
+    for use in private.HTTP:
+        beams = use.name.endswith("to_beam_search_params")
+        wrap(use.module, use.name, _unsteered_beams if beams else _looked_at)
 
 
 def check_engine(vllm_config: Any) -> Settings | None:
@@ -139,16 +139,22 @@ def _admitted(original: Callable[..., Any]) -> Callable[..., Any]:
     return process_inputs
 
 
-def _resolve(catalogue: Catalogue | None, request: Any, params: Any) -> None:
-    extra: dict[str, Any] = params.extra_args or {}
+def _asked(catalogue: Catalogue | None, extra: dict[str, Any]) -> Any:
+    """Return what a request says of steering, `None` if nothing; raise if it cannot be meant."""
     wanted = extra.get(KEY)
     if wanted is None:
         near = difflib.get_close_matches(KEY, [name for name in extra if name != KEY], 1, 0.8)
         if near:
             raise ParameterError(f"Unknown field {near[0]!r}; did you mean {KEY!r}?")
+    elif catalogue is None:
+        raise ParameterError(f"Cannot steer to {wanted!r}: {_OFF}.")
+    return wanted
+
+
+def _resolve(catalogue: Catalogue | None, request: Any, params: Any) -> None:
+    extra: dict[str, Any] = params.extra_args or {}
+    wanted = _asked(catalogue, extra)
     if catalogue is None:
-        if wanted is not None:
-            raise ParameterError(f"Cannot steer to {wanted!r}: {_OFF}.")
         return
     ids, embeds = request.prompt_token_ids, request.prompt_embeds
     plan = catalogue.plan(wanted, len(embeds if ids is None else ids))
@@ -185,6 +191,26 @@ def live_rows(output_processor: Any) -> dict[str, frozenset[str]]:
     for request_id in [each for each in live if each not in output_processor.request_states]:
         del live[request_id]
     return live
+
+
+def _looked_at(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Find mistakes before a stream begins: afterwards the status is 200 already."""
+
+    def to_sampling_params(self: Any, *args: Any, **kwargs: Any) -> Any:
+        params = original(self, *args, **kwargs)
+        extra: dict[str, Any] = params.extra_args or {}
+        # A request over HTTP does not say for which engine it is; a server has one.
+        engines: list[Catalogue | None] = list(CATALOGUES) or [None]
+        if len(engines) == 1:
+            try:
+                wanted = _asked(engines[0], extra)
+                if engines[0] is not None:
+                    engines[0].plan(wanted, 1)
+            except NeuronSteerError as error:
+                raise _refusal(str(error)) from error
+        return params
+
+    return to_sampling_params
 
 
 def _unsteered_beams(original: Callable[..., Any]) -> Callable[..., Any]:

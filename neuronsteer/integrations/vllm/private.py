@@ -48,7 +48,7 @@ class Use:
     breaks: str
 
 
-FRONT_END = (
+_ENGINE = (
     Use(
         "vllm.engine.arg_utils",
         "EngineArgs.create_engine_config",
@@ -78,21 +78,28 @@ FRONT_END = (
         "wrapped: notes which rows a request needs, until it leaves `request_states`",
         "rows of a removed set may be reused while a request still needs them",
     ),
-    Use(
-        "vllm.entrypoints.openai.completion.protocol",
-        "CompletionRequest.to_beam_search_params",
-        (),
-        "wrapped: beam search drops `vllm_xargs`, so steered ones are refused",
-        "a steered beam search is answered unsteered",
-    ),
-    Use(
-        "vllm.entrypoints.openai.chat_completion.protocol",
-        "ChatCompletionRequest.to_beam_search_params",
-        (),
-        "wrapped: as for completions",
-        "as for completions",
-    ),
 )
+_SAMPLED = (
+    "to_sampling_params",
+    "wrapped: mistakes are found before a stream begins",
+    "in a stream, a mistake is told in the stream instead of by HTTP 400",
+)
+_BEAMS = (
+    "to_beam_search_params",
+    "wrapped: beam search drops `vllm_xargs`, so steered ones are refused",
+    "a steered beam search is answered unsteered",
+)
+#: The HTTP requests that carry `vllm_xargs`: class, and what is wrapped there.
+HTTP = tuple(
+    Use(f"vllm.entrypoints.openai.{kind}.protocol", f"{request}.{name}", (), why, breaks)
+    for kind, request, parts in (
+        ("completion", "CompletionRequest", (_SAMPLED, _BEAMS)),
+        ("chat_completion", "ChatCompletionRequest", (_SAMPLED, _BEAMS)),
+        ("responses", "ResponsesRequest", (_SAMPLED,)),
+    )
+    for name, why, breaks in parts
+)
+FRONT_END = _ENGINE + HTTP
 WORKERS = (
     Use(
         "vllm.v1.worker.worker_base",
