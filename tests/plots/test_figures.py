@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuronsteer import plots
@@ -164,6 +164,7 @@ def test_shares_want_the_same_parts_everywhere():
     assert len(set(rest.get_facecolor()[:3])) == 1  # gray
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
 def test_the_frontier_is_what_nothing_beats(points):
     found = set(unbeaten(points, ("higher", "lower")))
