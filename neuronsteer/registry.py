@@ -7,11 +7,12 @@ edited: the folder is imported on first use. Other packages register through the
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .errors import ParameterError, UnknownNameError, did_you_mean
 
@@ -90,3 +91,25 @@ class Registry(Generic[T]):
                     importlib.import_module(f"{self._package}.{module.name}")
         for point in entry_points(group=self._group):
             self.register(point.name)(point.load())
+
+
+def configured(kind: Callable[..., T], what: str, name: str, parameters: Mapping[str, Any]) -> T:
+    """Return a plugin that is a dataclass, made with these parameters.
+
+    Args:
+        kind: The class.
+        what: What messages call its kind, e.g. `"method"`.
+        name: What the user called it.
+        parameters: Its fields by name.
+
+    Raises:
+        ParameterError: If it has no such parameter, or a value is out of range.
+    """
+    known = [field.name for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    for each in parameters:
+        if each not in known:
+            raise ParameterError(
+                f"The {what} {name!r} has no parameter {each!r}.{did_you_mean(each, known)} "
+                f"It takes {', '.join(known) or 'none'}."
+            )
+    return kind(**parameters)

@@ -39,6 +39,10 @@ def collect(
         str | None,
         typer.Option(help="Collect what this detector needs; by default enough for lape."),
     ] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Sparse autoencoders, for methods about their features."),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Stop each label after so many tokens.")
     ] = None,
@@ -96,6 +100,7 @@ def collect(
         tokenizer,
         corpora,
         needs=needs,
+        codec=codec,
         policy={name: value for name, value in policy.items() if value is not None},
         text_field=text_field,
         batch_size="auto" if batch_size is None else batch_size,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
 import torch
 
 from ..columns import MLP_SITES, gather
-from ..errors import ParameterError, StatsError, did_you_mean
+from ..errors import ParameterError, StatsError
 from ..neuronset import NeuronSet
-from ..registry import Registry
+from ..registry import Registry, configured
 from ..stats.needs import Need
 
 if TYPE_CHECKING:
@@ -85,15 +85,7 @@ def detector(method: str | Detector, **parameters: Any) -> Detector:
     """
     if isinstance(method, Detector):
         return dataclasses.replace(method, **parameters) if parameters else method
-    kind = DETECTORS.get(method)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for name in parameters:
-        if name not in known:
-            raise ParameterError(
-                f"The method {method!r} has no parameter {name!r}.{did_you_mean(name, known)} "
-                f"It takes {', '.join(known)}."
-            )
-    return kind(**parameters)
+    return configured(DETECTORS.get(method), "method", method, parameters)
 
 
 def detect(stats: Stats, method: str | Detector = "lape", **parameters: Any) -> NeuronSet:

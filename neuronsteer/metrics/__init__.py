@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import ParameterError, did_you_mean
-from ..registry import Registry
+from ..registry import Registry, configured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,15 +136,7 @@ def metric(name: str | Metric, **parameters: Any) -> Metric:
     """
     if isinstance(name, Metric):
         return dataclasses.replace(name, **parameters) if parameters else name
-    kind = METRICS.get(name)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for each in parameters:
-        if each not in known:
-            raise ParameterError(
-                f"The metric {name!r} has no parameter {each!r}.{did_you_mean(each, known)} "
-                f"It takes {', '.join(known) or 'none'}."
-            )
-    return kind(**parameters)
+    return configured(METRICS.get(name), "metric", name, parameters)
 
 
 def aligned(metric: str, **columns: Sequence[Any] | None) -> int:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from ..errors import ParameterError
-from ..registry import Registry
+from ..registry import Registry, configured
 
 SITES_OF_MLP = ("mlp.neuron", "mlp.act")
 
@@ -105,12 +105,4 @@ def operation(spec: str | Operation | Mapping[str, Any], **parameters: Any) -> O
         parameters = {**given, **parameters}
     else:
         name = spec
-    kind = OPERATIONS.get(name)
-    known = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(parameters) - known)
-    if unknown:
-        raise ParameterError(
-            f"The operation {name!r} has no parameter {unknown[0]!r}; it takes "
-            f"{', '.join(sorted(known))}."
-        )
-    return kind(**parameters)
+    return configured(OPERATIONS.get(name), "operation", name, parameters)
