@@ -64,7 +64,7 @@ def finish(page: Page) -> None:
     """Wait until the generation is over, and take the focus away."""
     page.wait_for_selector("#go:not(.busy)", timeout=240_000)
     page.mouse.move(4, 4)
-    page.evaluate("document.activeElement.blur()")
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
 
 
 def set_range(page: Page, name: str, value: float) -> None:
@@ -85,7 +85,7 @@ def save(data: bytes, file: Path, colours: int = 255) -> None:
 def still(browser: Browser, url: str, out: Path) -> None:
     """Take the pictures that stand still."""
     for name, dark in (("page", False), ("page-dark", True)):
-        page = open_page(browser, url, width=WIDTH, height=1080, dark=dark)
+        page = open_page(browser, url, width=WIDTH, height=1180, dark=dark)
         page.click("#go")
         finish(page)
         save(page.screenshot(), out / f"{name}.png")
@@ -95,9 +95,11 @@ def still(browser: Browser, url: str, out: Path) -> None:
             save(page.screenshot(clip=_top(page, "#neurons")), out / "neurons.png")
         page.context.close()
     page = open_page(browser, url, width=390, height=844, scale=2)
+    # On a phone text and timeline are in view together while it writes.
+    set_range(page, "pace", 6)
     page.click("#go")
-    finish(page)
-    page.evaluate("document.getElementById('text').scrollIntoView()")
+    while tokens(page) < 64 and page.locator("#go.busy").count():
+        time.sleep(0.05)
     save(page.screenshot(), out / "page-phone.png", 128)
     page.context.close()
 
@@ -105,7 +107,7 @@ def still(browser: Browser, url: str, out: Path) -> None:
 def _top(page: Page, panel: str) -> dict[str, float]:
     box = page.locator(panel).bounding_box()
     assert box is not None
-    return {"x": 0, "y": 0, "width": WIDTH, "height": min(box["y"] + box["height"] + 16, 1080)}
+    return {"x": 0, "y": 0, "width": WIDTH, "height": min(box["y"] + box["height"] + 16, 1180)}
 
 
 def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, str]]) -> None:

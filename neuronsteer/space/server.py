@@ -143,6 +143,11 @@ def _endpoints(app: Any, desk: Desk, gr: Any) -> None:
             yield
         except NeuronSteerError as error:
             raise gr.Error(str(error), print_exception=False) from None
+        except Exception as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, not imported here
+                raise
+            said = "The graphics card has no memory left for this; ask for a shorter text."
+            raise gr.Error(said, print_exception=False) from None
 
     def generate(
         prompt: str,

@@ -236,6 +236,7 @@ def test_the_address_fills_the_page(visit):
     assert one.page.locator("#op-zero").is_checked()
     one.page.locator("#op-scale").check()
     assert "operation=scale" in one.page.url and "seed=42" in one.page.url
+    assert visit().open(schedule="-").schedule == "-"
     wrong = visit().open(seed="x", strength="y", tokens="", prompt="")
     assert wrong.page.locator("#seed").input_value() == "1"
 
@@ -310,6 +311,16 @@ def test_another_set_is_loaded_and_used(visit):
     other = visit()
     other.page.goto(one.page.url)
     other.page.wait_for_selector('#pairs li:has-text("demo/lape") >> text=in use')
+
+
+def test_a_link_to_another_model_downloads_nothing_by_itself(visit, site):
+    one = visit()
+    one.page.goto(f"{site.url}/?model=some/model&set=some/set")
+    one.page.wait_for_selector("#load-go")
+    one.page.wait_for_selector("#load-state:not([hidden])")
+    assert one.page.locator("#model-id").input_value() == "some/model"
+    assert "Press Load" in one.page.locator("#load-doing").text_content()
+    assert one.page.locator("#load").is_visible() and one.page.locator("#load-trouble").is_hidden()
 
 
 def test_code_is_there_to_take_along(visit):

@@ -12,7 +12,7 @@ export function look(label) {
 }
 
 export function nameOf(label) {
-  if (label === null || label === undefined) return "No steering";
+  if (label === null || label === undefined) return "Unsteered";
   return displayName(label, label) ?? label;
 }
 

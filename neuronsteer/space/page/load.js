@@ -16,12 +16,20 @@ export function setUpLoad(rules, use) {
   });
 }
 
+/** Proposes a pair, as a link does. */
+export function offer(model, set) {
+  [$("model-id").value, $("set-id").value] = [model, set];
+  $("load-doing").textContent = "This link is about another model. Press Load if you trust it.";
+  $("load-state").hidden = false;
+  $("load-bar").hidden = true;
+}
+
 /** Loads a pair and uses it; trouble is told on the page. Returns whether it worked. */
-export async function loadPair(model, set, use) {
+async function loadPair(model, set, use) {
   const [button, state, trouble] = [$("load-go"), $("load-state"), $("load-trouble")];
   [$("model-id").value, $("set-id").value] = [model, set];
   trouble.hidden = true;
-  state.hidden = false;
+  [state.hidden, $("load-bar").hidden] = [false, false];
   button.disabled = true;
   try {
     for await (const step of api.load(model, set)) {

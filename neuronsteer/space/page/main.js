@@ -4,7 +4,7 @@ import * as address from "./address.js";
 import * as api from "./api.js";
 import { setUpCode, showClient, showLink, showSnippet } from "./code.js";
 import { englishName, labels, make, setLabels } from "./labels.js";
-import { loadPair, setUpLoad, showPairs } from "./load.js";
+import { offer, setUpLoad, showPairs } from "./load.js";
 import { showNeurons, usedAs } from "./neurons.js";
 import { parse, write as writeSchedule } from "./schedule.js";
 import { Score } from "./score.js";
@@ -15,7 +15,7 @@ import { reserve, writeBars, writeControl, writeSteered, writeVerdicts } from ".
 const $ = (id) => document.getElementById(id);
 const EXAMPLES = ["The old man looked out of the window, and", "Once upon a time there was a king who", "In the morning the ship left the harbour and", "My dear friend, I have to tell you that"];
 
-const state = { prompt: EXAMPLES[0], schedule: "-" };
+const state = { prompt: EXAMPLES[0] };
 let defaults = {};
 let facts = null;
 let texts = {};
@@ -44,7 +44,7 @@ function set(change) {
 
 function draw() {
   const points = parse(state.schedule, labels());
-  score.plan(points, state.max_new_tokens);
+  score.plan(points, job?.tokens ?? state.max_new_tokens);
   showPoints(points, state, labels());
   for (const button of $("presets").children) button.setAttribute("aria-pressed", String(button.dataset.schedule === state.schedule));
   const used = usedAs(facts, state);
@@ -89,16 +89,21 @@ const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byt
 async function generate() {
   if (!state.prompt.trim()) { trouble("The prompt is empty; write at least one word."); $("prompt").focus(); return; }
   trouble();
-  job = { session: random(), abort: new AbortController() };
+  job = { session: random(), abort: new AbortController(), tokens: state.max_new_tokens };
   const mine = job;
+  const waiting = setTimeout(() => { $("hint").textContent = "Waiting for a free place …"; }, 2500);
   busy(true);
   seen = null;
   const asked = { ...defaults, ...state, pace: pace(), pair: facts.name, session: mine.session };
   $("steered").textContent = "…";
   reserve($("steered"), state.prompt, state.max_new_tokens);
+  // The text and the languages to press have to be in view together.
+  if ($("staff").getBoundingClientRect().bottom > innerHeight) $("text").scrollIntoView({ block: "start" });
   try {
     for await (const each of api.generate(asked, mine.abort.signal)) {
       if (job !== mine) return;
+      clearTimeout(waiting);
+      if (!seen) busy(true);
       seen = each;
       render(each);
     }
@@ -109,6 +114,7 @@ async function generate() {
   } catch (error) {
     if (error.name !== "AbortError") trouble(error.message);
   } finally {
+    clearTimeout(waiting);
     job = null;
     busy(false);
     if (seen) {
@@ -134,6 +140,8 @@ function render(each) {
 }
 
 function busy(on) {
+  document.body.classList.toggle("writing", on);
+  if (on) $("steered").tabIndex = 0; else $("steered").removeAttribute("tabindex");
   $("go").classList.toggle("busy", on);
   $("go-label").textContent = on ? "Stop" : "Generate";
   $("go").querySelector("kbd").textContent = on ? "Esc" : "Ctrl ↵";
@@ -164,7 +172,7 @@ async function usePair(name) {
   setLabels(facts.labels);
   score.build();
   const known = (text) => parse(text, labels()) !== null || /sentence|text=|repeat=|~|\*/.test(text);
-  const schedule = state.schedule !== "-" && known(state.schedule) ? state.schedule : facts.schedule;
+  const schedule = state.schedule && known(state.schedule) ? state.schedule : facts.schedule;
   const millions = facts.parameters / 1e6;
   $("facts").textContent = `${facts.model === "demo" ? "Embedded demo model" : facts.model} · ${millions < 1000 ? `${millions.toFixed(1)} million` : `${(millions / 1000).toFixed(1)} billion`} parameters · ${facts.labels.length} languages · ${facts.neurons} neurons`;
   $("presets").replaceChildren(...facts.presets.map((each) => make("button", {
@@ -216,6 +224,14 @@ function keys(event) {
   if (label !== undefined) pressed(label);
 }
 
+/** A link to another pair: shown if it is loaded; what a link names is not downloaded unasked. */
+async function elsewhere(pairs, model, neurons) {
+  const name = `${model} + ${neurons}`;
+  if (pairs.includes(name)) { await usePair(name); await showPairs(name, usePair); return; }
+  offer(model, neurons);
+  showTab("load");
+}
+
 async function start() {
   setUpTheme();
   setUpTabs();
@@ -225,7 +241,8 @@ async function start() {
     const hello = await api.welcome();
     texts = hello.operations;
     defaults = { ...hello.defaults, model: hello.rules.model, set: hello.rules.neurons };
-    Object.assign(state, hello.defaults, address.read());
+    // Without one in the address, the set says which timeline shows it best.
+    Object.assign(state, hello.defaults, { schedule: "" }, address.read());
     const [model, neurons] = [state.model ?? defaults.model, state.set ?? defaults.set];
     const other = model !== defaults.model || neurons !== defaults.set ? [model, neurons] : null;
     setUp(hello.rules);
@@ -233,7 +250,7 @@ async function start() {
     await usePair("");
     await showPairs(facts.name, usePair);
     document.body.dataset.ready = "yes";
-    if (other) { showTab("load"); if (await loadPair(...other, usePair)) showTab("play"); }
+    if (other) await elsewhere(hello.pairs, ...other);
   } catch (error) {
     $("facts").textContent = "";
     trouble(error.message || "The page could not be set up.");

@@ -20,14 +20,16 @@ export function writeSteered(place, seen, running) {
   }
   if (running) parts.push(make("span", { class: `caret ${look(spans.at(-1)?.label)}`, "aria-hidden": "true" }));
   place.replaceChildren(...parts);
+  // While it runs the place keeps its size, and its end is what matters.
+  if (running) place.scrollTop = place.scrollHeight;
 }
 
-/** Makes room for a text of so many tokens, so that nothing moves under the visitor's hand. */
+/** Makes room for a text of about so many tokens, so that nothing moves under the visitor's hand. */
 export function reserve(place, prompt, tokens) {
   const style = getComputedStyle(place);
   const perLine = place.clientWidth / (0.5 * parseFloat(style.fontSize));
-  const lines = Math.ceil((prompt.length + 4.4 * tokens) / perLine) + 1;
-  place.style.setProperty("min-height", `${Math.min(lines, 14) * parseFloat(style.lineHeight)}px`);
+  const lines = Math.max(3, Math.ceil((prompt.length + 3 * tokens) / perLine));
+  place.style.setProperty("--room", `${lines * parseFloat(style.lineHeight)}px`);
 }
 
 function mark(span, yours) {
