@@ -18,7 +18,8 @@ from .published import counted
 from .reducers.quantile import estimate
 
 #: Header fields that two statistics must share to be merged or compared.
-IDENTITY = ("model_type", "num_layers", "d_ff", "base_model", "revision", "gated", "policy")
+_MODEL = ("model_type", "num_layers", "d_ff", "base_model", "revision", "gated")
+IDENTITY = (*_MODEL, "policy", "codec")
 
 
 @dataclass(frozen=True, eq=False)

@@ -227,6 +227,16 @@ def test_statistics_remember_the_codec(model, tokenizer, tmp_path):
     )
 
 
+def test_statistics_of_different_codecs_do_not_mix(model, tokenizer, tmp_path):
+    found = []
+    for seed, label in enumerate(TEXTS):
+        folder = PlainCodec({1: autoencoder(seed)}).save(tmp_path / label)
+        some = {label: TEXTS[label]}
+        found.append(collect(model, tokenizer, some, codec=folder, needs=["count@sae.resid"]))
+    with pytest.raises(MismatchError, match="codec"):
+        found[0].merge(found[1])
+
+
 def test_features_without_a_codec_are_refused(model, tokenizer):
     with pytest.raises(ParameterError, match="no codec was given"):
         collect(model, tokenizer, TEXTS, needs=["count@sae.resid"])
