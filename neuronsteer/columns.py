@@ -18,8 +18,8 @@ from .errors import ArtifactError, ParameterError, unknown_label
 MLP_SITES = ("mlp.act", "mlp.neuron")
 
 
-# Sites of features: what a codec makes of the residual stream, or of the MLP's output. Their rows are
-# steered by adding decoder rows, kept in the one column that has a vector per row.
+# Sites of features: what a codec makes of the residual stream, or of the MLP's output. Their rows
+# are steered by adding decoder rows, kept in the one column that has a vector per row.
 FEATURE_SITES = ("sae.resid", "sae.mlp")
 DIRECTION = "direction"
 

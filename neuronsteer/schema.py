@@ -80,10 +80,10 @@ def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[
     for name, column in floats.items():
         bad = ~column.isfinite()
         if bool(bad.any()):
-            row = int(bad.nonzero()[0])
+            place = tuple(bad.nonzero()[0].tolist())
             raise ArtifactError(
-                f"Column {name!r}: {int(bad.sum())} values are not finite (row {row}: "
-                f"{column[row].flatten()[0].item()}). The statistics behind it overflowed or are damaged."
+                f"Column {name!r}: {int(bad.sum())} values are not finite (row {place[0]}: "
+                f"{float(column[place])}). The statistics behind it overflowed or are damaged."
             )
     floats = {name: column[order] for name, column in floats.items()}
     score = floats.pop("score")

@@ -337,6 +337,15 @@ class TestSteering:
         with pytest.raises(MismatchError, match="16 coordinates"):
             attach(model, other)
 
+    def test_damaged_decoder_rows_are_refused(self, codec):
+        neurons = codec.with_directions(features())
+        rows = neurons.values["sae.resid.direction"].clone()
+        rows[2, 7] = float("nan")
+        with pytest.raises(ArtifactError, match=r"direction'.*row 2: nan"):
+            neurons.replace(values={**neurons.values, "sae.resid.direction": rows})
+        with pytest.raises(ArtifactError, match="one dimension"):
+            neurons.replace(values={"sae.resid.max": rows})
+
     def test_a_codec_knows_its_own_features(self, codec):
         with pytest.raises(ParameterError, match=r"'sae\.mlp'"):
             codec.with_directions(features("sae.mlp"))
