@@ -220,7 +220,7 @@ class Bench:
         chosen = self.settings.strength if strength is None else strength
         if away_from:
             # Rows of one call share what is switched off.
-            self._steer.to(None, away_from=tuple(away_from))
+            self._steer.to(None, away_from=tuple(away_from), away="zero")
         else:
             self._steer.to(targets, operation, chosen)
 

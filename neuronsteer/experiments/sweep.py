@@ -44,14 +44,17 @@ class _Setting:
 
     @property
     def title(self) -> str:
-        spec = self.operation
-        values = [spec] if isinstance(spec, str) else [str(v) for v in spec.values()]
-        return f"{' '.join(values)} × {self.strength:g}, {self.rate:.0%} of the neurons"
+        return f"{self.group} × {self.strength:g}, {self.rate:.0%} of the neurons"
 
     @property
     def group(self) -> str:
         spec = self.operation
-        return spec if isinstance(spec, str) else " ".join(str(v) for v in spec.values())
+        if isinstance(spec, str):
+            return spec
+        rest = [
+            f"{v:g}" if isinstance(v, float) else str(v) for k, v in spec.items() if k != "name"
+        ]
+        return " ".join([str(spec.get("name")), *rest])
 
 
 @EXPERIMENTS.register("sweep")

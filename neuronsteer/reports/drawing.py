@@ -131,7 +131,7 @@ def scatter(part: Mapping[str, Any]) -> str:
     for point in best:
         x, y = at(point)
         # Names of neighbours would lie on one another.
-        if all(abs(x - a) > 150 or abs(y - b) > 13 for a, b in taken):
+        if all(abs(x - a) > 150 or abs(y - b) > 18 for a, b in taken):
             taken.append((x, y))
             anchor, dx = ("end", -10) if x > width * 0.6 else ("start", 10)
             drawn.append(

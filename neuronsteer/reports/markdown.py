@@ -95,7 +95,7 @@ def _task(task: Mapping[str, Any]) -> list[str]:
             for label in labels
         ]
         head = [wording.arm(arm, task["arms"][arm]) for arm in arms]
-        lines += ["", f"{wording.title(primary).capitalize()} per label:", ""]
+        lines += ["", f"Per label, {wording.title(primary)}:", ""]
         lines += table(["label", *head], rows)
     for part in task["arms"]["neurons"]["parts"]:
         lines += ["", *_part(part)]

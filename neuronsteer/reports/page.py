@@ -44,7 +44,11 @@ def heat(part: Mapping[str, Any], value: float | None) -> dict[str, Any]:
     """Return how a cell of a matrix is coloured: `share` of full colour, and its class."""
     if value is None:
         return {"share": 0, "name": "empty"}
-    if part["unit"] == "share" and not part["diverging"]:
+    if part["unit"] == "×":
+        # A factor changes nothing at 1, not at 0.
+        known = [abs(v - 1) for row in part["values"] for v in row if v is not None]
+        value, high = value - 1, max([*known, 1e-12])
+    elif part["unit"] == "share" and not part["diverging"]:
         high = 1.0
     else:
         known = [abs(v) for row in part["values"] for v in row if v is not None]

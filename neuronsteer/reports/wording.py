@@ -12,6 +12,7 @@ ARMS = {
     "random": "random neurons",
     "diffmean": "difference of means",
 }
+_SHORT = {"kl": "KL", "lss": "LSS", "nll": "NLL", "ngrams": "n-grams"}
 NO_CONTROLS = (
     "This report has no controls. Its numbers do not show that these neurons matter: as many "
     "random ones, or none at all, may do the same."
@@ -43,7 +44,8 @@ def interval(found: Mapping[str, Any], unit: str = "") -> str:
 
 def title(name: str) -> str:
     """Return a value's name in words."""
-    return name.replace("_", " ")
+    words = name.replace("_", " ").split(" ")
+    return " ".join(_SHORT.get(word, word) for word in words)
 
 
 def unit_of(task: Mapping[str, Any], value: str) -> str:
