@@ -310,7 +310,8 @@ def test_another_set_is_loaded_and_used(visit):
     # The address alone brings another visitor here.
     other = visit()
     other.page.goto(one.page.url)
-    other.page.wait_for_selector('#pairs li:has-text("demo/lape") >> text=in use')
+    other.page.wait_for_selector('#pairs li:has-text("demo/lape") >> text=in use', state="attached")
+    assert other.page.locator("#play").is_visible()
 
 
 def test_a_link_to_another_model_downloads_nothing_by_itself(visit, site):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
+import socket
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -65,6 +71,31 @@ def test_the_app_is_python_that_names_the_pair():
     text = space_files("a/model", "a/set")["app.py"].decode()
     compile(text, "app.py", "exec")
     assert 'model="a/model", neurons="a/set"' in text
+
+
+def test_the_app_in_the_repository_serves_the_page(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("NEURONSTEER")}
+    env |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "SPACE_ID": "a/b"}
+    app = subprocess.Popen(
+        [sys.executable, REPOSITORY / "spaces_app" / "app.py"],
+        env=env,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = app.stdout.readline().strip()
+        assert url.endswith(f":{port}")
+        told = json.loads(urllib.request.urlopen(f"{url}/welcome", timeout=60).read())
+        assert told["rules"]["public"] and told["rules"]["model"] == "demo"
+        assert b"<title>neuronsteer" in urllib.request.urlopen(url, timeout=60).read()
+        app.send_signal(signal.SIGINT)
+        assert app.wait(60) == 0
+    finally:
+        app.kill()
 
 
 def test_a_space_is_made_and_updated(hub):
