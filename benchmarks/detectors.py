@@ -3,6 +3,7 @@
     python benchmarks/detectors.py                 # every method, each in a process of its own
     python benchmarks/detectors.py --method lape
     python benchmarks/detectors.py --texts 100 --json
+    python benchmarks/detectors.py --passes        # what collecting costs, in forward passes
 
 Numbers are random; counts are skewed like real ones. Memory is the process's peak, with and without
 the statistics themselves (which a real run holds as well).
@@ -58,6 +59,13 @@ def statistics(method: str, texts: int, layers: int) -> Stats:
                 name: torch.randn(count, layers, width, generator=generator)
                 for name, count in zip(labels, share, strict=True)
             }
+        elif REDUCERS.get(need.reducer).meter:
+            reducer = REDUCERS.get(need.reducer)
+            empty = reducer.start(shape, torch.device("cpu"), total=True)
+            found = torch.rand(empty.shape, generator=generator, dtype=torch.float64)
+            # Ranks up to the width; of moments, powers of the same order of magnitude.
+            scale = width if not reducer.total_dtype.is_floating_point else 1 + empty.shape[-1]
+            arrays[need] = (found * scale).to(reducer.total_dtype)
         elif need.reducer == "count":
             arrays[need] = (torch.rand(shape, generator=generator) ** 6 * TOKENS).long()
         elif need.reducer == "quantile":
@@ -107,13 +115,68 @@ def measure(method: str, texts: int) -> dict[str, object]:
     }
 
 
+def passes(rounds: int = 5) -> dict[str, dict[str, float]]:
+    """Return what collecting costs on the demo model, in plain forward passes of its decoder.
+
+    CPU time of one thread, every arm once per round, so that a busy machine disturbs all alike.
+    """
+    from neuronsteer.cli.models import load_model
+    from neuronsteer.demo.sentences import texts
+    from neuronsteer.detectors.plnd import SITES
+    from neuronsteer.stats import collect
+
+    torch.set_num_threads(1)
+    model, tokenizer = load_model("demo")
+    model = model.float()
+    found = {}
+    for sentences in (2, 12):
+        corpus = {"en": texts("en", 32, sentences, 0)}
+        rows = [torch.tensor([tokenizer(text)["input_ids"]]) for text in corpus["en"]]
+
+        def plain(rows=rows) -> None:
+            with torch.inference_mode():
+                for ids in rows:
+                    model.get_decoder()(input_ids=ids, use_cache=False)
+
+        methods = {
+            "lape": detector("lape"),
+            **{f"plnd {site}": detector("plnd", site=site) for site in SITES},
+            "plnd mlp.neuron, released": detector("plnd", variant="released"),
+            "plnd attn.q, released": detector("plnd", site="attn.q", variant="released"),
+            "crane": detector("crane"),
+            "crane, released": detector("crane", variant="released"),
+        }
+        arms = {"forward": plain}
+        for name, method in methods.items():
+            arms[name] = lambda method=method, corpus=corpus: collect(
+                model, tokenizer, corpus, method=method, progress=False
+            )
+        spent: dict[str, list[float]] = {name: [] for name in arms}
+        for _ in range(rounds):
+            for name, arm in arms.items():
+                began = time.process_time()
+                arm()
+                spent[name].append(time.process_time() - began)
+        ratios = {
+            name: sorted(a / b for a, b in zip(times, spent["forward"], strict=True))[rounds // 2]
+            for name, times in spent.items()
+        }
+        length = round(sum(row.shape[1] for row in rows) / len(rows))
+        found[f"{length} tokens per document"] = {k: round(v, 2) for k, v in ratios.items()}
+    return found
+
+
 def main() -> None:
     """Measure every method, each in a process of its own, so that peaks do not mix."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--method", choices=DETECTORS.names())
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--passes", action="store_true")
     given = parser.parse_args()
+    if given.passes:
+        print(json.dumps(passes(), indent=1))
+        return
     if given.method:
         print(json.dumps(measure(given.method, given.texts)))
         return

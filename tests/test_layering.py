@@ -56,6 +56,7 @@ PLUGINS = (
     "operations",
     "experiments",
     "stats/reducers",
+    "stats/meters",
     "analysis",
 )
 

@@ -11,6 +11,7 @@ import typer
 from ..errors import ParameterError, TextError
 from . import commands, console
 from .commands import command
+from .detect import detector_parameters
 
 _HUB = "hf://"
 
@@ -42,6 +43,14 @@ def collect(
     codec: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Sparse autoencoders, for methods about their features."),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A parameter of the detector that changes what it needs, e.g. site=attn.q.",
+        ),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Stop each label after so many tokens.")
@@ -86,11 +95,16 @@ def collect(
         "block_size": block_size,
         "response_only": response_only,
     }
-    from ..detectors import detector
+    from ..detectors import DETECTORS, detector
     from ..stats import collect as run
     from .models import load_model
 
-    needs = None if method is None else detector(method).needs
+    needs = None
+    if method is not None:
+        given = detector_parameters(method, DETECTORS.get(method), parameters or [])
+        needs = detector(method, **given).needs
+    elif parameters:
+        raise ParameterError("--set is about a detector; name it with --method.")
 
     loaded, tokenizer = load_model(
         model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code

@@ -51,7 +51,7 @@ def detect(
     from ..detectors import detect as run
     from ..stats import load_stats
 
-    given = _parameters(method, DETECTORS.get(method), parameters or [])
+    given = detector_parameters(method, DETECTORS.get(method), parameters or [])
     if rate is not None:
         given["rate"] = rate
     loaded = load_stats(stats)
@@ -73,7 +73,12 @@ def detect(
     console.note(f"Wrote {out}. Next: neuronsteer show {out}", quiet=quiet)
 
 
-def _parameters(method: str, detector: Any, given: list[str]) -> dict[str, Any]:
+def detector_parameters(method: str, detector: Any, given: list[str]) -> dict[str, Any]:
+    """Return the parameters in `--set NAME=VALUE` options, values read as JSON where they are.
+
+    Raises:
+        ParameterError: If the detector has no such parameter.
+    """
     known = {field.name for field in dataclasses.fields(detector)}
     found: dict[str, Any] = {}
     for text in given:

@@ -41,8 +41,9 @@ class AveragePrecision(Detector):
 
     Paper: Kojima et al. (2024), "On the Multilingual Ability of Decoder-based Pre-trained Language
     Models". Their code looks at the output of every linear layer at once, before activations; here
-    a set is about one site, and `mlp.neuron` is the default. It takes texts in one loop per unit;
-    the numbers are the same.
+    a set is about one site, and `mlp.neuron` is the default. Its responses include the BOS token,
+    which the default token policy here leaves out. It ranks the texts of one unit after the other;
+    of equal responses the numbers are the same.
     """
 
     name: ClassVar[str] = "average_precision"

@@ -47,7 +47,9 @@ class Lape(Detector):
         site: Where positive values were counted.
 
     Paper: Tang et al. (2024), "Language-Specific Neurons: The Key to Multilingual Capabilities in
-    Large Language Models". `per_label` is Kargaran et al. (2025), on programming languages.
+    Large Language Models". The released code selects the same neurons where nothing ties; ties are
+    arbitrary there, and labels at the end of the list that have no neurons are dropped. `per_label`
+    is Kargaran et al. (2025), on programming languages.
     """
 
     name: ClassVar[str] = "lape"
