@@ -37,8 +37,8 @@ class Overlap(Analysis):
     Facts: `mean` Jaccard index, `by_relation` and `by_script` (means and pairs), and two tests,
     `relatedness` and `script`: Spearman's rank correlation of the index with the likeness of the
     languages, and its one-sided p by permuting whole languages (a Mantel test; pairs that have a
-    language in common are not independent). With eight languages a p below 0.05 is hard to reach;
-    `None` where all pairs are equally alike.
+    language in common are not independent). With few neurons per label, a single shared one moves
+    the index; `None` where all pairs are equally alike.
 
     Args:
         permutations: Random permutations, where there are more than seven languages.
