@@ -61,7 +61,7 @@ def tokens(page: Page) -> int:
 
 
 def finish(page: Page) -> None:
-    """Wait until the generation is over, and take the focus away."""
+    """Wait until the generation is over, take the focus away, and go to the top."""
     page.wait_for_selector("#go:not(.busy)", timeout=240_000)
     page.mouse.move(4, 4)
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
@@ -112,7 +112,8 @@ def _top(page: Page, panel: str) -> dict[str, float]:
 
 def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, str]]) -> None:
     """Film a generation whose language is switched by hand, at the given tokens."""
-    page = open_page(browser, url, width=WIDTH, height=1200)
+    # So high that the page does not scroll.
+    page = open_page(browser, url, width=WIDTH, height=1500)
     page.locator("#prompt").fill(PROMPT)
     page.locator('.voice[data-label="en"]').click()
     # Pictures take time: the model is slowed down until every token gets one.
@@ -123,9 +124,9 @@ def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, st
     page.click("#go")
     page.mouse.move(4, 4)
     page.wait_for_selector("#steered .span")
-    top, bottom = (page.locator(each).bounding_box() for each in ("#ask", "#staff"))
+    top, bottom = (page.locator(each).bounding_box() for each in ("#prompt", "#staff"))
     assert top is not None and bottom is not None
-    clip = {"x": 30, "y": top["y"] + 26, "width": WIDTH - 60}
+    clip = {"x": 30, "y": top["y"] - 14, "width": WIDTH - 60}
     clip["height"] = bottom["y"] + bottom["height"] + 14 - clip["y"]
     frames: list[tuple[bytes, tuple[float, float] | None]] = []
     shown = 0
@@ -169,10 +170,14 @@ def _write(frames: list[tuple[bytes, tuple[float, float] | None]], file: Path) -
         images.append(image)
         waits.append(600 if pressed else 110)
     waits[-1] = 4000
-    # One palette for all frames, from the last one and from what is only in others.
-    sheet = Image.new("RGB", (FILM, images[-1].height + 40), RING)
-    sheet.paste(images[-1], (0, 0))
-    palette = sheet.quantize(160, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # One palette for all frames. Large areas would take all of it, so the chips of the languages,
+    # which are small, are put beside the last frame once more, enlarged.
+    last = images[-1]
+    chips = last.crop((0, last.height // 2, 170, last.height)).resize((680, 2 * last.height))
+    sheet = Image.new("RGB", (FILM + 680, 2 * last.height), RING)
+    sheet.paste(last, (0, 0))
+    sheet.paste(chips, (FILM, 0))
+    palette = sheet.quantize(224, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     films = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     films[0].save(
         file, save_all=True, append_images=films[1:], duration=waits, loop=0, optimize=True

@@ -62,7 +62,7 @@ def test_nothing_sticks_out_on_a_small_screen(visit, width):
 
 
 def test_fingers_hit_what_they_want(visit):
-    one = visit(**PHONE).open(prompt=PROMPT, schedule="en", tokens=60)
+    one = visit(**PHONE).open(prompt=PROMPT, schedule="en", tokens=72)
     for voice in one.page.locator("#staff .voice").all():
         box = voice.bounding_box()
         assert box["height"] >= 40 and box["width"] >= 60
@@ -131,13 +131,13 @@ def test_colour_is_never_the_only_signal(visit):
 
 
 def test_news_is_told_to_screen_readers(visit):
-    one = visit().open(prompt=PROMPT, schedule="en", tokens=48)
-    one.start(pace=12)
+    one = visit().open(prompt=PROMPT, schedule="en", tokens=60)
+    one.start(pace=10)
     one.wait_tokens(4)
     one.press("fr")
     assert "French" in one.page.locator("#news").text_content()
     one.finish()
-    assert "Done after 48 tokens" in one.page.locator("#news").text_content()
+    assert "Done after 60 tokens" in one.page.locator("#news").text_content()
 
 
 def test_no_motion_for_who_wants_none(visit):

@@ -62,7 +62,7 @@ def test_switches_reach_the_other_process(spaces, order):
     desk = Desk(Settings())
     desk.shelf.open()
     desk.shelf.wait()
-    asked = changed(order, schedule="en", max_new_tokens=30, pace=30)
+    asked = changed(order, schedule="en", max_new_tokens=60, pace=15)
     end = None
     for end in desk.generate(asked, session="far-away"):
         if end["tokens"] >= 6 and not end["switches"]:
@@ -80,4 +80,4 @@ def test_stop_reaches_the_other_process(spaces, order):
     next(seen)
     assert desk.stop("far-away")["stopped"]
     end = last(seen)
-    assert end["state"] == "stopped" and end["tokens"] < 60 and desk.running == 0
+    assert end["state"] == "stopped" and end["tokens"] < 200 and desk.running == 0
