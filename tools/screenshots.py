@@ -22,7 +22,7 @@ from neuronsteer.space import launch
 
 PROMPT = "The old man looked out of the window, and"
 #: In the animation: press this language when so many tokens are there.
-PRESSED = "20:fr,46:ja,70:ar"
+PRESSED = "24:fr,58:ja,90:ar"
 WIDTH = 1280
 #: Width of the animation, and the colour of the ring that shows where somebody pressed.
 FILM = 820
@@ -118,7 +118,7 @@ def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, st
     page.locator('.voice[data-label="en"]').click()
     # Pictures take time: the model is slowed down until every token gets one.
     page.locator("#pace").evaluate("each => { each.min = 0.5; each.step = 0.5; }")
-    set_range(page, "tokens", 96)
+    set_range(page, "tokens", 120)
     set_range(page, "pace", 1.5)
     page.mouse.move(4, 4)
     page.click("#go")
@@ -126,7 +126,7 @@ def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, st
     page.wait_for_selector("#steered .span")
     top, bottom = (page.locator(each).bounding_box() for each in ("#prompt", "#staff"))
     assert top is not None and bottom is not None
-    clip = {"x": 30, "y": top["y"] - 14, "width": WIDTH - 60}
+    clip = {"x": 30, "y": top["y"] - 8, "width": WIDTH - 60}
     clip["height"] = bottom["y"] + bottom["height"] + 14 - clip["y"]
     frames: list[tuple[bytes, tuple[float, float] | None]] = []
     shown = 0

@@ -137,12 +137,18 @@ class Pair:
         return found
 
     def default_schedule(self) -> str:
-        """Return the schedule of the set, or a tour of three labels."""
+        """Return a tour of three labels: those with which the set wants to be shown, if it says so.
+
+        A model needs some tokens to turn round, so they get all the room there is.
+        """
         stored = self.neurons.schedule
-        if stored is not None:
-            return str(stored if isinstance(stored, str) else Schedule.from_dict(stored))
-        tours = presets(self.labels, _TOKENS)
-        return next((each["schedule"] for each in tours if each["name"] == "Three"), self.labels[0])
+        if stored is None:
+            tours = presets(self.labels, _TOKENS)
+            return next((e["schedule"] for e in tours if e["name"] == "Three"), self.labels[0])
+        read = Schedule.parse(stored) if isinstance(stored, str) else Schedule.from_dict(stored)
+        labels = [label for label in read.labels if label in self.labels][:3] or self.labels[:1]
+        every = _TOKENS // len(labels)
+        return str(Schedule(labels[0], *((i * every, each) for i, each in enumerate(labels) if i)))
 
 
 def mirrored(schedule: Schedule) -> Schedule:

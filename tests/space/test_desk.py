@@ -10,6 +10,7 @@ import time
 import pytest
 
 from neuronsteer.errors import ParameterError
+from neuronsteer.schedule import Schedule
 from neuronsteer.space import running
 
 from .conftest import changed, last
@@ -207,6 +208,8 @@ def test_facts_about_the_neurons(desk):
     assert sum(facts["sharing"].values()) == facts["neurons"]
     assert next(iter(facts["operations"])) == facts["operation"]["name"]
     assert {"zero", "scale"} <= set(facts["operations"])
+    tour = Schedule.parse(facts["schedule"])
+    assert 2 <= len(tour.labels) <= 3 and set(tour.labels) <= set(facts["labels"])
     for label, best in facts["best"].items():
         found = [each["score"] for each in best]
         assert found == sorted(found, reverse=True), label
