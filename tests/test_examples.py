@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
 # What takes minutes as it is, in seconds.
 SMALL = {
+    "03_evaluate.py": ["--limit=1", "--seeds=1", "--tasks=forcing,lss"],
     "04_compare_methods.py": ["--limit=6", "--prompts=1", "--methods=lape,effect,sae_lape,culture"],
+    "07_amplification_sweep.py": ["--limit=1", "--strengths=1", "--labels", "en", "fr", "ja"],
 }
 
 
@@ -67,3 +69,15 @@ def test_the_comparison_has_every_method_and_its_control(
     assert "culture is left out: Culture compares labels" in said
     for share in ("0.1%", "0.3%", "1.0%", "3.0%", "10.0%"):
         assert share in said
+
+
+@pytest.mark.parametrize("name", ["03_evaluate.py", "07_amplification_sweep.py"])
+def test_the_evaluations_show_their_control(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    pytest.importorskip("lingua", reason="the language identifier is not installed")
+    arguments = [*SMALL[name], "--out", str(tmp_path / "report")]
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    assert "random" in capsys.readouterr().out
+    assert (tmp_path / "report" / "report.html").exists()
