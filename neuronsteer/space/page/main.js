@@ -173,6 +173,7 @@ async function usePair(name) {
   score.build();
   const known = (text) => parse(text, labels()) !== null || /sentence|text=|repeat=|~|\*/.test(text);
   const schedule = state.schedule && known(state.schedule) ? state.schedule : facts.schedule;
+  $("small-talk").hidden = facts.model !== "demo";
   const millions = facts.parameters / 1e6;
   $("facts").textContent = `${facts.model === "demo" ? "Embedded demo model" : facts.model} · ${millions < 1000 ? `${millions.toFixed(1)} million` : `${(millions / 1000).toFixed(1)} billion`} parameters · ${facts.labels.length} languages · ${facts.neurons} neurons`;
   $("presets").replaceChildren(...facts.presets.map((each) => make("button", {
