@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ParameterError
+from ..hub import builtin
 
 DEMO = "demo"
 _PREFIX = "NEURONSTEER_SPACE_"
@@ -108,6 +109,9 @@ class Settings:
             ParameterError: The message does not tell whether such a folder exists.
         """
         if not self.public or name in (self.model, self.neurons):
+            return
+        # What the package carries is no secret and no download.
+        if name == DEMO or (what == "neuron set" and builtin(name) is not None):
             return
         if any(_matches(name, pattern) for pattern in self.allow):
             return

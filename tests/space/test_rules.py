@@ -89,6 +89,15 @@ def test_at_home_everything_may_be_loaded():
     Settings().check_allowed("somebody/model", "model")
 
 
+def test_what_the_package_carries_may_be_loaded_anywhere():
+    rules = Settings(model="a/model", neurons="a/set", public=True)
+    rules.check_allowed("demo", "model")
+    rules.check_allowed("demo/lape", "neuron set")
+    for name, what in (("demo/lape", "model"), ("demo/../hub", "neuron set")):
+        with pytest.raises(ParameterError):
+            rules.check_allowed(name, what)
+
+
 @pytest.mark.parametrize("name", ["demo", "team/model", "team/other", "one/exact"])
 def test_public_pages_load_what_is_allowed(name):
     rules = Settings(public=True, allow=("team/*", "one/exact"))
