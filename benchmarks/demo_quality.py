@@ -33,6 +33,8 @@ PROMPT_TOKENS = 12
 NEW_TOKENS = 40
 #: Which share of the held-out lines is for what; before these, detection.
 PARTS = {"tune": (0.6, 0.75), "measure": (0.75, 1.0)}
+#: What "off" may mean: silent, or doing what the neuron does in the label's source.
+OFF = {"zero": {"name": "zero"}, "mean elsewhere": {"name": "set", "value": "other_mean"}}
 #: A switch is judged from this many tokens after it.
 GRACE = 6
 
@@ -114,7 +116,7 @@ class Bench:
 
     def switched(self, steer, judge: Judge, first: str, then: str, at: int = 20) -> float:
         """Return the share of texts that are heard in the new language after a switch."""
-        steer.to(ns.Schedule(first, (at, then)))
+        steer.to(ns.Schedule(first, (at, then)), away_from="previous")
         tokens = self.generate(at + GRACE + NEW_TOKENS)
         # A token may end inside a character: the tail is decoded on its own.
         return judge.share(self.texts(tokens[:, at + GRACE :]), then)
@@ -140,7 +142,8 @@ def measure(bench: Bench, neurons: ns.NeuronSet, languages: list[str], seeds: in
     base = {"english": judge.share(plain, "en"), "distinct": distinct(plain)}
     log(f"unsteered: {base['english']:.1%} English, distinct {base['distinct']:.3f}")
     losses = {language: bench.loss(language) for language in languages}
-    forced, matrix, switch, random = {}, {}, {}, {}
+    forced, switch, random = {}, {}, {}
+    matrices: dict[str, dict] = {name: {} for name in OFF}
     with ns.attach(bench.model, neurons) as steer:
         for language in languages:
             steer.to(language)
@@ -156,9 +159,10 @@ def measure(bench: Bench, neurons: ns.NeuronSet, languages: list[str], seeds: in
                 continue
             switch[language] = bench.switched(steer, judge, "en", language)
             log(f"switch en → {language}: {switch[language]:.1%}")
-        for off in languages:
-            steer.to(off, operation="zero")
-            matrix[off] = {on: bench.loss(on) - losses[on] for on in languages}
+        for name, operation in OFF.items():
+            for off in languages:
+                steer.to(off, operation=operation)
+                matrices[name][off] = {on: bench.loss(on) - losses[on] for on in languages}
         steer.off()
     for seed in range(seeds):
         with ns.attach(bench.model, neurons.random_like(seed)) as steer:
@@ -174,7 +178,7 @@ def measure(bench: Bench, neurons: ns.NeuronSet, languages: list[str], seeds: in
         "unsteered": base,
         "forced": forced,
         "switch": switch,
-        "deactivation": matrix,
+        "deactivation": matrices,
         "random": random,
         "loss": losses,
     }
@@ -194,19 +198,21 @@ def markdown(found: dict) -> str:
             f"| {cell['perplexity']:.3f} | {'' if switch is None else f'{switch:.1%}'} "
             f"| {'' if random is None else f'{statistics.fmean(random):.1%} ({max(random):.1%})'} |"
         )
-    languages = list(found["deactivation"])
-    rows += [
-        "",
-        "Rise of held-out loss (nats per token) on the column's language when the row's neurons "
-        "are off; bold where the row's own language suffers most:",
-        "",
-        "| off | " + " | ".join(languages) + " |",
-        "|---" * (len(languages) + 1) + "|",
-    ]
-    for off, cells in found["deactivation"].items():
-        worst = max(cells, key=cells.__getitem__)
-        shown = [f"**{v:+.3f}**" if on == off == worst else f"{v:+.3f}" for on, v in cells.items()]
-        rows.append(f"| {off} | " + " | ".join(shown) + " |")
+    for name, matrix in found["deactivation"].items():
+        rows += [
+            "",
+            "Rise of held-out loss (nats per token) on the column's language when the row's "
+            f"neurons are off ({name}); bold where the row's own language suffers most:",
+            "",
+            "| off | " + " | ".join(matrix) + " |",
+            "|---" * (len(matrix) + 1) + "|",
+        ]
+        for off, cells in matrix.items():
+            worst = max(cells, key=cells.__getitem__)
+            shown = [
+                f"**{v:+.3f}**" if on == off == worst else f"{v:+.3f}" for on, v in cells.items()
+            ]
+            rows.append(f"| {off} | " + " | ".join(shown) + " |")
     return "\n".join(rows)
 
 

@@ -31,7 +31,7 @@ NAME = "neuronsteer/demo"
 #: Parameters of the detector `effect` that can be given.
 PARAMETERS = ("rate", "source", "normalise", "factor", "share", "layers")
 #: What `neuronsteer demo` shows.
-SCHEDULE = "en,15:fr,30:ja,45:ru"
+SCHEDULE = "en,16:fr,40:ja,66:ru"
 
 
 def documents(heldout: Path, language: str) -> list[str]:
@@ -85,11 +85,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stats", type=Path, help="kept here, and reused if it exists")
     parser.add_argument("--quality", type=Path, help="results of benchmarks/demo_quality.py")
-    parser.add_argument("--rate", type=float, default=0.05)
+    parser.add_argument("--rate", type=float, default=0.01)
     parser.add_argument("--source", default="en")
     parser.add_argument("--normalise", default="std")
-    parser.add_argument("--factor", type=float, default=0.6)
-    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--factor", type=float, default=1.0)
+    parser.add_argument("--share", type=float, default=0.8)
     parser.add_argument("--layers", default="0-1")
     arguments = parser.parse_args()
     if arguments.stats and arguments.stats.exists():

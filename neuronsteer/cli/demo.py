@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..schedule import Schedule
 
 _PROMPT = "The old man looked out of the window, and"
-_TOKENS = 72
+_TOKENS = 92
 
 
 @command(

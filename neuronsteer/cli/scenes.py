@@ -133,7 +133,7 @@ def turned_off(stage: Stage) -> dict[str, Any] | None:
         stage,
         "3",
         f"The model's own language, {own}, turned off",
-        f"{len(rows)} neurons held at zero; the languages of {_SAMPLES} continuations",
+        f"{len(rows)} neurons; the languages of {_SAMPLES} continuations",
     )
     conditions: list[tuple[str, NeuronSet | None]] = [
         ("nothing off", None),
@@ -163,7 +163,10 @@ def _plain(stage: Stage) -> str:
 
 
 def _samples(stage: Stage, own: str, neurons: NeuronSet | None) -> list[str]:
-    """Return continuations of the prompt with the neurons of `own` at zero."""
+    """Return continuations of the prompt with the neurons of `own` taken away, if any are given.
+
+    How, the set knows: zero, or what is the opposite of its operation.
+    """
     import torch
 
     from ..steerer import attach
@@ -182,7 +185,7 @@ def _samples(stage: Stage, own: str, neurons: NeuronSet | None) -> list[str]:
         ids = generate(stage.model)
     else:
         with attach(stage.model, neurons) as steer:
-            steer.to(own, operation="zero")
+            steer.to(None, away_from=own)
             ids = generate(stage.model)
     new = ids[:, inputs["input_ids"].shape[1] :]
     texts: Sequence[str] = stage.tokenizer.batch_decode(new, skip_special_tokens=True)
