@@ -111,6 +111,15 @@ class Order:
         prompt = found.prompt if "prompt=" in self.schedule else False
         return Schedule(*found.points, repeat=found.repeat, prompt=prompt)
 
+    @property
+    def leaves(self) -> bool:
+        """Whether a switch also takes away the label before it.
+
+        A model that has written German goes on in German. Operations that weaken neurons have
+        nothing to leave.
+        """
+        return self.operation not in ("zero", "scale")
+
     def steering(self, neurons: NeuronSet) -> Operation | None:
         """Return the operation; `None` leaves it to the set.
 

@@ -12,8 +12,10 @@ import torch
 from transformers import LogitsProcessorList
 
 from ..errors import ParameterError
+from ..grammar import spoken
 from ..schedule import Schedule
 from ..steerer import Steerer, attach
+from ..targets import PREVIOUS
 from .lanes import Lane, scores
 from .mailbox import Mailbox
 from .order import Order, written
@@ -185,6 +187,7 @@ class Running:
         targets = [schedule, None, mirrored(schedule)][: len(self._lanes)]
         self._steer.to(
             targets,
+            away_from=PREVIOUS if self._order.leaves else None,
             operation=self._order.steering(self._pair.neurons),
             strength=self._order.strength,
         )
@@ -206,7 +209,10 @@ class Running:
     def _runs(self) -> list[tuple[int, int, str | None]]:
         if self._steer is None or not self._tokens:
             return []
-        return self._steer.spans(0)
+        return [
+            (start, end, None if label is None else spoken(label))
+            for start, end, label in self._steer.spans(0)
+        ]
 
     def _followed(self) -> str:
         """Return the schedule that gives this text again, switches by hand included."""
@@ -217,7 +223,7 @@ class Running:
             return written(asked)
         if not asked.is_conditional:
             lines = self._steer.timeline
-            return written(lines[0] if isinstance(lines, list) else lines)
+            return written(_plain(lines[0] if isinstance(lines, list) else lines))
         points = [(start, label) for start, _, label in self._runs()]
         return written(Schedule(points[0][1], *points[1:], prompt=asked.prompt))
 
@@ -243,3 +249,12 @@ class Running:
             )
             found["code"] = snippet(self._pair, order)
         return found
+
+
+def _plain(schedule: Schedule) -> Schedule:
+    """Return the schedule without what it leaves at each switch: that follows from the order."""
+    points = [
+        dataclasses.replace(point, label=None if point.label is None else spoken(point.label))
+        for point in schedule.points
+    ]
+    return Schedule(*points, repeat=schedule.repeat, prompt=schedule.prompt)

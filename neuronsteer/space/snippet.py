@@ -56,6 +56,8 @@ def snippet(pair: Pair, order: Order) -> str:
         f"ns.Schedule.parse({str(each)!r})" for each in (schedule, mirrored(schedule))
     )
     target = [_TARGETS.format(steered=steered, random=random) if order.controls else steered]
+    if order.leaves:
+        target.append('away_from="previous"')
     if order.steering(pair.neurons) is not None:
         target.append(f"operation={order.operation!r}")
     if order.strength != 1:
