@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,18 @@ def test_the_words_demo_and_demo_lape_name_sets_of_the_same_labels():
     assert steering.labels == describing.labels == ("en", "de", "fr", "es", "zh", "ja", "ru", "ar")
     assert all(steering.counts.values()) and steering.method["name"] == "effect"
     assert describing.method["name"] == "lape"
+
+
+def test_the_card_says_what_was_measured():
+    pytest.importorskip("lingua")
+    path = ROOT / "tools" / "demo_model_card.py"
+    spec = importlib.util.spec_from_file_location("demo_model_card", path)
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    for card in tool.CARDS:
+        text = card.read_text(encoding="utf-8")
+        assert text == tool.card(), "run: python tools/demo_model_card.py"
 
 
 def share(text: str, first: str, last: str) -> float:
