@@ -34,7 +34,7 @@ class Painter:
         if not text:
             return
         if label != self._last and self._marks:
-            self._write(f"⟦{label or '-'}⟧", None)
+            self._write(f"⟦{'-' if label is None else spoken(label)}⟧", None)
         self._last = label
         self._write(text, self.colour(label))
 

@@ -206,6 +206,8 @@ def test_interrupted_collection_resumes_to_the_same_result(call: Call, disk: Dis
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # What is started in the background inherits a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     partial = tmp_path / "s.partial"
     deadline = time.monotonic() + 120

@@ -85,6 +85,8 @@ def test_the_app_in_the_repository_serves_the_page(tmp_path):
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
+        # What is started in the background inherits a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         url = app.stdout.readline().strip()
