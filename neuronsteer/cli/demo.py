@@ -58,7 +58,8 @@ def demo(
     changes its language at chosen tokens, while it is generated. 3. The model's own language turned
     off, and as many random neurons for comparison.
 
-    Nothing is chosen to look good: a language identifier says what it hears, ✗ included.
+    A language identifier says what it hears, ✗ included. Prompt, temperature and switch points were
+    picked after trying others; give your own.
     """
     if (model == "demo") != (neurons == "demo"):
         raise ParameterError("--model and --set belong together: a set is made for one model.")
