@@ -23,7 +23,7 @@ import torch
 
 from neuronsteer.detectors import DETECTORS, detect, detector
 from neuronsteer.stats import REDUCERS, Need, Stats
-from neuronsteer.stats.statics import STATICS
+from neuronsteer.stats.weight_norms import STATICS
 
 LAYERS, WIDTH, HIDDEN, LABELS = 32, 14336, 4096, 10
 TOKENS = 10**7

@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from neuronsteer.neuronset import NeuronSet
-from neuronsteer.steerer import attach
+from neuronsteer.neuron_set import NeuronSet
+from neuronsteer.steering.steerer import attach
 
 LABELS = ("en", "zh", "fr", "es", "vi", "id", "ja")
 LAYERS, WIDTH, NEURONS, SHARED = 32, 11008, 3523, 477

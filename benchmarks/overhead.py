@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from neuronsteer.neuronset import NeuronSet
-from neuronsteer.schedule import Schedule
-from neuronsteer.steerer import attach
+from neuronsteer.neuron_set import NeuronSet
+from neuronsteer.steering.schedule import Schedule
+from neuronsteer.steering.steerer import attach
 
 # hidden 64: only framework overhead is left, which is what GPU decoding at batch 1 looks like.
 SHAPES = {64: 16, 512: 8, 2048: 4}

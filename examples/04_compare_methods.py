@@ -20,8 +20,8 @@ from neuronsteer.demo import model_folder
 from neuronsteer.demo.sentences import LANGUAGES, texts
 from neuronsteer.detectors import DETECTORS
 from neuronsteer.errors import NeuronSteerError
-from neuronsteer.frontier import frontier
-from neuronsteer.passes import collect_for, widened
+from neuronsteer.evaluation.collect_many import collect_for, widened
+from neuronsteer.evaluation.frontier import frontier
 from neuronsteer.stats.texts import read_sources
 
 ADD = {"name": "add", "value": "diffmean", "factor": 2.0}

@@ -12,47 +12,48 @@ from typing import TYPE_CHECKING
 from .integrations import peft_hook
 
 if TYPE_CHECKING:
-    from . import detectors, metrics, plots
+    from . import detectors, plots
     from .analysis import analyze
-    from .arithmetic import arith
-    from .comparison import compare
     from .detectors import detect
     from .enhancement import Enhanced, enhance
-    from .experiments.run import evaluate
+    from .evaluation import metrics
+    from .evaluation.comparison import compare
+    from .evaluation.experiments.run import evaluate
+    from .evaluation.reports import Report
     from .exports import bake, export
     from .integrations.peft import NeuronSteerConfig
-    from .neuronset import NeuronSet
+    from .neuron_set import NeuronSet
     from .operations import operation
-    from .reports import Report
-    from .schedule import Condition, Schedule
     from .stats import Stats, collect, load_stats
-    from .steerer import Steerer, attach
+    from .steering.label_sums import arith
+    from .steering.schedule import Condition, Schedule
+    from .steering.steerer import Steerer, attach
 
     __version__: str
 
-# Public name -> the room it lives in. A room that is public as a whole maps to itself.
-_ROOMS = {
-    "Condition": "schedule",
+# Public name -> the module it lives in. A module that is public as a whole ends in its own name.
+_MODULES = {
+    "Condition": "steering.schedule",
     "Enhanced": "enhancement",
-    "NeuronSet": "neuronset",
+    "NeuronSet": "neuron_set",
     "NeuronSteerConfig": "integrations.peft",
-    "Report": "reports",
-    "Schedule": "schedule",
+    "Report": "evaluation.reports",
+    "Schedule": "steering.schedule",
     "Stats": "stats",
-    "Steerer": "steerer",
+    "Steerer": "steering.steerer",
     "analyze": "analysis",
-    "arith": "arithmetic",
-    "attach": "steerer",
+    "arith": "steering.label_sums",
+    "attach": "steering.steerer",
     "bake": "exports",
     "collect": "stats",
-    "compare": "comparison",
+    "compare": "evaluation.comparison",
     "detect": "detectors",
     "detectors": "detectors",
     "enhance": "enhancement",
-    "evaluate": "experiments.run",
+    "evaluate": "evaluation.experiments.run",
     "export": "exports",
     "load_stats": "stats",
-    "metrics": "metrics",
+    "metrics": "evaluation.metrics",
     "operation": "operations",
     "plots": "plots",
 }
@@ -91,15 +92,15 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         return _version()
     try:
-        room = _ROOMS[name]
+        where = _MODULES[name]
     except KeyError:
         from .errors import did_you_mean
 
         raise AttributeError(
             f"module 'neuronsteer' has no attribute {name!r}.{did_you_mean(name, __all__)}"
         ) from None
-    module = importlib.import_module(f"{__name__}.{room}")
-    value = module if name == room else getattr(module, name)
+    module = importlib.import_module(f"{__name__}.{where}")
+    value = module if where.rpartition(".")[2] == name else getattr(module, name)
     # Kept, so that the next use is an ordinary attribute.
     globals()[name] = value
     return value

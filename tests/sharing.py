@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet
 
 LABELS = ("en", "fr", "ja")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, ModelCard
 
-from neuronsteer import card, picture
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet, card
+from neuronsteer.neuron_set import layer_picture as picture
 from tests.hub_server.cards import validate
 from tests.sharing import make_set
 from tests.tiny_models import tiny_model, tiny_tokenizer

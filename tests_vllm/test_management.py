@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-import neuronsteer.integrations.vllm.catalogue as catalogue_module
+import neuronsteer.integrations.vllm.served_sets as catalogue_module
 from neuronsteer.errors import NeuronSteerError
-from neuronsteer.integrations.vllm import add_set, private, remove_set, served_sets
+from neuronsteer.integrations.vllm import add_set, remove_set, served_sets
+from neuronsteer.integrations.vllm import vllm_internals as private
 from tests_vllm.material import (
     LAYERS,
     Reference,

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuronsteer.architectures import LAYOUTS, Layout
+from neuronsteer.models import LAYOUTS, Layout
 
 START, END = "<!-- families:start -->", "<!-- families:end -->"
 HEADER = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from neuronsteer.metrics import METRICS
-from neuronsteer.metrics.library import SPACES, files
+from neuronsteer.evaluation.metrics import METRICS
+from neuronsteer.evaluation.metrics.library import SPACES, files
 
 
 def main() -> int:

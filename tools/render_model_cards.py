@@ -16,8 +16,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from neuronsteer import card, picture
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet, card
+from neuronsteer.neuron_set import layer_picture as picture
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 

@@ -122,7 +122,7 @@ def analyze(what: str | Analysis, *material: Any, **options: Any) -> Result:
             `tokenizer=`, `texts=`), and parameters of the analysis.
 
     Example:
-        >>> from neuronsteer.neuronset import NeuronSet
+        >>> from neuronsteer.neuron_set import NeuronSet
         >>> neurons = NeuronSet.from_rows(
         ...     ["en", "fr"], label=[0, 1, 1], layer=[0, 0, 2], index=[5, 5, 7],
         ...     site="mlp.act", num_layers=4, d_ff=32,

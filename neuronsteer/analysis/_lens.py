@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..architectures import inspect
 from ..errors import ParameterError
-from ..listen import Callback, listen
-from ..metrics.scoring import Row, forward
+from ..evaluation.metrics.scoring import Row, forward
+from ..models import inspect
+from ..models.readonly_hooks import Callback, listen
 from ._tokens import TokenTable
 from ._unembedding import Unembed, unembedding
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ParameterError, TextError
-from ..metrics.scoring import Row
+from ..evaluation.metrics.scoring import Row
 from ..stats.texts import read_sources
 
 

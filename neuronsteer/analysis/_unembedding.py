@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..architectures import Anatomy
 from ..errors import LayoutError
+from ..models import Anatomy
 
 Unembed = Callable[[Tensor], Tensor]
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..columns import same_space
 from ..detectors import detect
 from ..detectors.ternary import KINDS, classify
 from ..errors import ParameterError
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
+from ..neuron_set.value_columns import same_space
 from . import ANALYSES, Analysis
 from ._result import Result
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterError, StatsError
-from ..metrics.bootstrap import interval
-from ..metrics.codes import same
-from ..metrics.langid import IdentifierLike, heard
+from ..evaluation.metrics.bootstrap import interval
+from ..evaluation.metrics.codes import same
+from ..evaluation.metrics.langid import IdentifierLike, heard
 from ..stats import collect
 from . import ANALYSES, Analysis
 from ._lines import halves, lines
@@ -21,7 +21,7 @@ from ._result import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..neuronset import NeuronSet
+    from ..neuron_set import NeuronSet
 
 OWN, CENTRES, RANDOM = "own neurons", "all neurons", "random neurons"
 

@@ -19,7 +19,7 @@ from ._result import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..neuronset import NeuronSet
+    from ..neuron_set import NeuronSet
 
 # All orders of up to so many labels are tried; of more, `permutations` random ones.
 _EXACT = 7

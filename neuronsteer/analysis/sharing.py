@@ -11,7 +11,7 @@ from ._result import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..neuronset import NeuronSet
+    from ..neuron_set import NeuronSet
 
 
 @ANALYSES.register("sharing")

@@ -9,10 +9,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..comparison import Comparison
 from ..detectors import DETECTORS, Detector, detect, detector
 from ..errors import ParameterError
-from ..neuronset import NeuronSet
+from ..evaluation.comparison import Comparison
+from ..neuron_set import NeuronSet
 from ..stats import Stats, collect
 from . import ANALYSES, Analysis
 from ._lines import lines

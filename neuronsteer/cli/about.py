@@ -42,13 +42,13 @@ def doctor(
 
     Runs one token through the model. Exits with 2 if the model cannot be steered, and says why.
     """
-    from ..architectures import doctor as examine
+    from ..models import diagnose
     from .models import load_model
 
     loaded, _ = load_model(
         model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
     )
-    report = examine(loaded)
+    report = diagnose(loaded)
     if as_json:
         console.dump(report)
     else:

@@ -52,7 +52,7 @@ def convert(
     names = [name.strip() for name in labels.split(",")]
     if not all(names):
         raise ParameterError(f"--labels {labels!r} has an empty name between commas.")
-    from ..masks import load_mask
+    from ..neuron_set.paper_masks import load_mask
 
     neurons = load_mask(
         file, names, num_layers=layers, d_ff=width, model_type=model_type, base_model=base

@@ -12,8 +12,8 @@ from . import commands, console
 from .commands import command
 
 if TYPE_CHECKING:
-    from ..neuronset import NeuronSet
-    from ..schedule import Schedule
+    from ..neuron_set import NeuronSet
+    from ..steering.schedule import Schedule
 
 _PROMPT = "The old man looked out of the window, and"
 _TOKENS = 92
@@ -117,7 +117,7 @@ def _serve(model: str, neurons: str, device: str, *, quiet: bool) -> None:
 
 def _target(schedule: str | None, rows: NeuronSet, labels: Sequence[str], tokens: int) -> Schedule:
     """Return what the second scene shows: what was asked, what the set proposes, or a tour."""
-    from ..schedule import Schedule
+    from ..steering.schedule import Schedule
 
     chosen = schedule or rows.schedule
     if isinstance(chosen, str):
@@ -127,7 +127,7 @@ def _target(schedule: str | None, rows: NeuronSet, labels: Sequence[str], tokens
 
 def _tour(labels: Sequence[str], tokens: int) -> Schedule:
     """Return a schedule that switches twice: to a close label, then to one further down."""
-    from ..schedule import Schedule
+    from ..steering.schedule import Schedule
 
     stops = list(dict.fromkeys([*labels[:2], labels[2 * len(labels) // 3]]))
     every = max(tokens // len(stops), 1)

@@ -13,7 +13,7 @@ from . import commands, console
 from .commands import command
 
 if TYPE_CHECKING:
-    from ..reports import Report
+    from ..evaluation.reports import Report
 
 
 @command(
@@ -107,7 +107,7 @@ def evaluate(
     """
     given = _tasks(tasks, task or [])
     sources = _data(data or [])
-    from ..experiments.run import evaluate as run
+    from ..evaluation.experiments.run import evaluate as run
     from .models import load_model, load_set
 
     rows = load_set(neurons)
@@ -167,7 +167,7 @@ def report(
     quiet: commands.Quiet = False,
 ) -> None:
     """Show a report, or two side by side."""
-    from ..reports import Report
+    from ..evaluation.reports import Report
 
     first = Report.load(left)
     if right is not None:
@@ -231,7 +231,7 @@ def _show(report: Report) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ..reports import wording
+    from ..evaluation.reports import wording
 
     arms = [name for name in wording.ARMS if any(name in task["arms"] for task in report.tasks)]
     table = Table(title=escape(report.title), box=None, padding=(0, 2, 0, 0))

@@ -13,7 +13,7 @@ from .commands import command
 from .streaming import Painter
 
 if TYPE_CHECKING:
-    from ..schedule import Schedule
+    from ..steering.schedule import Schedule
 
 
 @command(
@@ -87,7 +87,7 @@ def generate(
     from .running import Request, run
 
     rows = load_set(neurons)
-    from ..schedule import Schedule
+    from ..steering.schedule import Schedule
 
     if target is None and rows.schedule is not None:
         stored = rows.schedule
@@ -144,7 +144,7 @@ def _prompt(given: str | None) -> str:
 
 
 def _schedule(to: str | None, schedule: str | None) -> Schedule | None:
-    from ..schedule import Schedule
+    from ..steering.schedule import Schedule
 
     if to is not None and schedule is not None:
         raise ParameterError(

@@ -100,8 +100,8 @@ def pull(
 
     What was downloaded before is taken from the cache, also without a network.
     """
-    from ..neuronset import NeuronSet
-    from ..sharing import companions
+    from ..neuron_set import NeuronSet
+    from ..neuron_set.hub_repository import companions
 
     name = (subfolder or repo).strip("/").rpartition("/")[2]
     folder = Path(name) if out is None else out

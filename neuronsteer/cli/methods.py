@@ -18,11 +18,11 @@ from .commands import command
 _REGISTRIES = {
     "detectors": ("detectors", "DETECTORS"),
     "operations": ("operations", "OPERATIONS"),
-    "metrics": ("metrics", "METRICS"),
-    "experiments": ("experiments", "EXPERIMENTS"),
+    "metrics": ("evaluation.metrics", "METRICS"),
+    "experiments": ("evaluation.experiments", "EXPERIMENTS"),
     "exports": ("exports", "EXPORTS"),
     "reducers": ("stats", "REDUCERS"),
-    "layouts": ("architectures", "LAYOUTS"),
+    "layouts": ("models", "LAYOUTS"),
 }
 # Rows of a table rather than classes: their names say it all.
 _NAMES_ONLY = ("layouts", "reducers")

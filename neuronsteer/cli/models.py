@@ -10,7 +10,7 @@ from ..errors import HubError, NeuronSteerError, ParameterError, did_you_mean
 from . import console
 
 if TYPE_CHECKING:
-    from ..neuronset import NeuronSet
+    from ..neuron_set import NeuronSet
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEMO = "demo"
@@ -67,7 +67,7 @@ def load_set(name: str, **hub: Any) -> NeuronSet:
         name: Folder or Hub id.
         **hub: `revision`, `subfolder`, `token`, as `NeuronSet.from_pretrained` takes them.
     """
-    from ..neuronset import NeuronSet
+    from ..neuron_set import NeuronSet
 
     if name == DEMO:
         from ..demo import set_folder

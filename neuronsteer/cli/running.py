@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ParameterError, unknown_label
-from ..grammar import is_arithmetic
-from ..spans import Run, locate, pieces
-from ..targets import PREVIOUS
+from ..steering.schedule_text import is_arithmetic
+from ..steering.targets import PREVIOUS
+from ..steering.token_text import Run, locate, pieces
 from .streaming import Painter, Streamer
 
 if TYPE_CHECKING:
-    from ..neuronset import NeuronSet
+    from ..neuron_set import NeuronSet
     from ..operations import Operation
-    from ..schedule import Schedule
+    from ..steering.schedule import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Request:
 
     def check(self, neurons: NeuronSet) -> None:
         """Raise for a label the set does not have, before a large model is loaded."""
-        from ..arithmetic import arith
+        from ..steering.label_sums import arith
 
         away = () if tuple(self.away_from) == (PREVIOUS,) else self.away_from
         for label in (*self.schedule.labels, *away):
@@ -86,7 +86,7 @@ def run(
     painter: Painter | None = None,
 ) -> Outcome:
     """Generate one text; with a painter, its tokens are shown as they come."""
-    from ..steerer import attach
+    from ..steering.steerer import attach
 
     inputs = tokenizer(request.prompt, return_tensors="pt").to(model.device)
     # Some tokenizers add ids that the model's forward does not take.

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..grammar import spoken
-from ..targets import PREVIOUS
+from ..steering.schedule_text import spoken
+from ..steering.targets import PREVIOUS
 from .running import Outcome, Request, run
 from .streaming import Painter
 
 if TYPE_CHECKING:
     from ..demo.judge import Judge
-    from ..neuronset import NeuronSet
-    from ..schedule import Schedule
+    from ..neuron_set import NeuronSet
+    from ..steering.schedule import Schedule
 
 #: New tokens of one line in the first scene.
 _LINE = 24
@@ -83,7 +83,7 @@ class Stage:
 
 def languages(stage: Stage) -> dict[str, Any]:
     """The same prompt, unsteered and forced into every language."""
-    from ..schedule import Schedule
+    from ..steering.schedule import Schedule
 
     _title(stage, "1", "One prompt, every language", f"“{stage.prompt} …”")
     lines: list[dict[str, Any]] = []
@@ -157,7 +157,7 @@ def _spoken(label: str | None) -> str | None:
 
 
 def _plain(stage: Stage) -> str:
-    from ..schedule import Schedule
+    from ..steering.schedule import Schedule
 
     return stage.continued(Schedule(None), _LINE).text[len(stage.prompt) :]
 
@@ -169,7 +169,7 @@ def _samples(stage: Stage, own: str, neurons: NeuronSet | None) -> list[str]:
     """
     import torch
 
-    from ..steerer import attach
+    from ..steering.steerer import attach
 
     inputs = stage.tokenizer([stage.prompt] * _SAMPLES, return_tensors="pt").to(stage.model.device)
     inputs.pop("token_type_ids", None)

@@ -96,7 +96,7 @@ def serve(
 
 def _block(named: list[str], default: str | None, capacity: int | None) -> dict[str, Any]:
     """Return vLLM's `additional_config`, after loading every set to see that it can be served."""
-    from ..integrations.vllm.catalogue import Catalogue
+    from ..integrations.vllm.served_sets import Catalogue
     from ..integrations.vllm.settings import CAPACITY, KEY, Settings
 
     sets = [_source(text) for text in named]

@@ -13,7 +13,7 @@ from .commands import command
 from .hub import Revision, Subfolder, Token
 
 if TYPE_CHECKING:
-    from ..neuronset import NeuronSet
+    from ..neuron_set import NeuronSet
 
 
 @command(

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ..grammar import spoken
-from ..spans import Detokenizer, Run
+from ..steering.schedule_text import spoken
+from ..steering.token_text import Detokenizer, Run
 from . import console
 
 

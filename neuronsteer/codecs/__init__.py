@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..architectures import Anatomy, Tap
-from ..architectures.tap import OUTPUT
-from ..columns import DIRECTION, FEATURE_SITES
 from ..errors import LayoutError, ParameterError
-from ..neuronset import NeuronSet
+from ..models import Anatomy, Tap
+from ..models.hook_point import OUTPUT
+from ..neuron_set import NeuronSet
+from ..neuron_set.value_columns import DIRECTION, FEATURE_SITES
 from ..registry import Registry
 
 #: Name of a format → what opens it from its specification.

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..architectures import inspect
 from ..errors import ParameterError, TextError
-from ..listen import listen
+from ..models import inspect
+from ..models.readonly_hooks import listen
 from .plain import Autoencoder, PlainCodec
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
 
 import torch
 
-from ..columns import MLP_SITES, gather
 from ..errors import ParameterError, StatsError
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
+from ..neuron_set.value_columns import MLP_SITES, gather
 from ..registry import Registry, configured
 from ..stats.needs import Need
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..columns import MLP_SITES
 from ..errors import unknown_label
+from ..neuron_set.value_columns import MLP_SITES
 from ._probability import several
 
 if TYPE_CHECKING:

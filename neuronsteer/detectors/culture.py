@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..columns import MLP_SITES
 from ..errors import LabelError, ParameterError, StatsError
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
+from ..neuron_set.value_columns import MLP_SITES
 from ..stats.needs import Need
 from . import DETECTORS, Detector, detector
 

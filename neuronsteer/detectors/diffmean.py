@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..architectures import SITES
 from ..errors import ParameterError, did_you_mean
-from ..neuronset import NeuronSet
+from ..models import SITES
+from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
 from ._probability import places

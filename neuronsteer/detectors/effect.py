@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from ..errors import ParameterError
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
 from ._layers import ALL, layer_mask, layer_ranges

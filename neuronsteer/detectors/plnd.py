@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from ..errors import ParameterError, did_you_mean
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
 from ._probability import several

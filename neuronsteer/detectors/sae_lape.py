@@ -10,7 +10,7 @@ import torch
 
 from ..codecs import FEATURE_SITES, open_codec
 from ..errors import NeuronSteerError, ParameterError
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
 from ._probability import ascending, entropy, several, table

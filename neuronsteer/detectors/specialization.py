@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from ..errors import ParameterError
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from ..stats.reducers.quantile import edges
 from . import DETECTORS, Detector, neuron_set

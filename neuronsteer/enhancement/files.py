@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import hub
-from ..artifact import package_version
 from ..errors import ArtifactError
+from ..neuron_set.storage import package_version
 from .units import COLUMNS, ROWS, Units
 
 CONFIG, TENSORS = "enhancement_config.json", "enhancement.safetensors"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..architectures.modules import in_size, out_size
 from ..errors import LayoutError, ParameterError
+from ..models.modules import in_size, out_size
 from .units import COLUMNS, ROWS
 
 

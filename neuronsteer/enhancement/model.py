@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..architectures import Anatomy, inspect
-from ..architectures.modules import find, in_size, out_size
 from ..errors import HookError, LayoutError, MismatchError, ParameterError
-from ..neuronset import NeuronSet
+from ..models import Anatomy, inspect
+from ..models.modules import find, in_size, out_size
+from ..neuron_set import NeuronSet
 from . import files
 from .layers import Partial, matrix_of
 from .units import COLUMNS, PARTS, Units, units

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..architectures import Anatomy
-from ..columns import MLP_SITES
 from ..errors import LayoutError, ParameterError
-from ..neuronset import NeuronSet
+from ..models import Anatomy
+from ..neuron_set import NeuronSet
+from ..neuron_set.value_columns import MLP_SITES
 
 ROWS, COLUMNS = "rows", "columns"
 PARTS = ("gate", "up", "down")

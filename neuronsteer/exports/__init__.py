@@ -15,16 +15,16 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..arithmetic import arith
 from ..errors import ParameterError, did_you_mean
-from ..grammar import is_arithmetic
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
 from ..operations import Operation
 from ..operations import operation as make_operation
 from ..registry import Registry
-from ..states import State
-from ._recipe import PARTS, Change, Recipe, compile_recipe
-from ._source import Source
+from ..steering.compile import State
+from ..steering.label_sums import arith
+from ..steering.schedule_text import is_arithmetic
+from ._base_model import Source
+from ._edits import PARTS, Change, Recipe, compile_recipe
 from ._staging import staged
 
 __all__ = [

@@ -10,10 +10,10 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..card import hub_id
 from ..errors import ParameterError
+from ..neuron_set.card import hub_id
 from ._cards import CARD, python_block, render_card
-from ._recipe import Recipe
+from ._edits import Recipe
 
 _USAGE = """
 from peft import PeftModel

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..artifact import package_version
-from ..card import hub_id, languages
-from ._recipe import Recipe
+from ..neuron_set.card import hub_id, languages
+from ..neuron_set.storage import package_version
+from ._edits import Recipe
 
 CARD = "README.md"
 # Only folders with this line in their card are ever replaced.

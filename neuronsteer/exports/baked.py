@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..errors import ParameterError
 from . import EXPORTS, Change, Export, Recipe
+from ._bias_config import Housing, find_housing
 from ._cards import CARD, python_block, render_card
-from ._housing import Housing, find_housing
-from ._recipe import HELD_AT
-from ._shards import Checkpoint, Edit
+from ._edits import HELD_AT
+from ._safetensors_rewrite import Checkpoint, Edit
 
 _SHARD = "5GB"
 _USAGE = """

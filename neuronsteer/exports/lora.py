@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import ParameterError
 from . import EXPORTS, Change, Export, Recipe
 from ._adapter import refuse_experts, tensor_bytes, write_adapter
-from ._recipe import HELD_AT
+from ._edits import HELD_AT
 
 
 @EXPORTS.register("lora")

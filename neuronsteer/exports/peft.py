@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..artifact import PEFT_TYPE
 from ..errors import ParameterError
-from ..peft_files import SCALE, SHIFT, SITE, spell
+from ..neuron_set.peft_files import SCALE, SHIFT, SITE, spell
+from ..neuron_set.storage import PEFT_TYPE
 from . import EXPORTS, Export, Recipe
 from ._adapter import refuse_experts, tensor_bytes, write_adapter
 

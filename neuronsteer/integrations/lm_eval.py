@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ParameterError, require
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
 from ..operations import Operation, operation
-from ..steerer import attach
+from ..steering.steerer import attach
 
 NAME = "neuronsteer"
 _WHY = "Running tasks of lm-evaluation-harness"

@@ -8,6 +8,7 @@ folder: a frozen dataclass that implements `affine` and is registered by name.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -17,6 +18,16 @@ from ..errors import ParameterError
 from ..registry import Registry, configured
 
 SITES_OF_MLP = ("mlp.neuron", "mlp.act")
+
+
+# Percentiles are written `p10`, `p99.5`.
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
+
+
+def percentile(source: str) -> float | None:
+    """Return the percentile that `source` names, 10.0 for `p10`, or `None` if it names none."""
+    found = _PERCENTILE.fullmatch("p50" if source == "median" else source)
+    return None if found is None else float(found[1])
 
 
 class Values(Protocol):

@@ -8,9 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from ..columns import is_percentile
 from ..errors import ParameterError
-from . import OPERATIONS, Operation, Values
+from . import OPERATIONS, Operation, Values, percentile
 
 #: Statistics that a row may carry and an operation may use as its value; percentiles (`p10`), too.
 SOURCES = ("mean", "median", "max", "diffmean", "other_mean", "layer_mean")
@@ -67,7 +66,7 @@ class _Valued(Operation):
     def __post_init__(self) -> None:
         _finite(self.name, "factor", self.factor)
         if isinstance(self.value, str):
-            if self.value not in SOURCES and not is_percentile(self.value):
+            if self.value not in SOURCES and percentile(self.value) is None:
                 raise ParameterError(
                     f"The operation {self.name!r} got value={self.value!r}; expected a number, "
                     f"one of {', '.join(SOURCES)}, or a percentile such as p10."

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HubError, MismatchError, NeuronSteerError, ParameterError
 from ..hub import translate
-from ..neuronset import NeuronSet
+from ..neuron_set import NeuronSet
 from .downloading import Step, download
-from .pair import Pair
+from .loaded_model import Pair
 from .settings import DEMO, Settings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def load(model_id: str, set_id: str, settings: Settings) -> Generator[Step, None
     yield 0.75, f"Loading the weights{told}"
     model, tokenizer = _weights(model_id, place, device)
     yield 0.85, "Attaching the neurons, once, to see that every hook fires"
-    from ..steerer import attach
+    from ..steering.steerer import attach
 
     attach(model, neurons, private=True).detach()
     yield 0.95, "Calling the language identifier"

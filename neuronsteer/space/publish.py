@@ -6,9 +6,9 @@ import json
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..card import hub_id
 from ..errors import HubError, ParameterError
 from ..hub import translate
+from ..neuron_set.card import hub_id
 from .settings import DEMO, Settings
 
 #: The version of Gradio that Spaces install; the page is tested with it.

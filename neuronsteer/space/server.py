@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NeuronSteerError, ParameterError, require
-from .desk import Desk
-from .gate import Gate
-from .order import Order
+from .middleware import Gate
+from .request import Order
+from .service import Desk
 from .settings import Settings
 
 Snapshots = Generator[dict[str, Any], None, None]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .order import Order
-from .pair import RANDOM, Pair, mirrored
+from .loaded_model import RANDOM, Pair, mirrored
+from .request import Order
 from .settings import DEMO
 
 _TEMPLATE = """\

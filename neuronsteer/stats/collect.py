@@ -12,25 +12,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..architectures import Anatomy, inspect
 from ..codecs import FEATURE_SITES, Codec, open_codec
 from ..errors import HookError, ParameterError
+from ..models import Anatomy, inspect
+from .activation_collector import Gatherer
 from .batches import BatchPlan
 from .checkpoint import Checkpoint
+from .distributed import Ranks, joined, tensor_parallel
 from .forward import input_device
-from .gather import Gatherer
 from .identity import context_length, model_facts, model_identity, tokenizer_identity, versions
 from .needs import Need, resolve_needs
 from .policy import TokenPolicy, make_policy
 from .progress import Report
-from .ranks import Ranks, joined, tensor_parallel
 from .reducers import REDUCERS
 from .reducers.texts import BY_TEXT
 from .run import Run
-from .statics import STATICS, measure
 from .store import Stats
 from .texts import Source, check_field, read_sources
 from .tokens import RowReader, check_tokenizer
+from .weight_norms import STATICS, measure
 
 log = logging.getLogger(__name__)
 

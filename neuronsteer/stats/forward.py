@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..architectures import Anatomy
 from ..errors import ParameterError
-from ..listen import Listener
+from ..models import Anatomy
+from ..models.readonly_hooks import Listener
+from .activation_collector import Gatherer
 from .batches import Batch
-from .gather import Gatherer
 
 log = logging.getLogger(__name__)
 

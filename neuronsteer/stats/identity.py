@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from ..architectures import Anatomy
+from ..models import Anatomy
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..architectures import SITES as MODEL_SITES
-from ..columns import FEATURE_SITES
 from ..errors import ParameterError, did_you_mean
+from ..models import SITES as MODEL_SITES
+from ..neuron_set.value_columns import FEATURE_SITES
 
 SITES = (*MODEL_SITES, *FEATURE_SITES)
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..architectures import SITES
 from ..errors import ParameterError, StatsError, did_you_mean
+from ..models import SITES
 from .needs import Need
 
 

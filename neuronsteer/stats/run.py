@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..architectures import Anatomy
 from ..errors import StatsError, TextError
-from ..listen import Listener
+from ..models import Anatomy
+from ..models.readonly_hooks import Listener
+from .activation_collector import ROUTED, Gatherer
 from .batches import Batch, BatchPlan
 from .checkpoint import Checkpoint, Position
+from .distributed import Ranks
 from .forward import Forwarder, evaluating
-from .gather import ROUTED, Gatherer
 from .needs import Need
 from .progress import Progress, Report, reporting
-from .ranks import Ranks
 from .texts import Source
 from .tokens import RowReader, Tally
 

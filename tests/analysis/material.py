@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet
 from neuronsteer.stats import Need, Stats
 
 LANGUAGES = ("en", "fr", "ja")

@@ -11,8 +11,8 @@ from neuronsteer.analysis._lens import read
 from neuronsteer.analysis._lines import rows
 from neuronsteer.analysis._tokens import OTHER, token_table
 from neuronsteer.analysis._unembedding import unembedding
-from neuronsteer.architectures import inspect
 from neuronsteer.errors import LayoutError, ParameterError, TextError
+from neuronsteer.models import inspect
 
 from ..tiny_models import ALL_FAMILIES, VOCAB, tiny_ids, tiny_model, tiny_tokenizer
 from .material import ALPHABETS, LANGUAGES, corpora, lines

@@ -7,7 +7,7 @@ import pytest
 
 from neuronsteer.analysis import _relatives, analyze
 from neuronsteer.errors import ParameterError
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet
 
 from .material import owned, random_counts, random_set
 

@@ -48,7 +48,7 @@ def test_doctor_reports_sites_and_hooks(call: Call, disk: Disk):
 
 def test_doctor_explains_in_json_too(call: Call, disk: Disk, monkeypatch: pytest.MonkeyPatch):
     problem = {"model_type": "x", "steerable": False, "problems": ["hooks never fire"], "sites": {}}
-    monkeypatch.setattr("neuronsteer.architectures.doctor", lambda _model: problem)
+    monkeypatch.setattr("neuronsteer.models.diagnose", lambda _model: problem)
     done = call("doctor", disk.model, "--json")
     assert done.code == 2
     assert json.loads(done.out) == problem

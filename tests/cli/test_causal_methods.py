@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet
 from neuronsteer.stats import load_stats
 
 from .conftest import Disk, Result

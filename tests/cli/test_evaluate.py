@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from neuronsteer.metrics import METRICS
-from neuronsteer.metrics.library import files
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.evaluation.metrics import METRICS
+from neuronsteer.evaluation.metrics.library import files
+from neuronsteer.neuron_set import NeuronSet
 
 pytest_plugins = ("tests.hub_server.fixtures",)
 
@@ -21,7 +21,7 @@ QUICK = ("--tasks", "lss,perplexity", "--controls", "random:2", "--limit", "1", 
 def reports(disk, tmp_path_factory) -> Path:
     """Two reports of the same set on disk."""
     from neuronsteer.cli.models import load_model
-    from neuronsteer.experiments.run import evaluate
+    from neuronsteer.evaluation.experiments.run import evaluate
 
     root = tmp_path_factory.mktemp("reports")
     model, tokenizer = load_model(disk.model)
@@ -81,7 +81,7 @@ def test_mistakes_are_one_message(disk, call, tmp_path, line, said):
 
 
 def test_an_interruption_tells_how_to_go_on(disk, call, tmp_path, monkeypatch):
-    from neuronsteer.experiments.lss import Shift
+    from neuronsteer.evaluation.experiments.lss import Shift
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from neuronsteer import picture
 from neuronsteer.hub import retrying
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet
+from neuronsteer.neuron_set import layer_picture as picture
 
 pytest_plugins = ("tests.hub_server.fixtures",)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from neuronsteer.cli.streaming import Painter, Streamer
-from neuronsteer.spans import locate, pieces
+from neuronsteer.steering.token_text import locate, pieces
 
 from ..tiny_models import tiny_tokenizer
 

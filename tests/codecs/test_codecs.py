@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from neuronsteer.architectures import inspect
 from neuronsteer.codecs import open_codec
 from neuronsteer.codecs.plain import Autoencoder, PlainCodec
 from neuronsteer.codecs.training import train
 from neuronsteer.detectors import detect, detector
 from neuronsteer.errors import ArtifactError, LayoutError, MismatchError, ParameterError
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.models import inspect
+from neuronsteer.neuron_set import NeuronSet
 from neuronsteer.operations import operation
 from neuronsteer.stats import collect
-from neuronsteer.steerer import attach
+from neuronsteer.steering.steerer import attach
 from tests.steering.sets import greedy
 from tests.tiny_models import tiny_ids, tiny_model, tiny_tokenizer
 

@@ -17,7 +17,7 @@ from neuronsteer.codecs.saelens import SaeLensCodec
 from neuronsteer.detectors import detect, detector
 from neuronsteer.errors import MissingExtraError, ParameterError
 from neuronsteer.stats import collect
-from neuronsteer.steerer import attach
+from neuronsteer.steering.steerer import attach
 from tests.codecs.test_codecs import HIDDEN, TEXTS, autoencoder
 from tests.steering.sets import greedy
 from tests.tiny_models import tiny_ids, tiny_model, tiny_tokenizer

@@ -12,12 +12,12 @@ import statistics
 
 import pytest
 
-from neuronsteer.architectures import inspect
 from neuronsteer.cli.models import load_model
 from neuronsteer.detectors import DETECTORS, detect, detector
-from neuronsteer.metrics.scoring import text_likelihoods
+from neuronsteer.evaluation.metrics.scoring import text_likelihoods
+from neuronsteer.models import inspect
 from neuronsteer.stats import collect
-from neuronsteer.steerer import attach
+from neuronsteer.steering.steerer import attach
 
 from .parallel import DETECT, HELD_OUT
 

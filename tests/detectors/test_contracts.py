@@ -10,9 +10,9 @@ import torch
 
 from neuronsteer.detectors import DETECTORS, Detector, detect, detector
 from neuronsteer.errors import NeuronSteerError, ParameterError, StatsError
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet
 from neuronsteer.stats import REDUCERS, Need, Stats
-from neuronsteer.stats.statics import STATICS
+from neuronsteer.stats.weight_norms import STATICS
 
 from .material import folded
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronsteer.architectures import inspect
 from neuronsteer.detectors import detect, detector
 from neuronsteer.errors import LayoutError, ParameterError, StatsError
+from neuronsteer.models import inspect
 from neuronsteer.stats import collect
 
 from ..tiny_models import tiny_model, tiny_tokenizer

@@ -10,7 +10,7 @@ from neuronsteer.detectors import detect, detector
 from neuronsteer.detectors.plnd import SITES, stages
 from neuronsteer.errors import ParameterError, StatsError
 from neuronsteer.stats import collect
-from neuronsteer.steerer import attach
+from neuronsteer.steering.steerer import attach
 
 from ..tiny_models import tiny_model, tiny_tokenizer
 from .material import measured, rows_of

@@ -13,7 +13,7 @@ from neuronsteer.codecs.training import fit
 from neuronsteer.demo.sentences import LANGUAGES, texts
 from neuronsteer.detectors import detect, detector
 from neuronsteer.errors import ParameterError
-from neuronsteer.metrics.activity import Activity
+from neuronsteer.evaluation.metrics.activity import Activity
 from neuronsteer.stats import Need, Stats, collect
 
 from .material import rows_of
@@ -162,8 +162,8 @@ class TestOnTheDemoModel:
         assert judge.identify([""])[0].label is None
 
     def test_adding_features_makes_their_language_likelier(self, found):
-        from neuronsteer.metrics.scoring import text_likelihoods
-        from neuronsteer.steerer import attach
+        from neuronsteer.evaluation.metrics.scoring import text_likelihoods
+        from neuronsteer.steering.steerer import attach
 
         model, tokenizer, _, neurons = found
         with attach(model, neurons) as steer:

@@ -7,7 +7,6 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from neuronsteer.architectures import inspect
 from neuronsteer.enhancement import Enhanced, enhance
 from neuronsteer.errors import (
     ArtifactError,
@@ -17,8 +16,9 @@ from neuronsteer.errors import (
     NeuronSteerError,
     ParameterError,
 )
-from neuronsteer.neuronset import NeuronSet
-from neuronsteer.steerer import attach
+from neuronsteer.models import inspect
+from neuronsteer.neuron_set import NeuronSet
+from neuronsteer.steering.steerer import attach
 
 from ..tiny_models import tiny_ids, tiny_model
 

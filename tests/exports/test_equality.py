@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from neuronsteer.errors import ParameterError
 from neuronsteer.exports import bake
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet
 from tests.exports.workshop import OPERATIONS, Workshop
 from tests.steering.sets import toy_set
 from tests.tiny_models import ALL_FAMILIES, GATED, MOE, tiny_model

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from neuronsteer.errors import HubError, LabelError, MismatchError, ParameterError, UnknownNameError
 from neuronsteer.exports import EXPORTS, bake, export
-from neuronsteer.exports._shards import Checkpoint
+from neuronsteer.exports._safetensors_rewrite import Checkpoint
 from tests.exports.vanilla import read_gguf
 from tests.steering.sets import toy_set
 from tests.tiny_models import tiny_model, tiny_tokenizer

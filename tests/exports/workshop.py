@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from neuronsteer.architectures import inspect
 from neuronsteer.exports import export
-from neuronsteer.neuronset import NeuronSet
-from neuronsteer.steerer import attach
+from neuronsteer.models import inspect
+from neuronsteer.neuron_set import NeuronSet
+from neuronsteer.steering.steerer import attach
 from tests.steering.sets import greedy, toy_set
 from tests.tiny_models import tiny_ids
 

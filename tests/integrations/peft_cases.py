@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neuronsteer.steerer import attach
+from neuronsteer.steering.steerer import attach
 from tests.steering.sets import toy_set
 from tests.tiny_models import tiny_ids, tiny_model
 

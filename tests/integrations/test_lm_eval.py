@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from neuronsteer.errors import MissingExtraError, NeuronSteerError
+from neuronsteer.evaluation.readers import Library
 from neuronsteer.integrations import lm_eval as bridge
-from neuronsteer.readers import Library
 
 from ..steering.sets import toy_set
 from ..tiny_models import tiny_model, tiny_tokenizer

@@ -19,8 +19,8 @@ from neuronsteer import NeuronSet, NeuronSteerConfig
 from neuronsteer.errors import HubError, LabelError, LayoutError, MismatchError, ParameterError
 from neuronsteer.exports import export
 from neuronsteer.integrations.peft import as_peft_model
-from neuronsteer.peft_files import adapter_name
-from neuronsteer.steerer import attach
+from neuronsteer.neuron_set.peft_files import adapter_name
+from neuronsteer.steering.steerer import attach
 from tests.steering.sets import toy_set
 from tests.tiny_models import DENSE, tiny_model
 

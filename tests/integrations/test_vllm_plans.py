@@ -9,10 +9,10 @@ import torch
 
 import neuronsteer as ns
 from neuronsteer.errors import ArtifactError, LabelError, NeuronSteerError, ParameterError
-from neuronsteer.integrations.vllm import catalogue as catalogue_module
-from neuronsteer.integrations.vllm.catalogue import Catalogue, Shape
-from neuronsteer.integrations.vllm.moves import Move, load
-from neuronsteer.integrations.vllm.plan import MAX_STEPS, Plan, Step
+from neuronsteer.integrations.vllm import served_sets as catalogue_module
+from neuronsteer.integrations.vllm.compiled_labels import Move, load
+from neuronsteer.integrations.vllm.request_schedule import MAX_STEPS, Plan, Step
+from neuronsteer.integrations.vllm.served_sets import Catalogue, Shape
 from neuronsteer.integrations.vllm.settings import Settings, Source
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from neuronsteer.space import Settings
-from neuronsteer.space.desk import Desk
-from neuronsteer.space.order import Order
+from neuronsteer.space.request import Order
+from neuronsteer.space.service import Desk
 
 PROMPT = "The old man looked out of the window, and"
 

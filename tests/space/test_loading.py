@@ -12,8 +12,8 @@ import neuronsteer as ns
 from neuronsteer.demo import model_folder
 from neuronsteer.errors import HubError, MismatchError, NeuronSteerError, ParameterError
 from neuronsteer.space import loading
-from neuronsteer.space.desk import Desk
-from neuronsteer.space.order import Order
+from neuronsteer.space.request import Order
+from neuronsteer.space.service import Desk
 from neuronsteer.space.settings import Settings
 
 from ..tiny_models import tiny_model, tiny_tokenizer

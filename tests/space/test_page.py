@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from neuronsteer.space.order import Order
+from neuronsteer.space.request import Order
 
 from .conftest import PROMPT, last
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from neuronsteer.errors import ParameterError
-from neuronsteer.schedule import Schedule
 from neuronsteer.space import Seeded
-from neuronsteer.space.lanes import Lane, scores
-from neuronsteer.space.mailbox import Mailboxes
-from neuronsteer.space.pair import mirrored
+from neuronsteer.space.control_messages import Mailboxes
+from neuronsteer.space.loaded_model import mirrored
+from neuronsteer.space.outputs import Lane, scores
+from neuronsteer.steering.schedule import Schedule
 
 from ..tiny_models import tiny_tokenizer
 

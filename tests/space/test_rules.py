@@ -8,7 +8,7 @@ import pytest
 
 import neuronsteer as ns
 from neuronsteer.errors import LabelError, NeuronSteerError, ParameterError, ScheduleError
-from neuronsteer.space.order import Order, explained
+from neuronsteer.space.request import Order, explained
 from neuronsteer.space.settings import Settings, presets
 
 from .conftest import changed

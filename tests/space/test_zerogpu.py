@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from neuronsteer.space import zerogpu
-from neuronsteer.space.desk import Desk
+from neuronsteer.space.service import Desk
 from neuronsteer.space.settings import Settings
 
 from .conftest import changed, last

@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from neuronsteer.architectures import inspect
+from neuronsteer.models import inspect
 
 ALPHABETS = {"a": "abcdefgh ", "b": "stuvwxyz .", "c": "äöüß éèê!"}
 

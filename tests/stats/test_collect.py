@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import neuronsteer.stats as st
-from neuronsteer.architectures import inspect
 from neuronsteer.errors import HookError, LayoutError, ParameterError, StatsError, TextError
+from neuronsteer.models import inspect
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 from .material import corpus, hooks, one_by_one, texts

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import neuronsteer.stats as st
-from neuronsteer.architectures import inspect
 from neuronsteer.errors import LayoutError
-from neuronsteer.experts import listen_experts
+from neuronsteer.models import inspect
+from neuronsteer.steering.expert_hooks import listen_experts
 from tests.tiny_models import MOE, tiny_model, tiny_tokenizer
 
 from .material import corpus, hooks

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import neuronsteer.stats as st
-from neuronsteer.architectures import inspect
 from neuronsteer.errors import HookError, LayoutError, ParameterError, StatsError
+from neuronsteer.models import inspect
 from neuronsteer.stats import REDUCERS
-from neuronsteer.stats.meters import METERS
+from neuronsteer.stats.document_measures import METERS
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 from .material import corpus, hooks, stop_after

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from neuronsteer.anchor import steered_site
-from neuronsteer.architectures import inspect
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.models import inspect
+from neuronsteer.neuron_set import NeuronSet
+from neuronsteer.steering.attachment import steered_site
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "bloom", "opt", "gpt2", "mixtral", "phi3")
 LABELS = ("en", "fr", "ja")

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import neuronsteer as ns
-from neuronsteer.arithmetic import Arithmetic, arith, escape, progressive
 from neuronsteer.errors import LabelError, ParameterError, ScheduleError
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet
 from neuronsteer.operations import operation
-from neuronsteer.schedule import Point, Schedule
-from neuronsteer.states import Compiler, State
-from neuronsteer.steerer import attach
+from neuronsteer.steering.compile import Compiler, State
+from neuronsteer.steering.label_sums import Arithmetic, arith, escape, progressive
+from neuronsteer.steering.schedule import Point, Schedule
+from neuronsteer.steering.steerer import attach
 from tests.steering.sets import greedy, toy_set
 from tests.tiny_models import tiny_model
 
@@ -90,7 +90,7 @@ class TestText:
             assert arith(f"{escape(label)} - en").labels == (label, "en")
 
     def test_is_public_and_no_module_of_that_name_takes_its_place(self):
-        import neuronsteer.arithmetic  # noqa: F401 (importing it must not shadow the function)
+        import neuronsteer.steering.label_sums  # noqa: F401 (importing it must not shadow the function)
 
         assert ns.arith is arith and isinstance(ns.arith("fr - en"), Arithmetic)
 

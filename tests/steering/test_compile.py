@@ -10,8 +10,8 @@ from torch._dynamo.utils import counters
 from transformers import CompileConfig
 
 from neuronsteer.errors import HookError
-from neuronsteer.schedule import Schedule
-from neuronsteer.steerer import attach
+from neuronsteer.steering.schedule import Schedule
+from neuronsteer.steering.steerer import attach
 from tests.steering.sets import greedy, toy_set
 from tests.tiny_models import tiny_ids, tiny_model
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import DynamicCache, TextIteratorStreamer, pipeline
 
-from neuronsteer.schedule import Condition, Schedule
-from neuronsteer.steerer import attach
+from neuronsteer.steering.schedule import Condition, Schedule
+from neuronsteer.steering.steerer import attach
 from tests.steering.sets import FAMILIES, greedy, toy_set
 from tests.tiny_models import tiny_ids, tiny_model, tiny_tokenizer
 

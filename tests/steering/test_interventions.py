@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from neuronsteer.errors import ArtifactError, ParameterError
-from neuronsteer.neuronset import NeuronSet
+from neuronsteer.neuron_set import NeuronSet
 from neuronsteer.operations import operation
-from neuronsteer.states import Compiler, State
 from neuronsteer.stats import Need, Stats
 from neuronsteer.stats.reducers.quantile import BINS, edges
+from neuronsteer.steering.compile import Compiler, State
 
 WIDTH, TOKENS = 6, 400
 SITES = ("mlp.act", "mlp.neuron")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from neuronsteer.operations import operation
-from neuronsteer.schedule import Condition, Schedule
-from neuronsteer.states import Compiler
-from neuronsteer.steerer import attach
+from neuronsteer.steering.compile import Compiler
+from neuronsteer.steering.schedule import Condition, Schedule
+from neuronsteer.steering.steerer import attach
 from tests.steering.sets import toy_set
 from tests.tiny_models import tiny_ids, tiny_model
 

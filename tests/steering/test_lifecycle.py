@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from neuronsteer.clock import Clock
 from neuronsteer.errors import HookError, LayoutError, MismatchError, ScheduleError
-from neuronsteer.neuronset import NeuronSet
-from neuronsteer.schedule import Schedule
-from neuronsteer.steerer import Steerer, attach
+from neuronsteer.neuron_set import NeuronSet
+from neuronsteer.steering.generation import Clock
+from neuronsteer.steering.schedule import Schedule
+from neuronsteer.steering.steerer import Steerer, attach
 from tests.steering.sets import greedy, toy_set
 from tests.tiny_models import tiny_ids, tiny_model
 

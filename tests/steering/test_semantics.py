@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuronsteer.architectures import inspect
 from neuronsteer.errors import LabelError, ParameterError
+from neuronsteer.models import inspect
 from neuronsteer.operations import OPERATIONS, operation
-from neuronsteer.steerer import attach
+from neuronsteer.steering.steerer import attach
 from tests.steering.sets import FAMILIES, toy_set
 from tests.tiny_models import tiny_ids, tiny_model
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from peft.config import PeftConfig
 
-from ...artifact import BLOCK
 from ...errors import ArtifactError
-from ...peft_files import SITE, spell
+from ...neuron_set.peft_files import SITE, spell
+from ...neuron_set.storage import BLOCK
 from .register import peft_type
 
 

@@ -12,9 +12,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ...architectures.modules import in_size
 from ...errors import HookError, LayoutError, MismatchError, ParameterError
-from ...peft_files import SCALE, SHIFT
+from ...models.modules import in_size
+from ...neuron_set.peft_files import SCALE, SHIFT
 
 #: What PEFT calls "no adapter" in `adapter_names=`.
 BASE = "__base__"

@@ -15,11 +15,11 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from ...architectures import inspect
 from ...errors import HubError, LayoutError, MismatchError, ParameterError, did_you_mean
-from ...neuronset import NeuronSet
+from ...models import inspect
+from ...neuron_set import NeuronSet
+from ...neuron_set.peft_files import PREFIX, SITE, Affine, adapter_name, affine, steered_labels
 from ...operations import Operation
-from ...peft_files import PREFIX, SITE, Affine, adapter_name, affine, steered_labels
 from .config import NeuronSteerConfig
 from .layer import BASE, NeuronSteerLayer
 

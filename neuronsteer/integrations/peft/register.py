@@ -7,9 +7,9 @@ from typing import Any
 import peft.mapping
 from peft.utils import PeftType, register_peft_method
 
-from ...artifact import PEFT_TYPE
 from ...errors import ParameterError
-from ...peft_files import PREFIX
+from ...neuron_set.peft_files import PREFIX
+from ...neuron_set.storage import PEFT_TYPE
 
 
 def peft_type() -> PeftType:

@@ -17,7 +17,9 @@ __all__ = ["add_set", "add_set_async", "register", "remove_set", "served_sets"]
 
 def register() -> None:
     """Make neuron steering available in this process; the entry point for vLLM."""
-    from . import admission, runner_one, runner_two, workers
+    from . import admission, workers
+    from . import runner_v1 as runner_one
+    from . import runner_v2 as runner_two
 
     for part in (admission, workers, runner_one, runner_two):
         part.install()

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import NeuronSteerError, ParameterError, require
-from . import private
-from .catalogue import CATALOGUES, Catalogue, Shape
-from .plan import Plan
+from . import vllm_internals as private
+from .request_schedule import Plan
+from .served_sets import CATALOGUES, Catalogue, Shape
 from .settings import KEY, Settings, settings_of
 from .wrapping import wrap
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LayoutError, require
-from .moves import Change
+from .compiled_labels import Change
 from .tokens import Tokens
 
 _DOWN = re.compile(

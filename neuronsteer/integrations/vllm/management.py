@@ -13,8 +13,8 @@ from typing import Any
 
 from ...errors import NeuronSteerError, ParameterError
 from .admission import live_rows
-from .catalogue import Catalogue
-from .moves import Served
+from .compiled_labels import Served
+from .served_sets import Catalogue
 from .settings import Source
 
 Operation = str | Mapping[str, Any] | None

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from ...errors import NeuronSteerError, require
-from . import private
-from .bank import Bank
+from . import vllm_internals as private
+from .compiled_labels import Move, moves_of
 from .layers import find
-from .moves import Move, moves_of
 from .settings import Settings
 from .tokens import Tokens
+from .worker_tables import Bank
 from .wrapping import add
 
 #: Beyond the token budget: what a batch is padded to for CUDA graphs.

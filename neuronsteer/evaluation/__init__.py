@@ -1,0 +1,1 @@
+"""Evaluation: metrics, experiments that compute them with controls, and their reports."""

@@ -1,0 +1,121 @@
+"""What was measured so far, one file per cell, so that an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import ArtifactError, ParameterError
+from . import Cell, Observation
+
+_PLAN = "plan.json"
+
+
+class Journal:
+    """Observations by experiment, arm and cell.
+
+    Args:
+        folder: Where cells are kept; `None` keeps them in memory only.
+        plan: What the run depends on. Cells of another plan are not mixed with these.
+        resume: Whether cells that are there are used; otherwise they are thrown away.
+
+    Raises:
+        ParameterError: If the folder holds cells of another plan, or something else.
+    """
+
+    def __init__(self, folder: Path | None, plan: Mapping[str, Any], resume: bool) -> None:
+        self._folder = folder
+        self._found: dict[tuple[str, str, Cell], Observation] = {}
+        if folder is None:
+            return
+        there = folder / _PLAN
+        if folder.exists() and not there.is_file() and any(folder.iterdir()):
+            raise ParameterError(
+                f"The folder {str(folder)!r} holds something else than the cells of a run. Choose "
+                "another place for the report."
+            )
+        if there.is_file() and resume:
+            self._check(there, plan)
+            for file in sorted(folder.glob("*/*.json")):
+                self._load(file)
+        elif folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(there, json.dumps(plan, ensure_ascii=False, indent=1))
+
+    def get(self, task: str, arm: str, cell: Cell) -> Observation | None:
+        """Return what was observed, or `None`."""
+        return self._found.get((task, arm, cell))
+
+    def put(self, task: str, arm: str, cell: Cell, observation: Observation) -> None:
+        """Keep an observation; after this it survives a crash."""
+        record = {"task": task, "arm": arm, "cell": list(cell), "observation": observation}
+        text = json.dumps(record, ensure_ascii=False)
+        if self._folder is not None:
+            name = hashlib.sha256("\0".join([task, arm, *cell]).encode()).hexdigest()[:24]
+            (self._folder / task).mkdir(exist_ok=True)
+            write_atomically(self._folder / task / f"{name}.json", text)
+        # Read back, so that a resumed run sees just what the first one saw.
+        self._found[task, arm, cell] = json.loads(text)["observation"]
+
+    def of(self, task: str, arm: str) -> dict[Cell, Observation]:
+        """Return the observations of an arm."""
+        return {key[2]: each for key, each in self._found.items() if key[:2] == (task, arm)}
+
+    def close(self) -> None:
+        """Throw the cells away: the report is written."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _check(self, there: Path, plan: Mapping[str, Any]) -> None:
+        before = _read(there)
+        now = json.loads(json.dumps(plan))
+        for name in dict.fromkeys([*now, *before]):
+            if before.get(name) != now.get(name):
+                raise ParameterError(
+                    f"The run in {str(there.parent)!r} cannot be resumed: its {name} was "
+                    f"{_short(before.get(name))} and is {_short(now.get(name))} now. Run it with "
+                    "the same arguments, or start over without resume."
+                )
+
+    def _load(self, file: Path) -> None:
+        record = _read(file)
+        try:
+            key = (str(record["task"]), str(record["arm"]), tuple(map(str, record["cell"])))
+            self._found[key] = record["observation"]
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{str(file)!r} is no cell of a run; delete it.") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise ArtifactError(f"{str(path)!r} cannot be read: {error}. Delete it.") from error
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{str(path)!r} holds no JSON object. Delete it.")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"

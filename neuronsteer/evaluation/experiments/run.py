@@ -1,0 +1,295 @@
+"""`evaluate`: experiments, arms and cells, run in order, kept as they are finished."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from ...errors import ArtifactError, HubError, ParameterError
+from ...neuron_set import NeuronSet
+from ...stats import Stats
+from ..metrics.langid import IdentifierLike, identifier
+from ..readers import Library
+from ..reports import Report
+from . import EXPERIMENTS, Cell, Experiment, Outcome, experiment
+from ._arms import RANDOM, arms
+from ._bench import NONE, Arm, Bench, Settings, candidates
+from ._journal import Journal
+from ._pooling import grouped, outcome_of
+from ._progress import Progress, reporting
+from ._record import environment, plan_of, subject_of
+
+#: What continuing text takes by default. Greedy decoding loops, with or without steering.
+GENERATION: Mapping[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
+
+TaskLike = str | Experiment | Mapping[str, Any]
+
+
+def evaluate(
+    model: Any,
+    neurons: NeuronSet | str | PathLike[str],
+    *,
+    tokenizer: Any,
+    tasks: Sequence[TaskLike] | str | None = None,
+    controls: Sequence[str] | str = ("none", "random:3"),
+    data: Mapping[str, Any] | str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    limit: int | None = None,
+    stats: Stats | str | PathLike[str] | None = None,
+    identifier: IdentifierLike = "lingua",
+    languages: Sequence[str] | str = "auto",
+    floor: float = 0.0,
+    generation: Mapping[str, Any] | None = None,
+    strength: float = 1.0,
+    chat: bool | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    out: str | PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool | Progress = False,
+) -> Report:
+    """Measure what a neuron set does to a model, and what its controls do.
+
+    Args:
+        model: The model, a causal LM of transformers.
+        neurons: The set, or where it is.
+        tokenizer: The model's tokenizer.
+        tasks: Experiments: names, `{"name": …, parameters}`, or experiments; one string may hold
+            several names, with commas. Default: all that there is data for.
+        controls: What the set is compared with: `none` (nothing attached), `random:N` (N sets of as
+            many random neurons), `diffmean` (differences of means in the residual stream).
+        data: Where texts and tasks come from, see `neuronsteer.evaluation.readers.Library`;
+            without any, a few built-in sentences in 17 languages.
+        labels: Only these labels of the set.
+        limit: Items per label and experiment; default: each experiment's own, meant for a laptop.
+        stats: Statistics for the `diffmean` control; default: collected from the given texts.
+        identifier: Who says which language a text is in, see `neuronsteer.evaluation.metrics`.
+        languages: What the identifier chooses from: `auto` (the labels and the built-in
+            languages), `all`, or a list.
+        floor: Confidence below which nothing was heard.
+        generation: Arguments of `model.generate` for continuing text; default: sampling at
+            temperature 0.8. Papers that force languages decode greedily with a repetition penalty
+            of 1.1: `{"do_sample": False, "repetition_penalty": 1.1}`.
+        strength: How much of the set's operation.
+        chat: Whether prompts go through the chat template; default: if the tokenizer has one.
+        batch_size: Rows per batch.
+        seed: Of sampling and of bootstraps.
+        out: Folder for the report. Cells are kept beside it until it is written.
+        resume: Go on with the cells of an interrupted run into the same folder.
+        progress: Draw a bar on stderr, or call this after every cell.
+
+    Returns:
+        The report; with `out`, also written as JSON, Markdown and HTML.
+
+    Example:
+        >>> report = ns.evaluate(model, "user/neurons", tokenizer=tok)  # doctest: +SKIP
+        >>> report.value("forcing"), report.value("forcing", arm="random")  # doctest: +SKIP
+    """
+    started = time.monotonic()
+    rows = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_pretrained(neurons)
+    if labels is not None:
+        rows = rows.only(*labels)
+    able = [label for label, count in rows.counts.items() if count]
+    if not able:
+        raise ParameterError("No label of the set has neurons; there is nothing to evaluate.")
+    library = Library(data, able)
+    chosen = _tasks(tasks, library)
+    where = None if out is None else Path(out).expanduser()
+    _check_place(where)
+    settings = Settings(
+        limit=_positive("limit", limit),
+        seed=seed,
+        batch_size=_positive("batch_size", batch_size) or 1,
+        generation=dict(GENERATION if generation is None else generation),
+        identifier=identifier,
+        candidates=_candidates(languages, able),
+        floor=floor,
+        chat=bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat,
+        strength=strength,
+    )
+    bench = Bench(model, tokenizer, able, library, settings, rows)
+    chosen, left_out = _possible(chosen, bench, asked=tasks is not None)
+    path = stats if stats is None or isinstance(stats, Stats) else fspath(stats)
+    compared = arms(controls, rows, model, tokenizer, library, path)
+    plan = plan_of(bench, chosen, compared, controls)
+    journal = Journal(
+        None if where is None else where.with_name(where.name + ".partial"), plan, resume
+    )
+    seconds = _measure(bench, chosen, compared, journal, progress)
+    report = Report(
+        subject=subject_of(model, tokenizer, rows),
+        settings=plan["settings"] | {"controls": plan["controls"], "tasks": plan["tasks"]},
+        environment=environment(),
+        data=library.used(),
+        tasks=tuple(_task(each, bench, compared, journal, seconds[each.name]) for each in chosen),
+        notes=tuple(left_out),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - started, 1),
+    )
+    if where is not None:
+        report.save(where)
+        journal.close()
+    return report
+
+
+def _measure(
+    bench: Bench,
+    tasks: Sequence[Experiment],
+    compared: Sequence[Arm],
+    journal: Journal,
+    progress: bool | Progress,
+) -> dict[str, float]:
+    """Measure every cell that is not there yet; return how long each experiment took."""
+    seconds = {task.name: 0.0 for task in tasks}
+    todo: list[tuple[Arm, list[tuple[Experiment, Cell]]]] = []
+    total = done = 0
+    for arm in compared:
+        own: list[tuple[Experiment, Cell]] = []
+        for task in tasks:
+            if not _takes_part(task, arm):
+                continue
+            cells = task.cells_of_arm(bench, arm.name)
+            total += len(cells)
+            missing = [c for c in cells if journal.get(task.name, arm.name, c) is None]
+            done += len(cells) - len(missing)
+            own += [(task, cell) for cell in missing]
+        if own:
+            todo.append((arm, own))
+    with reporting(progress, total, done) as tell:
+        for arm, own in todo:
+            # Hooks go on and off once per arm, not once per cell.
+            with bench.using(arm):
+                for task, cell in own:
+                    began = time.monotonic()
+                    tell(f"{task.name} · {arm.name} · {'→'.join(cell)}", 0)
+                    journal.put(task.name, arm.name, cell, task.run(bench, cell))
+                    seconds[task.name] += time.monotonic() - began
+                    tell(f"{task.name} · {arm.name}", 1)
+    return seconds
+
+
+def _task(
+    task: Experiment, bench: Bench, compared: Sequence[Arm], journal: Journal, seconds: float
+) -> dict[str, Any]:
+    taking = [arm for arm in compared if _takes_part(task, arm)]
+    outcomes: dict[str, Outcome] = {}
+    for arm in taking:
+        seen = journal.of(task.name, arm.name)
+        # In the order in which they are measured, wherever they were read from.
+        cells = task.cells_of_arm(bench, arm.name)
+        outcomes[arm.name] = task.judge(bench, {cell: seen[cell] for cell in cells})
+    absent = {arm.name.split(":")[0] for arm in compared} - {a.name.split(":")[0] for a in taking}
+    return {
+        "name": task.name,
+        "title": task.title,
+        "question": task.question,
+        "definition": task.definition,
+        "paper": task.paper,
+        "primary": task.primary,
+        "higher_is_better": task.higher_is_better,
+        "unit": task.units.get(task.primary, "share"),
+        "units": dict(task.units),
+        "material": list(task.material),
+        "parameters": task.parameters() | {"items": task.count(bench)},
+        "arms": {name: outcome_of(several) for name, several in grouped(outcomes).items()},
+        "not_applicable": sorted(absent),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _takes_part(task: Experiment, arm: Arm) -> bool:
+    if arm.name == NONE:
+        return task.unsteered
+    if arm.direction:
+        return task.directions
+    kind, _, seed = arm.name.partition(":")
+    return kind != RANDOM or task.seeds is None or int(seed) < task.seeds
+
+
+def _tasks(tasks: Sequence[TaskLike] | str | None, library: Library) -> list[Experiment]:
+    if tasks is None:
+        given: list[TaskLike] = [
+            name for name, kind in EXPERIMENTS.items() if all(map(library.has, kind.material))
+        ]
+        given.sort(key=_order)
+    elif isinstance(tasks, str):
+        given = [name.strip() for name in tasks.split(",") if name.strip()]
+    else:
+        given = list(tasks)
+    chosen = [experiment(each) for each in given]
+    names = [each.name for each in chosen]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice or not chosen:
+        raise ParameterError(
+            f"The task {twice!r} is given twice." if twice else "There is no task to run."
+        )
+    for each in chosen:
+        for kind in each.material:
+            if not library.has(kind):
+                library.get(kind)  # raises with what to give
+    return chosen
+
+
+def _order(name: TaskLike) -> tuple[int, str]:
+    """Put what answers "does it work" before what it costs, and data sets last."""
+    first = ("forcing", "switch", "lss", "deactivation", "perplexity", "fallback", "confusion")
+    then = (*first, "side_effects", "sweep")
+    return (then.index(str(name)) if name in then else len(then), str(name))
+
+
+def _possible(
+    tasks: list[Experiment], bench: Bench, *, asked: bool
+) -> tuple[list[Experiment], list[str]]:
+    """Leave out what needs languages where labels are something else; say so."""
+    who = bench.settings.identifier
+    if not any(task.spoken for task in tasks):
+        return tasks, []
+    try:
+        identifier(who, bench.settings.candidates)
+    except ParameterError as error:
+        if asked:
+            raise
+        left = [task.name for task in tasks if task.spoken]
+        note = f"Left out, because no language can be heard: {', '.join(left)}. {error}"
+        return [task for task in tasks if not task.spoken], [note]
+    return tasks, []
+
+
+def _candidates(languages: Sequence[str] | str, labels: Sequence[str]) -> tuple[str, ...] | None:
+    if isinstance(languages, str):
+        if languages not in ("auto", "all"):
+            raise ParameterError(
+                f"languages={languages!r}: expected 'auto', 'all', or a list of languages."
+            )
+        return candidates(labels) if languages == "auto" else None
+    return tuple(languages)
+
+
+def _check_place(where: Path | None) -> None:
+    """Raise before the work if its result could not be written."""
+    if where is None:
+        return
+    if where.is_file():
+        raise ParameterError(f"{str(where)!r} is a file; a report is a folder.")
+    if where.is_dir() and any(where.iterdir()):
+        try:
+            Report.load(where)
+        except (ArtifactError, HubError):
+            raise ParameterError(
+                f"The folder {str(where)!r} holds something else than a report; choose another."
+            ) from None
+    usage = shutil.disk_usage(next(p for p in (where, *where.absolute().parents) if p.exists()))
+    if usage.free < 10_000_000:
+        raise ParameterError(f"There are only {usage.free} bytes left for {str(where)!r}.")
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and (not math.isfinite(value) or value < 1):
+        raise ParameterError(f"{name} is at least 1; got {value}.")
+    return value

@@ -1,0 +1,288 @@
+"""Sweep: which operation, how much of it, on how many neurons, steers most at the least damage?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...errors import NeuronSteerError, ParameterError
+from ...neuron_set import NeuronSet
+from ...operations import operation
+from ..metrics import mean
+from ..metrics.scoring import text_likelihoods
+from ..reports import parts
+from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
+from ._bench import Arm, Bench
+from ._listening import Heard, listen
+
+#: The operation that the set's header names.
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One point of the sweep."""
+
+    operation: str | dict[str, Any]
+    strength: float
+    rate: float
+
+    @property
+    def cell(self) -> Cell:
+        spec = self.operation
+        said = spec if isinstance(spec, str) else json.dumps(spec, sort_keys=True)
+        return (said, f"{self.strength:g}", f"{self.rate:g}")
+
+    @classmethod
+    def of(cls, cell: Cell) -> _Setting:
+        said, strength, rate = cell
+        spec = json.loads(said) if said.startswith("{") else said
+        return cls(spec, float(strength), float(rate))
+
+    @property
+    def title(self) -> str:
+        return f"{self.group} × {self.strength:g}, {self.rate:.0%} of the neurons"
+
+    @property
+    def group(self) -> str:
+        spec = self.operation
+        if isinstance(spec, str):
+            return spec
+        rest = [
+            f"{v:g}" if isinstance(v, float) else str(v) for k, v in spec.items() if k != "name"
+        ]
+        return " ".join([str(spec.get("name")), *rest])
+
+
+@EXPERIMENTS.register("sweep")
+@dataclass(frozen=True)
+class Sweep(Experiment):
+    """Forcing from one language to all others, over operations, strengths and rates.
+
+    Args:
+        items: Prompts, and held-out texts per target.
+        tokens: New tokens per prompt.
+        source: Language of the prompts; default: English if there are prompts in it, else the
+            first.
+        operations: Operations; `own` is the set's.
+        strengths: How much of each. Beyond 1 only operations that add can go.
+        rates: Shares of every label's neurons that are kept, the highest scores first.
+    """
+
+    name: ClassVar[str] = "sweep"
+    title: ClassVar[str] = "Sweep"
+    question: ClassVar[str] = "Which operation, how strong, on how many neurons?"
+    definition: ClassVar[str] = (
+        "Best point: the highest product of success and fluency of any setting. Success is the "
+        "share of continuations heard in the target language. Fluency is the share that does not "
+        "stutter, times how well the target's own held-out text is still predicted: its "
+        "perplexity without steering over that with it, at most 1."
+    )
+    paper: ClassVar[str] = "Rahmanisa et al. 2025, Amplifying Language-Specific Neurons"
+    primary: ClassVar[str] = "best"
+    units: ClassVar[Mapping[str, str]] = {"settings": "settings"}
+    material: ClassVar[tuple[str, ...]] = ("prompts", "texts")
+    unsteered: ClassVar[bool] = False
+    directions: ClassVar[bool] = False
+    seeds: ClassVar[int | None] = 1
+
+    items: int = 4
+    tokens: int = 32
+    source: str | None = None
+    operations: tuple[str | dict[str, Any], ...] = (
+        OWN,
+        {"name": "set", "value": "mean"},
+        {"name": "set", "value": "max"},
+        {"name": "scale", "factor": 4.0},
+    )
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    rates: tuple[float, ...] = (0.25, 1.0)
+
+    def __post_init__(self) -> None:
+        """Refuse an empty sweep, and rates that keep nothing."""
+        super().__post_init__()
+        for name in ("operations", "strengths", "rates"):
+            value: Any = getattr(self, name)
+            # From JSON and the command line they are lists, or one entry.
+            given = tuple(value) if isinstance(value, list | tuple) else (value,)
+            object.__setattr__(self, name, given)
+            if not given:
+                raise ParameterError(f"A sweep without {name} measures nothing.")
+        if not all(0 < rate <= 1 for rate in self.rates):
+            raise ParameterError(f"Rates are shares of the set, above 0 to 1; got {self.rates}.")
+        if not all(math.isfinite(strength) for strength in self.strengths):
+            raise ParameterError(f"Strengths are numbers; got {self.strengths}.")
+
+    def cells(self, bench: Bench) -> list[Cell]:
+        """Return the settings that this set can do."""
+        found = [
+            _Setting(spec, float(strength), float(rate)).cell
+            for spec in self.operations
+            for strength in self.strengths
+            for rate in self.rates
+            if _possible(bench.neurons, spec, float(strength), bench.labels[0])
+        ]
+        if not found:
+            raise ParameterError(
+                "None of the sweep's operations can be done with this set: it lacks the values "
+                f"they need. It has {', '.join(bench.neurons.values) or 'none'}."
+            )
+        return list(dict.fromkeys(found))
+
+    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+        """Generate to every target under one setting, and read every target's own text."""
+        setting = _Setting.of(cell)
+        spec = None if setting.operation == OWN else setting.operation
+        source = self._source(bench)
+        prompts: list[str] = bench.items("prompts", source, self.count(bench))
+        targets = [label for label in bench.labels if label != source]
+        pairs = [(prompt, target) for target in targets for prompt in prompts]
+        with bench.using(Arm(bench.arm.name, _part(bench, setting.rate))):
+            made = bench.texts(
+                bench.generate(
+                    [prompt for prompt, _ in pairs],
+                    [target for _, target in pairs],
+                    self.tokens,
+                    key=(self.name,),
+                    operation=spec,
+                    strength=setting.strength,
+                )
+            )
+            put = bench.switch(spec, setting.strength)
+            losses = {target: self._loss(bench, put, target) for target in targets}
+        return {
+            "items": [
+                {"prompt": prompt, "target": target, **each}
+                for (prompt, target), each in zip(pairs, listen(bench, made), strict=True)
+            ],
+            "losses": losses,
+        }
+
+    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+        """Return the best point, the frontier and all points."""
+        points: list[dict[str, Any]] = []
+        for cell, seen in found.items():
+            setting = _Setting.of(cell)
+            heard = [Heard(item) for item in seen["items"]]
+            changes = [after - before for after, before in seen["losses"].values()]
+            kept = mean([min(1.0, math.exp(-change)) for change in changes])
+            success = mean([each.hit for each in heard]) or 0.0
+            steady = 1 - (mean([each.bad for each in heard]) or 0.0)
+            points.append(
+                {
+                    "x": success,
+                    "y": steady * (1.0 if kept is None else kept),
+                    "label": setting.title,
+                    "group": setting.group,
+                    "perplexity_ratio": math.exp(min(mean(changes) or 0.0, 50.0)),
+                    "degeneration": 1 - steady,
+                }
+            )
+        if not points:
+            raise ParameterError("The sweep measured no setting.")
+        for point in points:
+            point["best"] = not any(
+                (o["x"] >= point["x"] and o["y"] > point["y"])
+                or (o["x"] > point["x"] and o["y"] >= point["y"])
+                for o in points
+            )
+        order = sorted(points, key=lambda p: p["x"] * p["y"], reverse=True)
+        rows = [
+            [
+                p["label"],
+                f"{p['x']:.1%}",
+                f"{p['y']:.1%}",
+                f"{p['degeneration']:.1%}",
+                f"{p['perplexity_ratio']:.2f}",
+                "yes" if p["best"] else "",
+            ]
+            for p in order
+        ]
+        return Outcome(
+            values={
+                "best": order[0]["x"] * order[0]["y"],
+                "success_at_best": order[0]["x"],
+                "fluency_at_best": order[0]["y"],
+                "settings": float(len(points)),
+            },
+            n=sum(len(seen["items"]) for seen in found.values()),
+            parts=(
+                parts.scatter(
+                    "Success and fluency",
+                    points,
+                    x_name="success: heard in the target language",
+                    y_name="fluency",
+                    note=f"Prompts in {self._source(bench)}. The dashed line joins the settings "
+                    "that no other one beats in both.",
+                ),
+                parts.table(
+                    "All settings, best first",
+                    [
+                        "setting",
+                        "success",
+                        "fluency",
+                        "stutters",
+                        "perplexity of the target's text, times plain",
+                        "on the frontier",
+                    ],
+                    rows,
+                ),
+            ),
+        )
+
+    def _source(self, bench: Bench) -> str:
+        there = bench.material("prompts").labels
+        if self.source is not None:
+            if self.source not in there:
+                raise ParameterError(
+                    f"The sweep should start from {self.source!r}, but prompts are in "
+                    f"{', '.join(there)}."
+                )
+            return self.source
+        return "en" if "en" in there else there[0]
+
+    def _loss(self, bench: Bench, put: Any, target: str) -> tuple[float, float]:
+        """Return nats per token of a target's own text, steered to it and not."""
+        texts: list[str] = bench.items("texts", target, self.count(bench))
+
+        def nats() -> float:
+            found = text_likelihoods(
+                bench.model, bench.tokenizer, texts, batch_size=bench.settings.batch_size
+            )
+            return -sum(e.logprob for e in found) / max(sum(e.tokens for e in found), 1)
+
+        put(None)
+        before = bench.once((self.name, target, len(texts)), nats)
+        put(target)
+        after = nats()
+        put(None)
+        return after, before
+
+
+def _possible(neurons: NeuronSet, spec: str | dict[str, Any], strength: float, label: str) -> bool:
+    try:
+        chosen = operation(neurons.operation if spec == OWN else spec)
+        chosen.blended(neurons.rows(label), chosen.site_for(neurons.site), strength)
+    except NeuronSteerError:
+        return False
+    return True
+
+
+def _part(bench: Bench, rate: float) -> NeuronSet | None:
+    """Return the attached arm with the best share of every label's neurons."""
+    attached = bench.arm.neurons
+    if rate == 1 or attached is None:
+        return attached
+    kept: Sequence[NeuronSet] = [
+        bench.neurons.only(label).top(max(round(rate * count), 1))
+        for label, count in bench.neurons.counts.items()
+    ]
+    part = kept[0]
+    for each in kept[1:]:
+        part = part | each
+    kind, _, seed = bench.arm.name.partition(":")
+    # Random neurons have no scores: they are drawn again, as many as are left.
+    return part.random_like(int(seed)) if kind == "random" else part

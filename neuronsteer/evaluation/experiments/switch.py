@@ -1,0 +1,196 @@
+"""Switch: told to change language in the middle, how many tokens until the change is heard?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...errors import ParameterError
+from ...steering.schedule import Schedule
+from ..metrics import mean
+from ..metrics.bootstrap import interval
+from ..metrics.codes import same
+from ..metrics.fluency import degenerate
+from ..reports import parts
+from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
+from ._bench import Bench
+from ._listening import identify
+
+
+@EXPERIMENTS.register("switch")
+@dataclass(frozen=True)
+class Switch(Experiment):
+    """Prompts steered to their own language, and at a token to another one.
+
+    Args:
+        items: Prompts per language.
+        before: Generated tokens before the switch.
+        after: Generated tokens after it.
+        window: Tokens that are listened to at a time.
+        sources: At most so many languages to switch from.
+    """
+
+    name: ClassVar[str] = "switch"
+    title: ClassVar[str] = "Switch in mid-sentence"
+    question: ClassVar[str] = (
+        "Switched in the middle of a text, how soon is the new language heard?"
+    )
+    definition: ClassVar[str] = (
+        "Share of texts in which, after the switch, some window of tokens is heard in the new "
+        "language, and the rest does not stutter. The delay is the number of tokens between the "
+        "switch and the first such window, over the texts that get there."
+    )
+    paper: ClassVar[str] = ""
+    primary: ClassVar[str] = "reached"
+    units: ClassVar[Mapping[str, str]] = {
+        "median_delay": "tokens",
+        "mean_delay": "tokens",
+        "delay_90": "tokens",
+    }
+
+    items: int = 3
+    before: int = 16
+    after: int = 40
+    window: int = 10
+    sources: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse windows longer than what comes after the switch."""
+        super().__post_init__()
+        if not 1 <= self.window <= self.after or self.before < 1 or self.sources < 1:
+            raise ParameterError(
+                f"A switch needs before ≥ 1, sources ≥ 1 and 1 ≤ window ≤ after; got "
+                f"before={self.before}, sources={self.sources}, window={self.window}, "
+                f"after={self.after}."
+            )
+
+    def cells(self, bench: Bench) -> list[Cell]:
+        """Return the languages to switch from."""
+        spoken = [label for label in bench.material("prompts").labels if label in bench.labels]
+        return [(label,) for label in spoken[: self.sources]]
+
+    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+        """Generate with a switch, and listen to what follows it, window by window."""
+        source = cell[0]
+        prompts: list[str] = bench.items("prompts", source, self.count(bench))
+        targets = [label for label in bench.labels if not same(label, source)]
+        rows = [(prompt, target) for target in targets for prompt in prompts]
+        tokens = bench.generate(
+            [prompt for prompt, _ in rows],
+            [Schedule(source, (self.before, target)) for _, target in rows],
+            self.before + self.after,
+            key=(self.name, *cell),
+        )
+        # A model that talks may have ended before.
+        after = [row[self.before :] for row in tokens]
+        windows = [
+            (i, start)
+            for i, row in enumerate(after)
+            for start in range(max(len(row) - self.window + 1, 0))
+        ]
+        texts = bench.texts([after[i][start : start + self.window] for i, start in windows])
+        # A few words: only the languages that can be meant are told apart.
+        said = identify(bench, texts, bench.labels if len(bench.labels) > 1 else None)
+        hits: list[list[bool]] = [[] for _ in rows]
+        for (i, _), label in zip(windows, said, strict=True):
+            hits[i].append(same(label, rows[i][1]))
+        ends = bench.texts(after)
+        return {
+            "items": [
+                {
+                    "prompt": prompt,
+                    "target": target,
+                    "text": text,
+                    "heads": head,
+                    "delay": own.index(True) if any(own) else None,
+                    "stays": bool(own) and own[-1],
+                    "degenerate": degenerate(text),
+                }
+                for (prompt, target), text, own, head in zip(
+                    rows, ends, hits, bench.texts([r[: self.before] for r in tokens]), strict=True
+                )
+            ]
+        }
+
+    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+        """Return how often and how soon the new language is heard."""
+        items = [
+            {**item, "from": cell[0]} for cell, seen in found.items() for item in seen["items"]
+        ]
+        if not items:
+            raise ParameterError("A switch needs two labels with neurons, and prompts in one.")
+        got = [_reached(item) for item in items]
+        delays = sorted(float(item["delay"]) for item in items if _reached(item))
+        seed = bench.settings.seed
+        rows = list(dict.fromkeys(item["from"] for item in items))
+        cells: dict[tuple[str, str], list[bool]] = {}
+        for item, hit in zip(items, got, strict=True):
+            cells.setdefault((item["from"], item["target"]), []).append(hit)
+        return Outcome(
+            values={
+                "reached": mean(got),
+                "median_delay": _quantile(delays, 0.5),
+                "mean_delay": mean(delays),
+                "delay_90": _quantile(delays, 0.9),
+                "stays": mean([bool(item["stays"]) for item in items]),
+                "degeneration": mean([bool(item["degenerate"]) for item in items]),
+            },
+            n=len(items),
+            intervals={
+                "reached": interval(got, seed=seed),
+                "mean_delay": interval(delays, seed=seed),
+            },
+            labels={
+                label: {"value": mean(own), "interval": interval(own, seed=seed), "n": len(own)}
+                for label in bench.labels
+                for own in [[g for i, g in zip(items, got, strict=True) if i["target"] == label]]
+                if own
+            },
+            parts=(
+                parts.matrix(
+                    "Reached",
+                    rows,
+                    bench.labels,
+                    [[mean(cells.get((row, to), [])) for to in bench.labels] for row in rows],
+                    row_name="from",
+                    column_name="to",
+                ),
+                parts.histogram(
+                    "Delay",
+                    delays,
+                    bins=[2.0 * k for k in range((self.after - self.window) // 2 + 2)],
+                    x_name="tokens from the switch to the first window in the new language",
+                    note=f"Windows of {self.window} tokens; {len(items) - len(delays)} of "
+                    f"{len(items)} texts never got there.",
+                ),
+                parts.samples("What it said", _shown(items)),
+            ),
+        )
+
+
+def _reached(item: Mapping[str, Any]) -> bool:
+    return item["delay"] is not None and not item["degenerate"]
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    if not values:
+        return None
+    return values[min(int(share * len(values)), len(values) - 1)]
+
+
+def _shown(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first text of every target: prompts of all kinds, none chosen."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for item in items:
+        first.setdefault(item["target"], item)
+    return [
+        {
+            "prompt": f"{item['prompt']} {item['heads']} ⟶",
+            "label": f"{item['from']} ⟶ {item['target']}",
+            "text": item["text"],
+            "heard": item["target"] if _reached(item) else None,
+            "good": _reached(item),
+        }
+        for item in first.values()
+    ]

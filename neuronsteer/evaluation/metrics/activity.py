@@ -1,0 +1,124 @@
+"""Telling languages by a neuron set: which label's neurons, or features, are active in a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...codecs import FEATURE_SITES, Codec, open_codec
+from ...errors import ParameterError
+from ...models import Tap, inspect
+from ...models.readonly_hooks import Callback, listen
+from ...neuron_set import NeuronSet
+from ...stats.forward import evaluating
+from .langid import Verdict
+
+
+class Activity:
+    """Says that a text is in the label whose neurons are active on most of its tokens.
+
+    For every label the activations of its neurons are counted over the tokens of the text, each
+    neuron at each token once. `confidence` is the winner's share of all counts; without any counts
+    nothing is said. It is an identifier like any other: `metric("language_forcing", identifier=…)`.
+
+    Args:
+        model: The model the set was found in.
+        tokenizer: Its tokenizer.
+        neurons: The set; rows at `mlp.act`, or features.
+        codec: What features are read with.
+        scaled: Divide counts by the number of the label's neurons, where labels have unequal sets.
+        max_length: Longer texts are cut.
+
+    Paper: Andrylie et al. (2025), "Sparse Autoencoders Can Capture Language-Specific Concepts
+    Across Diverse Languages": its counts told 97 % of the texts of WiLI with features, 62 % with
+    neurons.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        neurons: NeuronSet,
+        codec: Codec | str | None = None,
+        *,
+        scaled: bool = False,
+        max_length: int = 512,
+    ) -> None:
+        self.name = f"activity[{neurons.method['name']}]"
+        self._tokenizer = tokenizer
+        self._neurons = neurons
+        self._scaled = scaled
+        self._max_length = max_length
+        self._codec = None if codec is None else open_codec(codec)
+        self._anatomy = inspect(model)
+        if neurons.site in FEATURE_SITES:
+            if self._codec is None or self._codec.site != neurons.site:
+                raise ParameterError(
+                    f"The set has features at {neurons.site!r}; pass the codec that reads them."
+                )
+            taps = self._codec.taps(self._anatomy)
+        elif neurons.site in ("mlp.act", "mlp.neuron"):
+            taps = self._anatomy.taps("mlp.act")
+        else:
+            raise ParameterError(
+                f"Activity is about neurons that are on or off, at 'mlp.act' or of a codec; this "
+                f"set's rows live at {neurons.site!r}."
+            )
+        self._rows = {
+            tap.layer: (neurons.label[here], neurons.index[here])
+            for tap in taps
+            if bool((here := neurons.layer == tap.layer).any())
+        }
+        self._taps = [tap for tap in taps if tap.layer in self._rows]
+        if any(tap.experts is not None for tap in self._taps):
+            raise ParameterError("Activity cannot look into experts; use a set of a dense model.")
+
+    def identify(self, texts: Sequence[str]) -> list[Verdict]:
+        """Return one verdict per text."""
+        counts = self.counts(texts)
+        if self._scaled:
+            sizes = torch.tensor([max(n, 1) for n in self._neurons.counts.values()])
+            counts = counts / sizes
+        found: list[Verdict] = []
+        for row in counts:
+            total = float(row.sum())
+            best = int(row.argmax())
+            label = self._neurons.labels[best] if total else None
+            found.append(Verdict(label, float(row[best]) / total if total else 0.0))
+        return found
+
+    def counts(self, texts: Sequence[str]) -> Tensor:
+        """Return how often neurons of each label were active, float64 `[texts, labels]`."""
+        found = torch.zeros(len(texts), len(self._neurons.labels), dtype=torch.float64)
+        device: Any = self._anatomy.root.get_input_embeddings().weight.device
+        row = 0
+
+        def reader(tap: Tap) -> Callback:
+            label, index = self._rows[tap.layer]
+
+            def read(tensor: Tensor) -> None:
+                rows = tensor.reshape(-1, tensor.shape[-1])
+                if self._codec is not None and tap.site in FEATURE_SITES:
+                    rows = self._codec.encode(tap.layer, rows)
+                active = (rows[:, index.to(rows.device)] > 0).sum(0).cpu().double()
+                found[row].index_add_(0, label, active)
+
+            return read
+
+        with (
+            torch.no_grad(),
+            evaluating(self._anatomy.root),
+            listen([(tap, reader(tap)) for tap in self._taps]),
+        ):
+            for row, text in enumerate(texts):  # noqa: B007 - the callbacks read it
+                ids = self._tokenizer(
+                    text, add_special_tokens=False, truncation=True, max_length=self._max_length
+                )["input_ids"]
+                if ids:
+                    self._anatomy.decoder()(
+                        input_ids=torch.tensor([ids], device=device), use_cache=False
+                    )
+        return found

@@ -1,0 +1,175 @@
+"""Who says which language a text is in: lingua, a fastText-like model file, or the caller."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from ...errors import ParameterError, require
+from .codes import canonical
+
+
+class Verdict(NamedTuple):
+    """What an identifier says about one text."""
+
+    label: str | None
+    confidence: float
+
+
+@runtime_checkable
+class Identifier(Protocol):
+    """Tells the languages of texts. `None` means that it cannot say."""
+
+    name: str
+
+    def identify(self, texts: Sequence[str]) -> list[Verdict]:
+        """Return one verdict per text."""
+        ...
+
+
+#: The caller's own: text → label, or text → (label, confidence).
+Own = Callable[[str], "str | tuple[str | None, float] | None"]
+IdentifierLike = str | os.PathLike[str] | Identifier | Own
+
+
+class Lingua:
+    """The `lingua` package: offline, 75 languages, good on short texts.
+
+    Restricted to the labels in question it is faster and more accurate, but then calls every text
+    one of them: gibberish, too. Combine a restriction with a floor, or do not restrict.
+    """
+
+    def __init__(self, labels: Sequence[str] | None = None) -> None:
+        lingua: Any = require("lingua", "langid", "Telling languages apart")
+        by_code: dict[str, list[Any]] = {}
+        for language in lingua.Language.all():
+            by_code.setdefault(canonical(language.iso_code_639_1.name), []).append(language)
+        wanted = list(by_code) if labels is None else [canonical(label) for label in labels]
+        missing = [label for label in labels or () if canonical(label) not in by_code]
+        if missing or len(set(wanted)) < 2:
+            raise ParameterError(
+                f"The identifier 'lingua' cannot be restricted to {', '.join(labels or ())}: it "
+                + (f"does not know {', '.join(missing)}. " if missing else "needs two languages. ")
+                + "Use identifier=<fastText or GlotLID model file>, a function of your own, or "
+                "restrict=False to let it choose among all its languages."
+            )
+        self.name = "lingua" + ("" if labels is None else f"[{','.join(sorted(set(wanted)))}]")
+        self._detector = _lingua(
+            tuple(sorted({each.name for code in wanted for each in by_code[code]}))
+        )
+
+    def identify(self, texts: Sequence[str]) -> list[Verdict]:
+        """Return one verdict per text."""
+        found = self._detector.compute_language_confidence_values_in_parallel(list(texts))
+        verdicts: list[Verdict] = []
+        for text, values in zip(texts, found, strict=True):
+            best = values[0] if values else None
+            if best is None or best.value <= 0 or not any(letter.isalpha() for letter in text):
+                verdicts.append(Verdict(None, 0.0))
+            else:
+                label = canonical(best.language.iso_code_639_1.name)
+                verdicts.append(Verdict(label, float(best.value)))
+        return verdicts
+
+
+@lru_cache(maxsize=4)
+def _lingua(names: tuple[str, ...]) -> Any:
+    # Language models are loaded once per process; several metrics share them.
+    lingua: Any = require("lingua", "langid", "Telling languages apart")
+    languages = [getattr(lingua.Language, name) for name in names]
+    return lingua.LanguageDetectorBuilder.from_languages(*languages).build()
+
+
+class FastText:
+    """A model file of fastText (lid.176) or GlotLID, read with any package called `fasttext`."""
+
+    def __init__(self, path: str | os.PathLike[str], labels: Sequence[str] | None = None) -> None:
+        fasttext: Any = require("fasttext", "fasttext", f"The language identifier {path}")
+        self._model: Any = fasttext.load_model(os.fspath(path))
+        self._allowed = None if labels is None else {canonical(label) for label in labels}
+        self.name = os.path.basename(os.fspath(path))
+        if self._allowed is not None:
+            self.name += f"[{','.join(sorted(self._allowed))}]"
+
+    def identify(self, texts: Sequence[str]) -> list[Verdict]:
+        """Return one verdict per text."""
+        return [self._one(text) for text in texts]
+
+    def _one(self, text: str) -> Verdict:
+        # fastText reads one line; a line break would end the text.
+        line = " ".join(text.split())
+        if not any(letter.isalpha() for letter in line):
+            return Verdict(None, 0.0)
+        labels, confidences = self._model.predict(line, k=1 if self._allowed is None else -1)
+        for label, confidence in zip(labels, confidences, strict=True):
+            code = canonical(str(label).removeprefix("__label__"))
+            if self._allowed is None or code in self._allowed:
+                return Verdict(code, min(float(confidence), 1.0))
+        return Verdict(None, 0.0)
+
+
+class _Function:
+    def __init__(self, function: Own) -> None:
+        self._function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def identify(self, texts: Sequence[str]) -> list[Verdict]:
+        return [self._one(self._function(text)) for text in texts]
+
+    @staticmethod
+    def _one(said: str | tuple[str | None, float] | None) -> Verdict:
+        if isinstance(said, tuple):
+            return Verdict(said[0], float(said[1]))
+        return Verdict(said, 0.0 if said is None else 1.0)
+
+
+def identifier(spec: IdentifierLike = "lingua", labels: Sequence[str] | None = None) -> Identifier:
+    """Return the identifier that `spec` stands for.
+
+    Args:
+        spec: `"lingua"`, a fastText or GlotLID model file, a function of a text that returns a
+            label or `(label, confidence)`, or an `Identifier`.
+        labels: Restrict lingua or fastText to these languages.
+
+    Raises:
+        MissingExtraError: If the package that it needs is not installed.
+        ParameterError: If `spec` is none of these.
+    """
+    if isinstance(spec, Identifier):
+        return spec
+    if isinstance(spec, str | os.PathLike):
+        path = os.fspath(spec)
+        if path == "lingua":
+            return Lingua(labels)
+        if os.path.isfile(path):
+            return FastText(path, labels)
+    elif callable(spec):
+        return _Function(spec)
+    raise ParameterError(
+        f"No language identifier {spec!r}: expected 'lingua', the path of an existing fastText or "
+        "GlotLID model file, or a function of a text that returns its label."
+    )
+
+
+def heard(
+    texts: Sequence[str],
+    spec: IdentifierLike = "lingua",
+    *,
+    labels: Sequence[str] | None = None,
+    floor: float = 0.0,
+) -> tuple[list[str | None], str]:
+    """Return the language heard in each text, and the name of who listened.
+
+    Args:
+        texts: What to listen to.
+        spec: See `identifier`.
+        labels: See `identifier`.
+        floor: Below this confidence nothing was heard.
+    """
+    if not 0.0 <= floor <= 1.0:
+        raise ParameterError(f"A confidence floor lies in [0, 1]; got {floor}.")
+    listener = identifier(spec, labels)
+    verdicts = listener.identify(texts)
+    return [v.label if v.confidence >= floor else None for v in verdicts], listener.name

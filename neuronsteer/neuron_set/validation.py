@@ -1,0 +1,163 @@
+"""What a neuron set's fields may hold: types, ranges, finite numbers.
+
+Every check names the field, because these files are written by other programs too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import ArtifactError
+from . import row_math as algebra
+from .value_columns import DIRECTION, check_name
+
+INTEGER_COLUMNS = ("label", "layer", "index")
+
+
+def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the validated header fields of a neuron set, JSON parts copied."""
+    labels = _strings("labels", fields["labels"])
+    if not labels:
+        raise ArtifactError("Field 'labels' is empty: a neuron set needs at least one label.")
+    repeated = {name for name in labels if labels.count(name) > 1}
+    if repeated:
+        raise ArtifactError(f"Field 'labels' repeats {', '.join(map(repr, sorted(repeated)))}.")
+    if "" in labels:
+        raise ArtifactError("Field 'labels' contains an empty name.")
+    clean: dict[str, Any] = {"labels": labels, "site": fields["site"]}
+    if not isinstance(clean["site"], str) or not clean["site"]:
+        raise ArtifactError(f"Field 'site' is {clean['site']!r}; expected e.g. 'mlp.neuron'.")
+    for name in ("num_layers", "d_ff"):
+        clean[name] = _integer(name, fields[name], least=1)
+    clean["orphans"] = _integer("orphans", fields["orphans"], least=0)
+    for name in ("model_type", "base_model", "base_revision"):
+        clean[name] = fields[name]
+        if clean[name] is not None and not isinstance(clean[name], str):
+            raise ArtifactError(f"Field {name!r} is {clean[name]!r}; expected text or null.")
+    clean["widths"] = _widths(fields["widths"], clean["num_layers"], clean["d_ff"])
+    modules = fields["target_modules"]
+    clean["target_modules"] = None if modules is None else _strings("target_modules", modules)
+    for name in ("method", "operation", "calibration"):
+        clean[name] = _json_object(name, fields[name])
+    for name in ("method", "operation"):
+        if not isinstance(clean[name].get("name"), str):
+            raise ArtifactError(f"Field {name!r} has no 'name' (found {clean[name]!r}).")
+    evaluation = fields["evaluation"]
+    clean["evaluation"] = None if evaluation is None else _json_object("evaluation", evaluation)
+    schedule = fields["schedule"]
+    if schedule is not None and not isinstance(schedule, str):
+        schedule = _json_object("schedule", schedule)
+    clean["schedule"] = schedule
+    return clean
+
+
+def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the validated row columns, sorted by label, layer and index."""
+    labels: tuple[str, ...] = header["labels"]
+    num_layers, d_ff = header["num_layers"], header["d_ff"]
+    rows = [_integers(name, fields[name]) for name in INTEGER_COLUMNS]
+    floats = {"score": _floats("score", fields["score"])}
+    if not isinstance(fields["values"], Mapping):
+        raise ArtifactError(f"Field 'values' is {fields['values']!r}; expected columns by name.")
+    for name, column in fields["values"].items():
+        check_name(name, (*INTEGER_COLUMNS, "score"))
+        floats[name] = _floats(name, column)
+    named = dict(zip(INTEGER_COLUMNS, rows, strict=True)) | floats
+    for name, column in named.items():
+        if len(column) != len(rows[0]):
+            raise ArtifactError(
+                f"Column {name!r} has {len(column)} rows, but 'label' has {len(rows[0])}."
+            )
+    label, layer, index = rows
+    algebra.check_rows(labels, label, layer, index, header["widths"] or (d_ff,) * num_layers)
+    keys, order = algebra.row_keys(label, layer, index, num_layers, d_ff).sort()
+    label, layer, index = label[order], layer[order], index[order]
+    algebra.check_unique(labels, keys, label, (layer, index))
+    for name, column in floats.items():
+        bad = ~column.isfinite()
+        if bool(bad.any()):
+            place = tuple(bad.nonzero()[0].tolist())
+            raise ArtifactError(
+                f"Column {name!r}: {int(bad.sum())} values are not finite (row {place[0]}: "
+                f"{float(column[place])}). The statistics behind it overflowed or are damaged."
+            )
+    floats = {name: column[order] for name, column in floats.items()}
+    score = floats.pop("score")
+    values = {name: floats[name] for name in sorted(floats)}
+    return {"label": label, "layer": layer, "index": index, "score": score, "values": values}
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ArtifactError(f"Field {name!r} is {value!r}; expected a whole number >= {least}.")
+    return value
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Sequence)
+        or not all(isinstance(item, str) for item in value)
+    ):
+        raise ArtifactError(f"Field {name!r} is {value!r}; expected a list of texts.")
+    return tuple(value)
+
+
+def _widths(value: Any, num_layers: int, d_ff: int) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ArtifactError(f"Field 'widths' is {value!r}; expected one number per layer.")
+    widths = tuple(_integer("widths", width, least=0) for width in value)
+    if len(widths) != num_layers:
+        raise ArtifactError(
+            f"Field 'widths' has {len(widths)} entries, but 'num_layers' is {num_layers}."
+        )
+    if max(widths) != d_ff:
+        raise ArtifactError(f"Field 'widths' has maximum {max(widths)}, but 'd_ff' is {d_ff}.")
+    return None if min(widths) == d_ff else widths
+
+
+def _json_object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ArtifactError(f"Field {name!r} is {value!r}; expected a dictionary.")
+    try:
+        # The round trip copies, turns tuples into lists, and proves that it can be saved.
+        return json.loads(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"Field {name!r} cannot be written as JSON: {error}.") from error
+
+
+def _tensor(name: str, column: Any) -> torch.Tensor:
+    try:
+        tensor = torch.as_tensor(column).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"Column {name!r} is no column of numbers: {error}.") from error
+    # A vector per row: what one unit of a feature adds to the residual stream.
+    if tensor.ndim == 2 and name.endswith(f".{DIRECTION}") and tensor.shape[1]:
+        return tensor
+    if tensor.ndim != 1:
+        raise ArtifactError(
+            f"Column {name!r} has shape {list(tensor.shape)}; expected one dimension."
+        )
+    return tensor
+
+
+def _integers(name: str, column: Any) -> torch.Tensor:
+    tensor = _tensor(name, column)
+    # An empty Python list becomes float32, which says nothing about what was meant.
+    empty_list = len(tensor) == 0 and not isinstance(column, torch.Tensor)
+    if (tensor.is_floating_point() and not empty_list) or tensor.dtype == torch.bool:
+        raise ArtifactError(f"Column {name!r} has dtype {tensor.dtype}; expected integers.")
+    return tensor.to(torch.int64)
+
+
+def _floats(name: str, column: Any) -> torch.Tensor:
+    tensor = _tensor(name, column)
+    if not tensor.is_floating_point() and isinstance(column, torch.Tensor):
+        raise ArtifactError(f"Column {name!r} has dtype {tensor.dtype}; expected floating point.")
+    return tensor.to(torch.float32)

@@ -1,0 +1,160 @@
+"""A model with its neuron set, ready to be steered by several visitors at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ..steering.schedule import Schedule
+from .settings import presets
+
+if TYPE_CHECKING:
+    from ..demo.judge import Judge
+    from ..neuron_set import NeuronSet
+    from .request import Order
+
+#: Labels of the control carry this, so that both sets fit into one steerer.
+RANDOM = "random-"
+_TOP = 5
+_TOKENS = 120
+
+
+@dataclasses.dataclass(eq=False)
+class Pair:
+    """What a visitor plays with.
+
+    Attributes:
+        model_id: What the visitor called the model.
+        set_id: What the visitor called the neuron set.
+        model: The model, in eval mode.
+        tokenizer: Its tokenizer.
+        neurons: The neuron set.
+        judge: Tells the language of a text, if somebody here can.
+        dtype: The name of the model's dtype, for the snippet.
+    """
+
+    model_id: str
+    set_id: str
+    model: Any
+    tokenizer: Any
+    neurons: NeuronSet
+    judge: Judge | None
+    dtype: str
+
+    def __post_init__(self) -> None:
+        self._control = lru_cache(maxsize=8)(self._draw)
+
+    @property
+    def name(self) -> str:
+        """What the pair is asked for by."""
+        return f"{self.model_id} + {self.set_id}"
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels that have neurons, in the order of the set."""
+        return [label for label, count in self.neurons.counts.items() if count]
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Token ids that end a text."""
+        end = self.model.generation_config.eos_token_id
+        end = self.tokenizer.eos_token_id if end is None else end
+        ids = end if isinstance(end, (list, tuple)) else [end]
+        return frozenset(int(each) for each in ids if each is not None)
+
+    def control(self, seed: int) -> NeuronSet:
+        """Return as many random neurons per label and layer, under labels of their own."""
+        return self._control(seed)
+
+    def _draw(self, seed: int) -> NeuronSet:
+        drawn = self.neurons.random_like(seed)
+        return drawn.relabel({label: RANDOM + label for label in drawn.labels})
+
+    def options(self, order: Order) -> dict[str, Any]:
+        """Return the arguments that `model.generate` gets for an order."""
+        options: dict[str, Any] = {"max_new_tokens": order.max_new_tokens, "do_sample": False}
+        if order.full_length:
+            options["min_new_tokens"] = order.max_new_tokens
+        if (
+            self.tokenizer.pad_token_id is None
+            and self.model.generation_config.pad_token_id is None
+        ):
+            options["pad_token_id"] = min(self.ends, default=0)
+        return options
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a page needs to know, JSON-able: facts about the set and the model."""
+        neurons, summary = self.neurons, self.neurons.summary()
+        kept = ("counts", "layers", "neurons", "num_layers", "d_ff", "site", "method")
+        best: dict[str, list[dict[str, float | int]]] = {}
+        for label in self.labels:
+            rows = neurons.only(label).top(_TOP)
+            order = rows.score.argsort(descending=True)
+            best[label] = [
+                {
+                    "layer": int(rows.layer[i]),
+                    "index": int(rows.index[i]),
+                    "score": float(rows.score[i]),
+                }
+                for i in order.tolist()
+            ]
+        return {
+            "name": self.name,
+            "model": self.model_id,
+            "set": self.set_id,
+            "labels": self.labels,
+            **{key: summary[key] for key in kept},
+            "sharing": {str(owners): count for owners, count in summary["sharing"].items()},
+            "exclusive": neurons.exclusive_counts(),
+            "best": best,
+            "operation": neurons.operation,
+            "operations": self.operations(),
+            "schedule": self.default_schedule(),
+            "presets": presets(self.labels, _TOKENS),
+            "parameters": int(self.model.num_parameters()),
+            "identifier": self.judge is not None,
+        }
+
+    def operations(self) -> dict[str, bool]:
+        """Return the operations that the set has values for, the set's own first.
+
+        The value tells whether a strength beyond 1 makes sense.
+        """
+        from ..errors import NeuronSteerError
+        from ..operations import operation
+        from .request import explained
+
+        own = operation(self.neurons.operation)
+        found = {own.name: own.unbounded}
+        for name in explained():
+            try:
+                one = operation(name)
+                one.affine(self.neurons, one.site_for(self.neurons.site))
+            except NeuronSteerError:
+                continue
+            found.setdefault(name, one.unbounded)
+        return found
+
+    def default_schedule(self) -> str:
+        """Return a tour of three labels: those with which the set wants to be shown, if it says so.
+
+        A model needs some tokens to turn round, so they get all the room there is.
+        """
+        stored = self.neurons.schedule
+        if stored is None:
+            tours = presets(self.labels, _TOKENS)
+            return next((e["schedule"] for e in tours if e["name"] == "Three"), self.labels[0])
+        read = Schedule.parse(stored) if isinstance(stored, str) else Schedule.from_dict(stored)
+        labels = [label for label in read.labels if label in self.labels][:3] or self.labels[:1]
+        every = _TOKENS // len(labels)
+        return str(Schedule(labels[0], *((i * every, each) for i, each in enumerate(labels) if i)))
+
+
+def mirrored(schedule: Schedule) -> Schedule:
+    """Return the schedule for the random neurons: the same, under their labels."""
+    points = [
+        dataclasses.replace(point, label=None if point.label is None else RANDOM + point.label)
+        for point in schedule.points
+    ]
+    return Schedule(*points, repeat=schedule.repeat, prompt=schedule.prompt)

@@ -1,0 +1,158 @@
+"""Importing masks that papers published."""
+
+import json
+import pickle
+
+import pytest
+import torch
+
+from neuronsteer.errors import ArtifactError, LabelError, ParameterError
+from neuronsteer.neuron_set import NeuronSet
+from neuronsteer.neuron_set.paper_masks import load_mask
+
+INDICES = [
+    [torch.tensor([1, 5]), torch.tensor([], dtype=torch.int64), torch.tensor([0])],
+    [torch.tensor([5]), torch.tensor([2, 3]), torch.tensor([], dtype=torch.int64)],
+]
+ROWS = {("en", 0, 1), ("en", 0, 5), ("en", 2, 0), ("zh", 0, 5), ("zh", 1, 2), ("zh", 1, 3)}
+
+
+def rows_of(neurons):
+    names = [neurons.labels[k] for k in neurons.label.tolist()]
+    return set(zip(names, neurons.layer.tolist(), neurons.index.tolist(), strict=True))
+
+
+def booleans(indices, width=8):
+    return [
+        [torch.zeros(width, dtype=torch.bool).index_fill(0, i, True) for i in m] for m in indices
+    ]
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(content):
+        torch.save(content, tmp_path / "mask.pth")
+        return tmp_path / "mask.pth"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        INDICES,
+        tuple(tuple(mask) for mask in INDICES),
+        [[i.int() for i in mask] for mask in INDICES],
+        [[i.tolist() for i in mask] for mask in INDICES],
+        [[i.float() if not len(i) else i for i in mask] for mask in INDICES],
+        booleans(INDICES),
+        torch.stack([torch.stack(mask) for mask in booleans(INDICES)]),
+        [torch.stack(mask) for mask in booleans(INDICES)],
+        {"zh": INDICES[1], "en": INDICES[0], "xx": INDICES[0]},
+        {"en": dict(enumerate(INDICES[0])), "zh": {str(k): t for k, t in enumerate(INDICES[1])}},
+    ],
+)
+def test_every_layout(save, content):
+    neurons = load_mask(save(content), ["en", "zh"], d_ff=8, model_type="llama", base_model="o/b")
+    assert rows_of(neurons) == ROWS
+    assert neurons.labels == ("en", "zh")
+    assert (neurons.num_layers, neurons.d_ff, neurons.site) == (3, 8, "mlp.act")
+    assert (neurons.model_type, neurons.base_model) == ("llama", "o/b")
+    assert neurons.operation == {"name": "zero"}
+    assert neurons.method == {"name": "imported", "parameters": {"file": "mask.pth"}}
+
+
+@pytest.mark.parametrize(
+    "content", [INDICES[0], booleans(INDICES)[0], torch.stack(booleans(INDICES)[0])]
+)
+def test_one_label_saved_without_the_outer_list(save, content):
+    assert rows_of(load_mask(save(content), ["en"], d_ff=8)) == {r for r in ROWS if r[0] == "en"}
+
+
+def test_saved_set_round_trips(save, tmp_path):
+    neurons = load_mask(save(INDICES), ["en", "zh"], d_ff=8)
+    neurons.save_pretrained(tmp_path / "set")
+    assert NeuronSet.from_pretrained(tmp_path / "set") == neurons
+
+
+def test_fewer_or_more_masks_than_labels(save):
+    path = save(INDICES)
+    with pytest.raises(LabelError, match=r"masks of 2 labels, but 3 were named \(en, zh, fr\)"):
+        load_mask(path, ["en", "zh", "fr"], d_ff=8)
+    with pytest.raises(LabelError, match="masks of 2 labels, but 1 was named"):
+        load_mask(path, ["en"], d_ff=8)
+    with pytest.raises(LabelError, match="names its masks en, and none is 'fr'"):
+        load_mask(save({"en": INDICES[0]}), ["fr"], d_ff=8)
+    with pytest.raises(ParameterError, match="expected a list of names"):
+        load_mask(path, "en,zh", d_ff=8)
+
+
+def test_width_must_come_from_somewhere(save, tmp_path):
+    path = save(INDICES)
+    with pytest.raises(ParameterError, match="d_ff=, or base_model="):
+        load_mask(path, ["en", "zh"])
+    assert load_mask(save(booleans(INDICES)), ["en", "zh"]).d_ff == 8
+    model = tmp_path / "model"
+    model.mkdir()
+    config = {"model_type": "llama", "intermediate_size": 24, "num_hidden_layers": 3}
+    (model / "config.json").write_text(json.dumps(config))
+    neurons = load_mask(save(INDICES), ["en", "zh"], base_model=str(model))
+    assert (neurons.d_ff, neurons.model_type) == (24, "llama")
+    (model / "config.json").write_text(json.dumps({"model_type": "bloom", "hidden_size": 16}))
+    assert load_mask(path, ["en", "zh"], base_model=str(model)).d_ff == 64
+    (model / "config.json").unlink()
+    with pytest.raises(ArtifactError, match="Give d_ff="):
+        load_mask(path, ["en", "zh"], base_model=str(model))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([INDICES[0], INDICES[1][:2]], "2, 3 layers"),
+        ([[torch.tensor([9])], [torch.tensor([0])]], "mask.pth: Field 'index'.*neuron 9"),
+        ([[torch.tensor([1, 1])], [torch.tensor([0])]], "mask.pth: Duplicate"),
+        ([[torch.tensor([0.5])], [torch.tensor([0])]], "'en', layer 0: dtype torch.float32"),
+        ([[torch.zeros(2, 2).long()], [torch.tensor([0])]], r"layer 0: found \[2, 2\]"),
+        ([["x"], ["y"]], "layer 0: found str"),
+        ([7, 8], "'en': found int"),
+        ([[], []], "found list"),
+        (torch.zeros(2, 3, 8), "torch.float32 tensor"),
+        (torch.zeros(2, 3, 4, 8).bool(), r"shape \[3, 4, 8\]"),
+        ("text", "holds a str"),
+        ({"en": {"q": INDICES[0][0]}, "zh": INDICES[1]}, "keys that are no layer numbers"),
+        ({"en": {1: INDICES[0][0]}, "zh": INDICES[1]}, r"layers \[1\] only"),
+        (booleans(INDICES, width=9), "width 9, but d_ff=8"),
+    ],
+)
+def test_what_is_no_mask(save, content, message):
+    with pytest.raises(ArtifactError, match=message):
+        load_mask(save(content), ["en", "zh"], d_ff=8)
+
+
+def test_layer_count_is_checked(save):
+    with pytest.raises(ArtifactError, match="3 layers; expected 32"):
+        load_mask(save(INDICES), ["en", "zh"], d_ff=8, num_layers=32)
+
+
+def test_files_that_are_no_torch_files(tmp_path):
+    with pytest.raises(ArtifactError, match="does not exist"):
+        load_mask(tmp_path / "none.pth", ["en"], d_ff=8)
+    with pytest.raises(ArtifactError, match="is a folder"):
+        load_mask(tmp_path, ["en"], d_ff=8)
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(ArtifactError, match="cannot be read as tensors"):
+        load_mask(tmp_path / "text.pth", ["en"], d_ff=8)
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('the file ran code')",))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_code_in_a_file_is_never_run(save, tmp_path):
+    with pytest.raises(ArtifactError, match="never unpickled"):
+        load_mask(save([Evil()]), ["en"], d_ff=8)
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps([Evil()]))
+    with pytest.raises(ArtifactError, match="never unpickled"):
+        load_mask(tmp_path / "evil.pth", ["en"], d_ff=8)

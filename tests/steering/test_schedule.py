@@ -1,0 +1,188 @@
+"""Schedules: time, notation, JSON, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuronsteer.errors import ScheduleError
+from neuronsteer.steering.schedule import Condition, Point, Schedule
+from neuronsteer.steering.timeline import Track, Triggers
+from tests.tiny_models import tiny_tokenizer
+
+
+def labels_of(schedule, tokens):
+    return [schedule.at(n)[0] for n in range(tokens)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("en", "en en en en en en"),
+        ("en,2:fr,4:ja", "en en fr fr ja ja"),
+        ("en,fr@2,ja@4", "en en fr fr ja ja"),
+        ("fr@3", "- - - fr fr fr"),
+        ("en,2-4:fr", "en en fr fr en en"),
+        ("2-4:fr", "- - fr fr - -"),
+        ("en,1:fr,repeat=2", "en fr en fr en fr"),
+        ("-,1:zh-Hans,3:-", "- zh-Hans zh-Hans - - -"),
+        ("a%2Cb,1:c%3Ad", "a,b c:d c:d c:d c:d c:d"),
+        ("%2D,1:-", "- - - - - -"),
+        (" en , 2:fr ", "en en fr fr fr fr"),
+    ],
+)
+def test_notation(text, expected):
+    schedule = Schedule.parse(text)
+    wanted = [None if label == "-" else label for label in expected.split()]
+    if text.startswith("%2D"):
+        wanted[0] = "-"  # the escaped dash is a label of that name
+    assert labels_of(schedule, 6) == wanted
+    assert Schedule.parse(str(schedule)) == schedule
+
+
+def test_ramps_grow_evenly_and_stay():
+    schedule = Schedule.parse("en,2~6:fr*0.8")
+    assert [round(schedule.at(n)[1], 3) for n in range(2, 8)] == [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
+    assert schedule.at(1) == ("en", 1.0)
+
+
+def test_the_prompt_is_steered_by_one_label_and_not_by_a_schedule():
+    assert Schedule("fr").at(-1) == ("fr", 1.0)
+    assert Schedule("fr", prompt=False).at(-1) == (None, 1.0)
+    assert Schedule("en", (3, "fr")).at(-1) == (None, 1.0)
+    assert Schedule("en", (3, "fr"), prompt=True).at(-5) == ("en", 1.0)
+
+
+def test_spans_cover_everything_once():
+    assert Schedule.cycle(["a", None], every=3).spans(8) == [(0, 3, "a"), (3, 6, None), (6, 8, "a")]
+    assert Schedule.window("x", 0, 2, base="y").spans(3) == [(0, 2, "x"), (2, 3, "y")]
+
+
+names = st.text(min_size=1, max_size=6).filter(lambda text: text.strip() == text)
+times = st.one_of(
+    st.integers(1, 99),
+    st.builds(Condition.sentence_end, st.integers(0, 50)),
+    st.builds(Condition.after_text, names, st.integers(0, 50)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(times, st.none() | names, st.sampled_from([1.0, 0.5, 2.0])), max_size=4),
+    st.none() | names,
+    st.booleans() | st.none(),
+)
+def test_notation_and_json_round_trip(rest, first, prompt):
+    counted = iter(sorted({at for at, _, _ in rest if isinstance(at, int)}))
+    points = [Point(0, first)]
+    for at, label, strength in rest:
+        if isinstance(at, int):
+            at = next(counted, None)
+            if at is None:
+                continue
+        points.append(Point(at, label, strength))
+    schedule = Schedule(*points, prompt=prompt)
+    assert Schedule.parse(str(schedule)) == schedule
+    assert Schedule.from_dict(schedule.to_dict()) == schedule
+    assert hash(Schedule.parse(str(schedule))) == hash(schedule)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("en,,fr", "empty part"),
+        ("en,fr", "only the first part may be a bare label"),
+        ("en,5:fr,3:ja", "increasing order"),
+        ("en,x:fr", "Cannot read 'x'"),
+        ("en,9-4:fr", "ends before it starts"),
+        ("en,4:", "label is missing"),
+        ("en*strong", "not a number"),
+        ("en,8:fr,repeat=8", "never reaches"),
+        ("en,8:fr,repeat=x", "positive number"),
+        ("en,prompt=maybe", "'yes' or 'no'"),
+        ("sentence:fr,repeat=9", "cannot wait for text"),
+    ],
+)
+def test_malformed_notation_says_what_is_expected(text, message):
+    with pytest.raises(ScheduleError, match=message):
+        Schedule.parse(text)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Schedule(),
+        lambda: Schedule("en", "fr"),
+        lambda: Schedule("en", (-1, "fr")),
+        lambda: Schedule("en", Point(3, "fr", ramp=-1)),
+        lambda: Schedule("en", Point(3, "fr", strength=float("nan"))),
+        lambda: Schedule("en", ("3", "fr")),
+        lambda: Condition("paragraph"),
+        lambda: Condition.after_text(""),
+        lambda: Schedule.from_dict({"points": [{"label": "x"}]}),
+        lambda: Schedule.from_dict({}),
+    ],
+)
+def test_malformed_schedules_are_refused(make):
+    with pytest.raises(ScheduleError):
+        make()
+
+
+ROWS = {None: 0, "en": 1, "fr": 2, "ja": 3}
+
+
+def track(schedule, triggers=None):
+    return Track(schedule, lambda label, _strength: ROWS[label], triggers)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["en", "fr", "ja", None]), min_size=1, max_size=5), st.data())
+def test_tracks_say_what_their_schedule_says(labels, data):
+    cuts = sorted(data.draw(st.sets(st.integers(1, 15), min_size=len(labels) - 1, max_size=9)))
+    points = [(0, labels[0]), *zip(cuts, labels[1:], strict=False)]
+    period = data.draw(st.none() | st.integers(16, 20))
+    schedule = Schedule(*points, repeat=period)
+    first, length = data.draw(st.integers(-6, 40)), data.draw(st.integers(1, 30))
+    runs = track(schedule).runs(first, first + length)
+    spread = [row for start, end, row in runs for _ in range(start, end)]
+    assert spread == [ROWS[schedule.at(n)[0]] for n in range(first, first + length)]
+    assert runs[0][0] == first and runs[-1][1] == first + length
+
+
+def test_a_track_remembers_what_was_switched():
+    made = track(Schedule("en", prompt=False))
+    made = made.switched(4, track(Schedule("fr", (9, "ja")))).switched(6, track(Schedule("ja")))
+    assert made.runs(-2, 12) == [(-2, 0, 0), (0, 4, 1), (4, 6, 2), (6, 12, 3)]
+    # A change before the first token replaces everything; at the same token the last one wins.
+    made = track(Schedule("en")).switched(0, track(Schedule("fr")))
+    assert made.runs(0, 2) == [(0, 2, 2)] and made.constant_row == 2
+
+
+def test_sentence_ends_and_stop_strings_fire_at_their_token():
+    tokenizer = tiny_tokenizer()
+    triggers = Triggers(tokenizer)
+
+    def fired(schedule, text):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        token = triggers.fired(schedule, ids)
+        again = Triggers(tokenizer).fired(schedule, ids)
+        assert token == again, "the same tokens give the same answer, remembered or not"
+        return {i: tokenizer.decode(ids[:at]) for i, at in token.items()}
+
+    once = Schedule("en", (Condition.sentence_end(), "fr"))
+    assert fired(once, "He cost 3.14 euros. She left.") == {1: "He cost 3.14 euros."}
+    assert fired(once, "彼は行った。彼女は") == {1: "彼は行った。"}
+    assert fired(once, "no end yet") == {}
+    late = Schedule("en", (Condition.sentence_end(after=8), "fr"))
+    assert fired(late, "One. Two. Three.") == {1: "One. Two."}
+    stop = Schedule(
+        "en", (Condition.after_text("</think>"), "fr"), (Condition.sentence_end(), "ja")
+    )
+    assert fired(stop, "Hm. Ok.</think>Oui. Non.") == {
+        1: "Hm. Ok.</think>",
+        2: "Hm. Ok.</think>Oui.",
+    }
+    counted = Schedule("en", (Condition.sentence_end(), "fr"), (4, "ja"))
+    assert fired(counted, "No end here. Late.") == {}, "a counted point overtakes the condition"
