@@ -70,14 +70,14 @@ class Codec(ABC):
             LayoutError: If the model has no such layer.
         """
         found: list[Tap] = []
-        source = "resid" if self.site == "sae.resid" else "mlp.neuron"
+        source = "resid" if self.site == "sae.resid" else "mlp.out"
         taps = {tap.layer: tap for tap in anatomy.taps(source)}
         for layer in self.layers:
             tap = taps.get(layer)
-            if tap is None or tap.experts is not None:
+            if tap is None:
                 raise LayoutError(
-                    f"The codec reads {self.site!r} of layer {layer}, but this model "
-                    + ("has experts there." if tap else f"has layers 0 to {max(taps)}.")
+                    f"The codec reads {self.site!r} of layer {layer}, but this model has layers 0 "
+                    f"to {anatomy.num_layers - 1}."
                 )
             found.append(
                 Tap(

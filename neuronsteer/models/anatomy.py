@@ -95,7 +95,8 @@ class Anatomy:
 
     def sites(self) -> list[str]:
         """Return the sites this model has, in the order of `SITES`."""
-        has = {"mlp.act": self.layout.gate is not None, "mlp.neuron": True, "resid": True}
+        always = {"mlp.neuron": True, "mlp.out": True, "resid": True}
+        has = {"mlp.act": self.layout.gate is not None, **always}
         attention = self.layout.attention is not None
         return [site for site in SITES if has.get(site, attention)]
 
@@ -153,6 +154,7 @@ class Anatomy:
         taps: dict[str, list[Tap]] = {site: [] for site in (*SITES, "up")}
         for index in range(self.num_layers):
             self._mlp(index, taps)
+            self._mlp_out(index, taps)
             self._attention(index, taps)
             taps["resid"].append(self._tap("resid", index, "", OUTPUT, self.hidden_size))
         return taps
@@ -192,6 +194,19 @@ class Anatomy:
                 taps["mlp.act"].append(replace(down, site="mlp.act"))
         if layout.up is not None:
             taps["up"].append(self._part("mlp.act", index, layout.up, width, flat))
+
+    def _mlp_out(self, index: int, taps: dict[str, list[Tap]]) -> None:
+        sparse, path, flat = self.layout.experts, self.layout.down, self.layout.flattened
+        if sparse is not None and find(self.layers[index], sparse.path) is not None:
+            # The block around the experts adds the shared expert; some families have no block.
+            path, flat = sparse.path.rpartition(".")[0], False
+            if not path:
+                return
+        # In dense layers not the output of the MLP module: OPT has no such module, and those of
+        # BLOOM and MPT add the residual stream. In all others nothing follows the projection.
+        taps["mlp.out"].append(
+            self._tap("mlp.out", index, path, OUTPUT, self.hidden_size, flattened=flat)
+        )
 
     def _experts(self, index: int, sparse: ExpertLayout, taps: dict[str, list[Tap]]) -> None:
         module = innermost(self._module(index, sparse.path))

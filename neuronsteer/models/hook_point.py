@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SITES = ("mlp.act", "mlp.neuron", "attn.q", "attn.k", "attn.v", "attn.o", "resid")
+#: All sites. `mlp.out` is what the MLP as a whole hands on, mixtures of experts included: before
+#: the family norms or scales it, and without the residual stream.
+SITES = ("mlp.act", "mlp.neuron", "mlp.out", "attn.q", "attn.k", "attn.v", "attn.o", "resid")
 
 INPUT, OUTPUT, EXPERTS = "input", "output", "experts"
 

@@ -73,7 +73,7 @@ def test_real_families_without_a_row(model_type):
     assert anatomy.source == "shape rule"
     assert anatomy.gated == gated
     assert anatomy.widths == (width, width)
-    assert anatomy.sites() == ["mlp.act", "mlp.neuron", "resid"]
+    assert anatomy.sites() == ["mlp.act", "mlp.neuron", "mlp.out", "resid"]
     assert all(result.fired for result in probe(anatomy.root, anatomy))
     neuron, gate, up = anatomy.taps("mlp.neuron")[1], anatomy.gate_taps()[1], anatomy.up_taps()
     with watching([neuron, gate, *up]) as seen, torch.no_grad():
@@ -97,7 +97,7 @@ def test_the_rule_finds_what_the_table_says(model_type):
 def test_the_gate_is_not_guessed():
     """Nothing names lfm2's activation, so which of w1 and w3 is the gate stays open."""
     anatomy = inspect(as_unknown(tiny_model("lfm2")))
-    assert anatomy.sites() == ["mlp.neuron", "resid"]
+    assert anatomy.sites() == ["mlp.neuron", "mlp.out", "resid"]
     with pytest.raises(LayoutError, match=r"mlp\.act.*Register a Layout"):
         anatomy.gate_taps()
     report = diagnose(anatomy.root)
@@ -187,7 +187,7 @@ def test_a_family_is_added_by_registering_one_row(monkeypatch):
     anatomy = inspect(as_unknown(tiny_model("llama")))
     assert anatomy.source == "table"
     assert anatomy.layout is row
-    assert len(anatomy.sites()) == 7
+    assert len(anatomy.sites()) == 8
 
 
 def test_a_wrong_width_is_refused():
