@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ParameterError, unknown_label
 from ..steering.schedule_text import is_arithmetic
-from ..steering.targets import PREVIOUS
+from ..steering.steerer import PREVIOUS
 from ..steering.token_text import Run, locate, pieces
 from .streaming import Painter, Streamer
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..steering.schedule_text import spoken
-from ..steering.targets import PREVIOUS
+from ..steering.schedule_text import target_label
+from ..steering.steerer import PREVIOUS
 from .running import Outcome, Request, run
 from .streaming import Painter
 
@@ -153,7 +153,7 @@ def turned_off(stage: Stage) -> dict[str, Any] | None:
 
 
 def _spoken(label: str | None) -> str | None:
-    return None if label is None else spoken(label)
+    return None if label is None else target_label(label)
 
 
 def _plain(stage: Stage) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..steering.schedule_text import spoken
+from ..steering.schedule_text import target_label
 from ..steering.token_text import Detokenizer, Run
 from . import console
 
@@ -34,13 +34,13 @@ class Painter:
         if not text:
             return
         if label != self._last and self._marks:
-            self._write(f"⟦{'-' if label is None else spoken(label)}⟧", None)
+            self._write(f"⟦{'-' if label is None else target_label(label)}⟧", None)
         self._last = label
         self._write(text, self.colour(label))
 
     def colour(self, label: str | None) -> str:
         """Return the colour of a label."""
-        return "default" if label is None else self._colours.get(spoken(label), "default")
+        return "default" if label is None else self._colours.get(target_label(label), "default")
 
     def legend(self, labels: Sequence[str]) -> str:
         """Return the key to the colours, empty where labels are written out."""

@@ -13,9 +13,8 @@ from transformers import LogitsProcessorList
 
 from ..errors import ParameterError
 from ..steering.schedule import Schedule
-from ..steering.schedule_text import spoken
-from ..steering.steerer import Steerer, attach
-from ..steering.targets import PREVIOUS
+from ..steering.schedule_text import target_label
+from ..steering.steerer import PREVIOUS, Steerer, attach
 from .control_messages import Mailbox
 from .loaded_model import Pair, mirrored
 from .outputs import Lane, scores
@@ -210,7 +209,7 @@ class Running:
         if self._steer is None or not self._tokens:
             return []
         return [
-            (start, end, None if label is None else spoken(label))
+            (start, end, None if label is None else target_label(label))
             for start, end, label in self._steer.spans(0)
         ]
 
@@ -254,7 +253,7 @@ class Running:
 def _plain(schedule: Schedule) -> Schedule:
     """Return the schedule without what it leaves at each switch: that follows from the order."""
     points = [
-        dataclasses.replace(point, label=None if point.label is None else spoken(point.label))
+        dataclasses.replace(point, label=None if point.label is None else target_label(point.label))
         for point in schedule.points
     ]
     return Schedule(*points, repeat=schedule.repeat, prompt=schedule.prompt)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ..codecs import Codec
 from ..errors import HookError, LayoutError
 from ..models import Anatomy, Experts, Tap
+from ..models.expert_blocks import read_experts
 from ..models.readonly_hooks import Callback, Listener, listen
-from ..steering.expert_hooks import listen_experts
 from .accumulators import Current, Slot, Texts, site_widths
 from .document_measures import METERS, Emit, Meter
 from .feature_accumulators import TextWatch
@@ -188,7 +188,7 @@ class Gatherer:
         with ExitStack() as stack:
             if blocks:
                 calls = {module: self._expert_callback(found) for module, found in blocks.items()}
-                stack.enter_context(listen_experts(self.anatomy.root, calls))
+                stack.enter_context(read_experts(calls))
             listener = stack.enter_context(listen(entries))
             try:
                 yield listener

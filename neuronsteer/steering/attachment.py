@@ -1,42 +1,53 @@
-"""The attachment of one steerer to one model: cells on every steered layer, all or none."""
+"""The attachment of one steerer to one model: a hook on every steered layer, all or none."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import HookError
 from ..models import Anatomy, Tap
+from ..models.expert_blocks import change_experts
 from ..models.probe import run_tokens
 from ..neuron_set import NeuronSet
-from ..neuron_set.value_columns import FEATURE_SITES
-from .compile import Compiled
-from .expert_hooks import ExpertCell, attach_cells
-from .layer_hooks import Cell, Signal, install
-from .tables import SparseRow, Tables
+from .compile import Compiled, steered_site
+from .expert_hooks import ExpertHook
+from .layer_hooks import CurrentPlan, LayerHook, install
+from .tables import Row, RowNumbers, SparseRow
 
 
-class Anchor:
-    """The cells of one steerer, and what takes them away again.
+class Attachment:
+    """The hooks of one steerer, and what takes them away again.
 
     Args:
         anatomy: The model.
         sets: The neuron sets; layers that none of them touches get no hook.
         capacity: Rows that fit in the tables without moving them.
+
+    Attributes:
+        current: What the hooks read.
+        hooks: One per steered layer, two where a block has a shared expert.
+        widths: Neurons per steered site and layer.
     """
 
     def __init__(self, anatomy: Anatomy, sets: Sequence[NeuronSet], capacity: int) -> None:
-        self.signal = Signal()
+        self.current = CurrentPlan()
+        self.hooks: list[LayerHook] = []
+        self.widths: dict[tuple[str, int], int] = {}
         self._anatomy = anatomy
         self._stack = ExitStack()
         self._up_installed: set[int] = set()
-        self.cells: list[Cell] = []
-        self.widths: dict[tuple[str, int], int] = {}
-        self._by_key: dict[tuple[str, int], list[Cell]] = {}
+        self._rows = RowNumbers()
+        self._lock = threading.RLock()
+        self._keys: list[tuple[str, int]] = []
+        self._blocks: dict[tuple[str, int], Any] = {}
+        self._left: list[dict[str, Any]] | None = None
         for site in dict.fromkeys(steered_site(each.site) for each in sets):
             layers = {
                 int(layer)
@@ -44,118 +55,143 @@ class Anchor:
                 if steered_site(each.site) == site
                 for layer in each.layer.unique().tolist()
             }
-            for tap in anatomy.taps(site):
-                if tap.layer in layers:
-                    self._add(tap, capacity)
+            for point in anatomy.taps(site):
+                if point.layer in layers:
+                    self._add(point, capacity)
 
-    def _add(self, tap: Tap, capacity: int) -> None:
-        key = (tap.site, tap.layer)
-        self.widths[key] = tap.width
-        if tap.experts is None:
-            made = [Cell(tap, Tables(tap.tensor_width, capacity), self.signal)]
-        else:
-            routed = tap.experts.num_experts * tap.experts.expert_width
-            made: list[Cell] = [ExpertCell(tap, Tables(routed, capacity), self.signal)]
-            if tap.experts.shared is not None:
-                # It lives in another module, whose own layer number is the block's.
-                shared = replace(tap.experts.shared, layer=tap.layer)
-                made.append(Cell(shared, Tables(shared.tensor_width, capacity), self.signal))
-        self._by_key[key] = made
-        self.cells.extend(made)
+    def _add(self, point: Tap, capacity: int) -> None:
+        key = (point.site, point.layer)
+        self.widths[key] = point.width
+        shared = (capacity, self.current, self._rows, self._lock)
+        if point.experts is None:
+            self._keys.append(key)
+            self.hooks.append(LayerHook(len(self.hooks), point, point.tensor_width, *shared))
+            return
+        block = self._blocks[key] = point.experts
+        routed = block.num_experts * block.expert_width
+        self._keys.append(key)
+        self.hooks.append(ExpertHook(len(self.hooks), point, routed, *shared))
+        if block.shared is not None:
+            # It lives in another module, whose own layer number is the block's.
+            beside = replace(block.shared, layer=point.layer)
+            self._keys.append(key)
+            self.hooks.append(LayerHook(len(self.hooks), beside, beside.tensor_width, *shared))
 
     def install(self) -> None:
         """Register every hook, or none."""
-        plain = [cell for cell in self.cells if not isinstance(cell, ExpertCell)]
-        experts = [cell for cell in self.cells if isinstance(cell, ExpertCell)]
+        plain = [hook for hook in self.hooks if not isinstance(hook, ExpertHook)]
+        experts = [
+            (hook.experts.module, hook) for hook in self.hooks if isinstance(hook, ExpertHook)
+        ]
         with ExitStack() as stack:
             for remove in install(plain):
                 stack.callback(remove)
             if experts:
-                stack.callback(attach_cells(self._anatomy.root, experts))
+                stack.callback(change_experts(experts))
             self._stack = stack.pop_all()
 
     def remove(self) -> None:
-        """Take every hook away."""
+        """Take every hook away, and let go of the model; `report()` still tells what was done."""
         self._stack.close()
+        self._left = self.report()
+        self.hooks = []
+        self._blocks = {}
+        del self._anatomy
 
     def probe(self) -> None:
         """Run one token and raise if a hook does not fire: a dead hook would be silent."""
         run_tokens(self._anatomy.root, 1)
-        dead = [cell.tap for cell in self.cells if not cell.probed]
+        dead = [hook.point for hook in self.hooks if not hook.fired]
         if dead:
             raise HookError(
-                f"{len(dead)} of {len(self.cells)} hooks do not fire, the first on "
+                f"{len(dead)} of {len(self.hooks)} hooks do not fire, the first on "
                 f"{dead[0].name!r}: the model computes this layer without calling the module (a "
                 "fused kernel such as a whole-MLP replacement). Load the model without kernel "
                 "replacement (use_kernels=False, no Liger MLP), then attach."
             )
-        self.signal.to_device(self._first_device())
+        self.current.to_device(self._first_device())
 
-    def define(self, row: int, compiled: Compiled) -> None:
-        """Write one steering state into the tables of every layer."""
-        for key, cells in self._by_key.items():
-            sparse = compiled.get(key)
-            for cell in cells:
-                part = None if sparse is None else self._localise(cell, sparse)
-                if part is not None and part.gain is not None and cell.tap.experts is None:
-                    self._listen_up(cell)
-                cell.tables.define(row, part)
+    def define(self, label: str | None, compiled: Compiled) -> Row:
+        """Return a new row that does what `compiled` says; written before anybody can read it.
 
-    def _localise(self, cell: Cell, sparse: SparseRow) -> SparseRow | None:
-        tap = cell.tap
-        block = self._by_key[(tap.site, tap.layer)][0].tap.experts
+        Raises:
+            ParameterError: If a value does not fit the model's dtype.
+        """
+        layers = [
+            self._localise(*pair, compiled) for pair in zip(self.hooks, self._keys, strict=True)
+        ]
+        for hook, sparse in zip(self.hooks, layers, strict=True):
+            if sparse is not None and sparse.gain is not None and hook.point.experts is None:
+                self._read_up(hook)
+        with self._lock:
+            row = self._rows.make(label, layers)
+            for hook in self.hooks:
+                hook.define(row)
+        return row
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return, per hook, how often and at how many positions it changed something."""
+        if self._left is not None:
+            return self._left
+        return [
+            {
+                "layer": hook.point.layer,
+                "site": hook.point.site,
+                "module": hook.point.name,
+                "calls": hook.calls,
+                "positions": hook.positions,
+            }
+            for hook in self.hooks
+        ]
+
+    def _localise(
+        self, hook: LayerHook, key: tuple[str, int], compiled: Compiled
+    ) -> SparseRow | None:
+        """Return what a state does to the tensor that one hook meets."""
+        sparse, point, block = compiled.get(key), hook.point, self._blocks.get(key)
+        if sparse is None:
+            return None
         if block is None:
-            return replace(sparse, columns=_tensor_columns(tap, sparse.columns))
+            return replace(sparse, columns=_tensor_columns(point, sparse.columns))
         routed = block.num_experts * block.expert_width
-        mine = sparse.columns < routed if tap.experts is not None else sparse.columns >= routed
+        mine = sparse.columns < routed if point.experts is not None else sparse.columns >= routed
         if not bool(mine.any()):
             return None
         columns = sparse.columns[mine]
-        if tap.experts is None:
-            columns = _tensor_columns(tap, columns - routed)
+        if point.experts is None:
+            columns = _tensor_columns(point, columns - routed)
         gain = None if sparse.gain is None else sparse.gain[mine]
         return SparseRow(columns, sparse.scale[mine], sparse.shift[mine], gain)
 
-    def _listen_up(self, cell: Cell) -> None:
+    def _read_up(self, hook: LayerHook) -> None:
         # Only steering at 'mlp.act' needs the other factor, so nobody else pays for the hook.
-        if id(cell) in self._up_installed:
-            return
-        if self.signal.traced:
-            raise HookError(
-                "Steering at 'mlp.act' was asked for after the model was compiled. Call "
-                "steer.to(…) with that operation once before compiling."
-            )
-        ups = {tap.layer: tap for tap in self._anatomy.up_taps()}
-        up = ups.get(cell.tap.layer)
-        if up is not None and up.experts is not None:
-            up = up.experts.shared
-        if up is None:
-            raise HookError(f"Layer {cell.tap.layer} has no up projection to steer 'mlp.act' with.")
-        for remove in install([cell], {cell.tap.layer: up}):
-            self._stack.callback(remove)
-        self._up_installed.add(id(cell))
+        with self._lock:
+            if hook.number in self._up_installed:
+                return
+            if self.current.traced:
+                raise HookError(
+                    "Steering at 'mlp.act' was asked for after the model was compiled. Call "
+                    "steer.to(…) with that operation once before compiling."
+                )
+            layer = hook.point.layer
+            ups = {point.layer: point for point in self._anatomy.up_taps()}
+            up = ups.get(layer)
+            if up is not None and up.experts is not None:
+                up = up.experts.shared
+            if up is None:
+                raise HookError(f"Layer {layer} has no up projection to steer 'mlp.act' with.")
+            for remove in install([hook], {layer: up}):
+                self._stack.callback(remove)
+            self._up_installed.add(hook.number)
 
     def _first_device(self) -> torch.device:
-        for cell in self.cells:
-            device = cell.device
-            if device is not None:
-                return device
-        return torch.device("cpu")
+        devices = [hook.device for hook in self.hooks if hook.device is not None]
+        return devices[0] if devices else torch.device("cpu")
 
 
-def steered_site(site: str) -> str:
-    """Return where neurons of `site` are hooked: `mlp.act` and `mlp.neuron` share theirs.
-
-    Features are added to the residual stream, which is where an MLP's output ends up, too.
-    """
-    if site in FEATURE_SITES:
-        return "resid"
-    return "mlp.neuron" if site == "mlp.act" else site
-
-
-def _tensor_columns(tap: Tap, neurons: Tensor) -> Tensor:
-    if tap.columns is None:
+def _tensor_columns(point: Tap, neurons: Tensor) -> Tensor:
+    if point.columns is None:
         return neurons
-    if isinstance(tap.columns, slice):
-        return (tap.columns.start or 0) + neurons * (tap.columns.step or 1)
-    return tap.columns.to(neurons.device)[neurons]
+    if isinstance(point.columns, slice):
+        return (point.columns.start or 0) + neurons * (point.columns.step or 1)
+    return point.columns.to(neurons.device)[neurons]

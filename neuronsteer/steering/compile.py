@@ -147,10 +147,10 @@ class Compiler:
         site = chosen.site_for(neurons.site)
         scale, shift = chosen.blended(rows, site, strength)
         if site in FEATURE_SITES:
-            self._add_features(work, rows, chosen, scale, shift)
+            self._add_features(work, rows, site, chosen, scale, shift)
             return
         at_gate = site == "mlp.act" and self._gated
-        steered = "mlp.neuron" if site == "mlp.act" else site
+        steered = steered_site(site)
         # Rows are sorted by layer, so each layer is one slice.
         layers, sizes = rows.layer.unique_consecutive(return_counts=True)
         start = 0
@@ -169,11 +169,12 @@ class Compiler:
         self,
         work: dict[tuple[str, int], SparseRow],
         rows: NeuronSet,
+        site: str,
         chosen: Operation,
         scale: torch.Tensor,
         shift: torch.Tensor,
     ) -> None:
-        """Add the features' decoder rows, each times its shift, to the residual stream."""
+        """Add the features' decoder rows, each times its shift, where the codec reads."""
         if bool((scale != 1).any()):
             raise ParameterError(
                 f"Features of an autoencoder can only be added to, and {chosen.name!r} would have "
@@ -188,11 +189,11 @@ class Compiler:
             )
         for layer in rows.layer.unique().tolist():
             here = rows.layer == layer
-            key = ("resid", int(layer))
+            key = (steered_site(site), int(layer))
             if directions.shape[1] != self._widths[key]:
                 raise MismatchError(
                     f"The set's decoder rows have {directions.shape[1]} coordinates, the model's "
-                    f"residual stream has {self._widths[key]}: it was made for another model."
+                    f"hidden states have {self._widths[key]}: it was made for another model."
                 )
             made = SparseRow(
                 torch.arange(directions.shape[1]),
@@ -201,6 +202,15 @@ class Compiler:
             )
             before = work.get(key)
             work[key] = made if before is None else _after(before, made, self._widths[key])
+
+
+def steered_site(site: str) -> str:
+    """Return where neurons of `site` are hooked: `mlp.act` and `mlp.neuron` share theirs.
+
+    Features are added where their autoencoder reads: to the stream, or to the MLP's output before
+    a family norms or scales it.
+    """
+    return {"mlp.act": "mlp.neuron", "sae.resid": "resid", "sae.mlp": "mlp.out"}.get(site, site)
 
 
 def _after(first: SparseRow, second: SparseRow, width: int) -> SparseRow:

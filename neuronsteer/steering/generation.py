@@ -1,12 +1,13 @@
-"""Time: tells every steerer of a model which generated tokens a forward pass is about.
+"""What is in force in a forward pass: decided here, once per pass, for every attached steerer.
+
+There is one `GenerationTracker` per model. For every forward pass it gives every attached steerer a
+`Plan`: nothing, one row, or rows per position. Those that take no part get "nothing", explicitly.
+A plan belongs to a generation, or to the cache of a loop of one's own, and ends with it.
 
 `generate` asks `prepare_inputs_for_generation` before each forward pass, outside any compiled graph
 and with the full token sequence. Wrapping it gives the position of every column without keeping a
 counter, so that beams, assisted decoding, chunked prefill, static caches and `use_cache=False` come
-out right. A direct call of the model is placed by the length of its cache instead.
-
-There is one clock per model. Steerers join and leave in any order; the last one to leave takes the
-wrappers away.
+out right. A direct call of the model is placed by its cache instead.
 """
 
 from __future__ import annotations
@@ -16,218 +17,601 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .layer_hooks import watch_root
+from ..errors import HookError, ParameterError, ScheduleError
+from ..models.plain_copies import keep_copies_plain, ours, release
+from .layer_hooks import CurrentPlan, Plan, uncounted, watch_root
+from .timeline import Planner, RowText, RowTimeline, constant, follow_all
+
+_TRACKER = "_neuronsteer_tracker"
+_lock = threading.Lock()
+_NOTHING = constant(None)
 
 
 @dataclass(eq=False)
-class Session:
+class Assignment:
+    """What `Steerer.to()` asked for.
+
+    Attributes:
+        timelines: One for the whole batch, or one per row.
+        per_row: Whether there is one per row.
+        prompt_length: Where the prompt ends in direct calls, if the user said so.
+    """
+
+    timelines: list[RowTimeline]
+    per_row: bool = False
+    prompt_length: int | None = None
+    #: The plan where one row holds everywhere, else `None`.
+    everywhere: Plan | None = None
+
+    def __post_init__(self) -> None:
+        if not self.per_row and self.timelines[0].is_constant:
+            self.everywhere = constant(self.timelines[0].constant_row)
+
+    def check(self, batch: int | None) -> None:
+        """Raise if there is one label per row but not as many as rows."""
+        if self.per_row and batch is not None and len(self.timelines) != batch:
+            raise ParameterError(
+                f"{len(self.timelines)} labels were given, one per row, but the batch has {batch} "
+                "rows. Give one label, or as many as there are prompts."
+            )
+
+
+@dataclass(eq=False)
+class Generation:
     """One call of `generate`.
 
     Attributes:
         batch: Rows of the batch as given (before beams), once known.
         prompt: Columns of the prompt in the frame of `input_ids`.
         offset: Cached positions that lie before that frame.
-        owner: The only follower that takes part, or `None` for all public ones.
+        runs: One per steerer that takes part; fixed when the generation begins.
         token: The generated token that the next forward pass predicts last.
-        forwards: Forward passes so far.
-        hits: Per follower: layers changed over all forward passes.
-        wanted: Per follower: positions that should have been changed.
-        armed: A forward pass has been prepared and not yet run.
+        prepared: A forward pass has been prepared and not yet run.
+        locked: Whether compiled graphs are kept to this generation until it ends.
     """
 
     batch: int | None
     prompt: int | None
     offset: int
-    owner: Follower | None
+    runs: list[Run] = field(default_factory=list)
     token: int = 0
-    forwards: int = 0
-    armed: bool = False
-    hits: dict[int, int] = field(default_factory=dict)
-    wanted: dict[int, int] = field(default_factory=dict)
+    prepared: bool = False
+    locked: bool = False
 
 
-class Follower(Protocol):
-    """What a steerer does when the clock ticks."""
+@dataclass(eq=False)
+class Run:
+    """What one steerer does in one generation, with every switch made on the way.
 
-    private: bool
+    Attributes:
+        state: The steerer's.
+        generation: The generation.
+        assignment: The newest one that the timelines contain.
+        timelines: One for the whole batch, or one per row.
+        tokens: Generated tokens that have been planned for.
+        texts: The generated tokens per row, kept only for schedules that wait for text.
+        sequences: The generated tokens that were returned, kept only for those, too.
+        everywhere: The plan of this thread, where one row holds everywhere in this generation.
+        wanted: Positions that should have been changed.
+        hits: Layers changed over all forward passes.
+    """
 
-    def begin(self, session: Session) -> None:
-        """A generation starts."""
-        ...
+    state: SteererState
+    generation: Generation
+    assignment: Assignment
+    timelines: list[RowTimeline]
+    tokens: int = 0
+    texts: list[RowText] = field(default_factory=list)
+    sequences: Tensor | None = None
+    everywhere: Plan | None = None
+    wanted: int = 0
+    hits: int = 0
 
-    def place(self, session: Session, first: int, batch: int, length: int, ids: Tensor) -> None:
-        """Plan a forward pass over `length` positions; the first predicts token `first`."""
-        ...
+    def switch(self, assignment: Assignment, token: int) -> None:
+        """Follow `assignment` from generated token `token` on."""
+        old, new = self.timelines, assignment.timelines
+        self.assignment = assignment
+        self.timelines = [
+            old[i % len(old)].switched(token, new[i % len(new)])
+            for i in range(max(len(old), len(new)))
+        ]
 
-    def place_direct(self, start: int, batch: int, length: int, ids: Tensor | None) -> None:
-        """Plan a direct call whose first position is `start`."""
-        ...
+    def text(self, row: int) -> tuple[RowTimeline, RowText | None]:
+        """Return the timeline and the text of one row of the batch as it was given."""
+        timeline = self.timelines[row if len(self.timelines) > 1 else 0]
+        if not timeline.needs_text:
+            return timeline, None
+        if self.sequences is None:
+            each = max(1, len(self.texts) // (self.generation.batch or 1))
+            return timeline, self.texts[row * each] if self.texts else RowText()
+        each = max(1, len(self.sequences) // (self.generation.batch or 1))
+        text = RowText()
+        text.follow(self.sequences[row * each, : self.tokens])
+        return timeline, text
 
-    def passed(self, session: Session | None) -> None:
-        """A forward pass is over."""
-        ...
 
-    def finish(self, session: Session, failed: bool) -> None:
-        """A generation is over."""
-        ...
+class SteererState:
+    """One steerer's part in the tracker.
 
-    def packed(self) -> None:
-        """Rows are about to be packed without a batch dimension; raise unless that is fine."""
-        ...
+    Args:
+        current: What its hooks read.
+        assignment: What to follow at first.
+        private: Take part only in generations of its own.
+    """
+
+    def __init__(self, current: CurrentPlan, assignment: Assignment, private: bool) -> None:
+        self.current = current
+        self.assignment = assignment
+        self.private = private
+        self.last: Run | None = None
+        self.generations = 0
+        self.planner = Planner()
+        self.running: dict[Generation, Run] = {}
+        #: Where the prompt ended, per cache of a loop that calls the model itself.
+        self.prompts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    @property
+    def resting(self) -> Plan | None:
+        """The plan for code that runs outside of any forward pass known; `None`: nobody knows."""
+        return _NOTHING if self.private else self.assignment.everywhere
+
+    def newest(self) -> Run | None:
+        """Return the generation that runs, the newest if there are several."""
+        runs = tuple(self.running.values())
+        return runs[-1] if runs else None
+
+
+def _leave_alone() -> Plan:
+    return _NOTHING
+
+
+def _forget(reference: weakref.ref[Any]) -> None:
+    root = reference()
+    if root is not None:
+        root.__dict__.pop(_TRACKER, None)
+        release(root)
 
 
 class _Local(threading.local):
-    session: Session | None = None
-    owner: Follower | None = None
+    generation: Generation | None = None
+    #: The only steerer that takes part in what this thread runs.
+    only_participant: SteererState | None = None
+    probing: bool = False
 
 
-class Clock:
-    """The clock of one model; `Clock.of(root)` finds or makes it."""
-
-    _clocks: weakref.WeakKeyDictionary[nn.Module, Clock] = weakref.WeakKeyDictionary()
-    _lock = threading.Lock()
+class GenerationTracker:
+    """Decides for one model; `GenerationTracker.of(root)` finds or makes it."""
 
     def __init__(self, root: Any) -> None:
-        # The clock is a value in a dictionary keyed weakly by the model; it must not keep it alive.
+        # The model holds the tracker; the other way round it must not be kept alive.
         self._root = weakref.ref(root)
-        self._followers: list[Follower] = []
+        # Replaced, never changed: a thread that goes through it is not disturbed.
+        self._states: tuple[SteererState, ...] = ()
         self._local = _Local()
         self._undo: list[Callable[[], None]] = []
+        self._generations = 0
+        self._managers: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Compiled graphs read one tensor, whichever thread runs them.
+        self._compiled = threading.RLock()
 
     @classmethod
-    def of(cls, root: Any) -> Clock:
-        """Return the clock of the causal LM `root`."""
-        with cls._lock:
-            clock = cls._clocks.get(root)
-            if clock is None:
-                clock = cls._clocks[root] = cls(root)
-            return clock
+    def join(cls, root: Any, state: SteererState) -> GenerationTracker:
+        """Decide for `state`, too, from the next generation or direct call on.
 
-    @property
-    def session(self) -> Session | None:
-        """The generation running in this thread."""
-        return self._local.session
+        Returns:
+            The tracker of the causal LM `root`, made if it is the first.
+        """
+        with _lock:
+            tracker = root.__dict__.get(_TRACKER)
+            if tracker is None:
+                tracker = cls(root)
+                tracker._install()
+            state.current.outside = functools.partial(tracker._outside, state)
+            tracker._states = (*tracker._states, state)
+            return tracker
 
-    def join(self, follower: Follower) -> None:
-        """Tell `follower` the time from now on."""
-        with self._lock:
-            if not self._followers:
-                self._install()
-            self._followers = [*self._followers, follower]
+    def leave(self, state: SteererState) -> None:
+        """Stop deciding for `state`; the last one out removes every wrapper."""
+        with _lock:
+            self._states = tuple(each for each in self._states if each is not state)
+            state.current.outside = _leave_alone
+            self._uninstall_if_unused()
 
-    def leave(self, follower: Follower) -> None:
-        """Stop telling `follower`; the last one out removes every wrapper."""
-        with self._lock:
-            self._followers = [f for f in self._followers if f is not follower]
-            if not self._followers:
-                for undo in reversed(self._undo):
-                    undo()
-                self._undo = []
+    def assign(self, state: SteererState, assignment: Assignment) -> None:
+        """Let `state` follow `assignment` from the next token on, in every thread."""
+        batching = not state.private and any(each.is_running() for each in self._managers)
+        if batching and assignment.everywhere is None:
+            raise _packed()
+        state.assignment = assignment
+        if self._local.generation is None:
+            state.current.local.plan = None
+        if not self._generations:
+            # Compiled code may be called at any time now; otherwise the next token brings it.
+            state.current.show(state.resting)
 
-    def alone(self, owner: Follower, call: Callable[[], Any]) -> Any:
-        """Run `call`; generations in it follow `owner` only."""
-        before = self._local.owner
-        self._local.owner = owner
+    def run_exclusively(self, state: SteererState, call: Callable[[], Any]) -> Any:
+        """Run `call`; only `state` takes part in its generations."""
+        before = self._local.only_participant
+        self._local.only_participant = state
         try:
             return call()
         finally:
-            self._local.owner = before
+            self._local.only_participant = before
 
-    def _active(self, session: Session | None) -> list[Follower]:
-        owner = session.owner if session is not None else self._local.owner
-        if owner is not None:
-            return [owner]
-        return [follower for follower in self._followers if not follower.private]
+    def probe(self, state: SteererState, call: Callable[[], Any]) -> Any:
+        """Run a forward pass in which the hooks of `state` say that they fire; nobody steers."""
+        self._local.probing = True
+        try:
+            return self.run_exclusively(state, call)
+        finally:
+            self._local.probing = False
+
+    def _participants(self) -> list[SteererState]:
+        only = self._local.only_participant
+        if only is not None:
+            return [only]
+        return [state for state in self._states if not state.private]
 
     def _install(self) -> None:
-        root = self._root()
-        if root is None:
-            return
-        self._undo = [
-            watch_root(root, self._before, self._after),
-            _wrap(root, "prepare_inputs_for_generation", self._prepare),
-            _wrap(root, "generate", self._generate),
-        ]
-        for name in ("generate_batch", "init_continuous_batching"):
-            if hasattr(root, name):
-                self._undo.append(_wrap(root, name, self._packed))
+        root: Any = self._root()
+        undo: list[Callable[[], None]] = []
+        try:
+            keep_copies_plain(root)
+            root.__dict__[_TRACKER] = ours(self)
+            undo.append(functools.partial(_forget, self._root))
+            undo.append(watch_root(root, self._before, self._after))
+            for name, around in (
+                ("prepare_inputs_for_generation", self._prepare),
+                ("generate", self._generate),
+                ("generate_batch", self._generate_batch),
+                ("init_continuous_batching", self._init_batching),
+            ):
+                if hasattr(root, name):
+                    undo.append(_wrap(root, name, around))
+        finally:
+            self._undo = undo
+
+    def _uninstall_if_unused(self) -> None:
+        # A generation that runs goes on with the wrappers that it began with.
+        if not self._states and not self._generations:
+            for undo in reversed(self._undo):
+                undo()
+            self._undo = []
+
+    # --- generate ---------------------------------------------------------------------------
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._local.session is not None:
+        local = self._local
+        if local.generation is not None:
             # Self-speculation: the model drafts for itself, in the frame of the outer call.
             return original(*args, **kwargs)
-        session = _open(args, kwargs, self._local.owner)
-        followers = self._active(session)
-        for follower in followers:
-            follower.begin(session)
-        self._local.session = session
+        generation = _open(args, kwargs)
         failed = True
+        with _lock:
+            self._generations += 1
         try:
+            self._begin(generation)
             found = original(*args, **kwargs)
             failed = False
         finally:
-            self._local.session = None
-            for follower in followers:
-                follower.finish(session, failed)
+            local.generation = None
+            self._end(generation)
+        if not failed:
+            self._keep(generation, found)
+            self._check(generation)
         return found
+
+    def _begin(self, generation: Generation) -> None:
+        participants = self._participants()
+        for state in participants:
+            state.assignment.check(generation.batch)
+        for state in participants:
+            assignment = state.assignment
+            run = Run(state, generation, assignment, assignment.timelines)
+            if assignment.everywhere is not None:
+                run.everywhere = constant(assignment.everywhere.row)
+            generation.runs.append(run)
+            state.running[generation] = state.last = run
+        for state in self._states:
+            state.current.local.plan = _NOTHING
+        for run in generation.runs:
+            run.state.current.local.plan = run.everywhere
+        self._local.generation = generation
+        self._show_all(generation)
+
+    def _end(self, generation: Generation) -> None:
+        for run in generation.runs:
+            run.state.running.pop(generation, None)
+            self._count(run)
+        for state in {*self._states, *(run.state for run in generation.runs)}:
+            state.current.local.plan = None
+            state.current.local.up.clear()
+            state.current.show(state.resting)
+        if generation.locked:
+            self._compiled.release()
+        with _lock:
+            self._generations -= 1
+            for run in generation.runs:
+                run.state.generations += 1
+            self._uninstall_if_unused()
+
+    def _keep(self, generation: Generation, found: Any) -> None:
+        """Keep what `spans()` tells of: the text that was returned, without rejected drafts."""
+        sequences = getattr(found, "sequences", found)
+        if not isinstance(sequences, Tensor):
+            return
+        new = sequences[:, generation.prompt or 0 :]
+        for run in generation.runs:
+            run.tokens = min(run.tokens, int(new.shape[1]))
+            if any(timeline.needs_text for timeline in run.timelines):
+                run.sequences, run.texts = new.to("cpu"), []
+
+    def _check(self, generation: Generation) -> None:
+        for run in generation.runs:
+            traced, attached = run.state.current.traced, run.state in self._states
+            if run.wanted and not run.hits and attached and not traced:
+                raise _untouched()
 
     def _prepare(
         self, original: Callable[..., Any], input_ids: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         out = original(input_ids, *args, **kwargs)
-        session = self._local.session
-        if session is None:  # a custom loop: the forward pass itself is placed by its cache
+        generation = self._local.generation
+        if generation is None:
+            self._refuse_uncounted(out)
             return out
         new = out.get("input_ids")
         new = out["inputs_embeds"] if new is None else new
-        batch, length = int(new.shape[0]), int(new.shape[1])
-        columns = int(input_ids.shape[1])
-        if session.prompt is None:
-            session.prompt = columns
-        if session.batch is None:
-            session.batch = batch
-        if columns < session.prompt:  # chunked prefill passes the chunk instead of the sequence
+        batch, length = new.shape[:2]
+        columns = input_ids.shape[1]
+        if generation.prompt is None:
+            generation.prompt = columns
+        if generation.batch is None:
+            generation.batch = batch
+        if columns < generation.prompt:  # chunked prefill passes the chunk, not the sequence
             cache = kwargs.get("past_key_values")
-            start = int(cache.get_seq_length()) - session.offset if cache is not None else 0
+            start = int(cache.get_seq_length()) - generation.offset if cache is not None else 0
         else:
             start = columns - length
-        session.armed = True
-        session.forwards += 1
-        session.token = start + length - session.prompt
-        for follower in self._active(session):
-            follower.place(session, start - session.prompt + 1, batch, length, input_ids)
+        generation.prepared = True
+        generation.token = start + length - generation.prompt
+        for run in generation.runs:
+            run.tokens = generation.token + 1
+            plan = run.everywhere
+            if plan is not None and run.state.assignment is run.assignment:
+                # The plan stays: only how many positions it changes is new.
+                self._count(run)
+                plan.steered = batch * length if plan.row is not None else 0
+            else:
+                first = start - generation.prompt + 1
+                self._plan_forward(run, first, batch, length, input_ids)
+        self._show_all(generation)
         return out
 
-    def _packed(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        for follower in self._active(None):
-            follower.packed()
-        return original(*args, **kwargs)
+    def _plan_forward(
+        self, run: Run, first: int, batch: int, length: int, ids: Tensor | None
+    ) -> None:
+        """Plan one forward pass of a generation.
+
+        Args:
+            run: Whose.
+            first: Generated token that its first position predicts; negative in the prompt.
+            batch: Rows now.
+            length: Positions per row.
+            ids: The token sequence so far, or `None` where it is not the generation's own.
+        """
+        state, generation = run.state, run.generation
+        assignment = state.assignment
+        if assignment is not run.assignment:
+            assignment.check(generation.batch)
+            run.switch(assignment, generation.token)
+            run.everywhere = None
+        if ids is not None and any(each.needs_text for each in run.timelines):
+            run.texts = follow_all(run.texts, ids[:, generation.prompt or 0 :].cpu())
+        self._count(run)
+        plan = state.planner.plan(run.timelines, run.texts, first, batch, length)
+        state.current.local.plan = plan
+
+    def _count(self, run: Run) -> None:
+        plan = run.state.current.local.plan
+        if plan is not None and plan is not _NOTHING:
+            run.wanted += plan.steered
+            run.hits += plan.hits
+            plan.hits = plan.steered = 0
+
+    def _show_all(self, generation: Generation) -> None:
+        """Let compiled graphs follow the plans of this thread, until its generation ends."""
+        states = self._states
+        if any(state.current.traced for state in states) and not generation.locked:
+            self._compiled.acquire()
+            generation.locked = True
+        for state in states:
+            state.current.show(state.current.local.plan)
+
+    # --- direct calls -----------------------------------------------------------------------
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        session = self._local.session
-        if session is not None and session.armed:
-            session.armed = False
+        generation = self._local.generation
+        if generation is not None and generation.prepared:
+            generation.prepared = False
             return
         ids = kwargs.get("input_ids", args[0] if args else None)
         shaped = ids if ids is not None else kwargs.get("inputs_embeds")
         if shaped is None:
             return
+        batch, length = int(shaped.shape[0]), int(shaped.shape[1])
+        if generation is not None:
+            # A second look at the same token, as guidance takes it: it ends where the first does.
+            for run in generation.runs:
+                if run.everywhere is None:
+                    first = generation.token - length + 1
+                    self._plan_forward(run, first, batch, length, None)
+            self._show_all(generation)
+            return
+        only = self._local.only_participant
+        for state in self._states:
+            if state is only and self._local.probing:
+                state.current.local.plan = None
+            elif state.private or only is not None:
+                state.current.local.plan = _NOTHING
+            else:
+                state.current.local.plan = self._plan_direct(state, ids, batch, length, kwargs)
+            state.current.show(state.current.local.plan)
+        root = self._root()
+        if root is not None and root.training and torch.is_grad_enabled():
+            self._keep_for_backward(root)
+
+    def _plan_direct(
+        self,
+        state: SteererState,
+        ids: Tensor | None,
+        batch: int,
+        length: int,
+        kwargs: dict[str, Any],
+    ) -> Plan:
+        """Return the plan of a direct call of the model."""
+        assignment = state.assignment
+        if assignment.everywhere is not None:
+            return constant(assignment.everywhere.row, batch, length)
+        if kwargs.get("cu_seq_lens_q") is not None:
+            raise _packed()
+        assignment.check(batch)
         cache = kwargs.get("past_key_values")
         start = int(cache.get_seq_length()) if cache is not None else 0
-        for follower in self._active(session):
-            follower.place_direct(start, int(shaped.shape[0]), int(shaped.shape[1]), ids)
+        prompt = assignment.prompt_length
+        if prompt is None:
+            # A sequence that starts here is a prompt; what follows on its cache is output.
+            prompt = length if start == 0 else state.prompts.get(cache)
+        if prompt is None:
+            raise ScheduleError(
+                "A schedule counts generated tokens, but this call continues a cache that was "
+                "filled before, so where the prompt ended is unknown. Pass prompt_length=… to "
+                "to(), or use model.generate()."
+            )
+        if cache is not None and start == 0:
+            _remember(state, cache, prompt)
+        texts: list[RowText] = []
+        if any(each.needs_text for each in assignment.timelines) and start == 0 and ids is not None:
+            texts = follow_all([], ids[:, prompt:].cpu())
+        first = start - prompt + 1
+        return state.planner.plan(assignment.timelines, texts, first, batch, length)
 
-    def _after(self) -> None:
-        session = self._local.session
-        for follower in self._active(session):
-            follower.passed(session)
+    def _after(self, kwargs: dict[str, Any], output: Any) -> None:
+        generation = self._local.generation
+        if generation is not None:
+            for run in generation.runs:
+                if run.everywhere is None:
+                    self._count(run)
+                    run.state.current.local.plan = None
+            return
+        cache = None if output is None else getattr(output, "past_key_values", None)
+        made_here = cache is not None and kwargs.get("past_key_values") is None
+        untouched = False
+        for state in self._states:
+            plan = state.current.local.plan
+            state.current.local.plan = None
+            state.current.local.up.clear()
+            state.current.show(state.resting)
+            if plan is None or output is None:
+                continue
+            if made_here and state.assignment.everywhere is None:
+                _remember(state, cache, state.assignment.prompt_length or plan.length)
+            untouched |= bool(plan.steered and not plan.hits and not state.current.traced)
+        if untouched:
+            raise _untouched()
+
+    def _outside(self, state: SteererState) -> Plan:
+        """Return what applies to a part of the model that is called by itself."""
+        generation = self._local.generation
+        takes_part = generation is not None and any(r.state is state for r in generation.runs)
+        if (generation is not None and not takes_part) or self._local.probing:
+            return _NOTHING
+        plan = state.resting
+        if plan is None:
+            raise HookError(uncounted("the decoder"))
+        return plan
+
+    def _refuse_uncounted(self, inputs: Any) -> None:
+        """Raise where a loop prepares inputs itself and nothing says where the prompt ended."""
+        uncounted = inputs.get("past_key_values") is None and inputs.get("use_cache") is False
+        for state in self._participants() if uncounted else ():
+            assignment = state.assignment
+            if assignment.everywhere is None and assignment.prompt_length is None:
+                raise ScheduleError(
+                    "A schedule counts generated tokens, but generate() was called past this "
+                    "model (as type(model).generate) and without a cache, so where the prompt "
+                    "ended is unknown. Call model.generate(), use a cache, or pass "
+                    "prompt_length=… to to()."
+                )
+
+    # --- gradient checkpointing ---------------------------------------------------------------
+
+    def _keep_for_backward(self, root: nn.Module) -> None:
+        """Let layers that are run again in `backward()` be steered as they were in `forward()`."""
+        for module in root.modules():
+            function = module.__dict__.get("_gradient_checkpointing_func")
+            if function is not None and not isinstance(function, _Recomputed):
+                module.__dict__["_gradient_checkpointing_func"] = _Recomputed(function, self)
+
+    def plans(self) -> list[tuple[CurrentPlan, Plan | None]]:
+        """Return the plans of this thread."""
+        return [(state.current, state.current.local.plan) for state in self._states]
+
+    # --- continuous batching ------------------------------------------------------------------
+
+    def _generate_batch(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._refuse_batching()
+        return original(*args, **kwargs)
+
+    def _init_batching(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._refuse_batching()
+        manager = original(*args, **kwargs)
+        self._managers.add(manager)
+        return manager
+
+    def _refuse_batching(self) -> None:
+        if any(state.assignment.everywhere is None for state in self._participants()):
+            raise _packed()
 
 
-def _open(args: tuple[Any, ...], kwargs: dict[str, Any], owner: Follower | None) -> Session:
+class _Recomputed:
+    """A checkpointing function that runs a layer under the plans of its own forward pass."""
+
+    def __init__(self, original: Callable[..., Any], tracker: GenerationTracker) -> None:
+        self.original = original
+        self.tracker = weakref.ref(tracker)
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        tracker = self.tracker()
+        plans = [] if tracker is None else tracker.plans()
+
+        def under_the_same_plans(*args: Any, **kwargs: Any) -> Any:
+            # The first time these are in force anyway; in backward() it may be another thread.
+            before = [(current, current.local.plan) for current, _ in plans]
+            for current, plan in plans:
+                current.local.plan = plan
+            try:
+                return function(*args, **kwargs)
+            finally:
+                for current, plan in before:
+                    current.local.plan = plan
+
+        return self.original(under_the_same_plans, *args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return _same, (self.original,)  # a copy of the model has the function as it was
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _open(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
     ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
     embeds = kwargs.get("inputs_embeds")
     batch = prompt = None
@@ -241,22 +625,28 @@ def _open(args: tuple[Any, ...], kwargs: dict[str, Any], owner: Follower | None)
         before = int(cache.get_seq_length())
         # Either the whole sequence is given again, or only what the cache does not hold yet.
         offset = before if int(mask.shape[1]) == prompt + before else 0
-    return Session(batch=batch, prompt=prompt, offset=offset, owner=owner)
+    return Generation(batch, prompt, offset)
+
+
+def _remember(state: SteererState, cache: Any, prompt: int) -> None:
+    try:
+        state.prompts[cache] = prompt
+    except TypeError:
+        return  # a cache of the user's own making: it has to be told with prompt_length
 
 
 def _wrap(root: Any, name: str, around: Callable[..., Any]) -> Callable[[], None]:
     """Put `around(original, …)` before a method of this one object; return what undoes it."""
     original = getattr(root, name)
     shadowed = root.__dict__.get(name)
-
-    # generate() looks at the signature of prepare_inputs_for_generation: wraps() preserves it.
     live = True
 
+    # generate() looks at the signature of prepare_inputs_for_generation: wraps() preserves it.
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return around(original, *args, **kwargs) if live else original(*args, **kwargs)
 
-    root.__dict__[name] = wrapper
+    root.__dict__[name] = ours(wrapper) if shadowed is None else ours(wrapper, instead=shadowed)
 
     def undo() -> None:
         nonlocal live
@@ -271,4 +661,16 @@ def _wrap(root: Any, name: str, around: Callable[..., Any]) -> Callable[[], None
     return undo
 
 
-__all__ = ["Clock", "Follower", "Session"]
+def _packed() -> ScheduleError:
+    return ScheduleError(
+        "Continuous batching packs all requests into one row, so labels per row and schedules "
+        "cannot be followed there. Use one label, or model.generate()."
+    )
+
+
+def _untouched() -> HookError:
+    return HookError(
+        "The model ran unsteered although a label was set: no steering hook was called. It was "
+        "compiled before attach(), or its kernels bypass the layers. Attach before torch.compile, "
+        "and load the model without kernel replacement."
+    )

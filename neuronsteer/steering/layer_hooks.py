@@ -1,11 +1,11 @@
 """Forward hooks that steer. No other file registers hooks that change activations.
 
-Each steered layer has one `Cell`: its tables and the function torch calls. Which row of the tables
-applies is decided once per forward pass by the clock and left in a `Plan`; the hook only looks it
-up. The common case, one row for everything, is a single `addcmul`.
+What applies in a forward pass is decided by `generation.py`, once per pass, and left in the
+`CurrentPlan` of every steerer: nothing, one row, or rows per position. A hook only looks it up. The
+common case, one row for everything, is a single `addcmul`.
 
-Compiled graphs cannot look at Python state, so there the hook indexes the dense tables with a
-tensor that the clock keeps up to date: switching languages changes data, never the graph.
+Compiled graphs cannot look at Python state. There the hooks index a table with a tensor that holds
+the same decision: switching languages changes data, never the graph.
 """
 
 from __future__ import annotations
@@ -13,257 +13,394 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from ..errors import HookError
 from ..models import Tap
-from .tables import Dense, Tables
-
-MIXED = -1
+from ..models.plain_copies import keep_copies_plain, ours, release
+from .tables import Row, RowNumbers, SparseRow, Table, View, check_range, view_of
 
 is_compiling = torch.compiler.is_compiling
+# Missing in the oldest torch that is supported; there an export is taken for a compilation.
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
+#: Stands for the row where positions have different ones.
+MIXED: Final = Row(None, 0, ())
+
+#: `(first position, end position, row or None, factor)`.
+Span = tuple[int, int, "Row | None", float]
 
 
 @dataclass(eq=False, slots=True)
 class Plan:
-    """What happens to the positions of one forward pass.
+    """What one steerer does to the positions of one forward pass.
 
     Attributes:
-        row: The table row for every position, or `MIXED`.
+        row: The row for every position, `None` to leave all alone, or `MIXED`.
+        factor: How far to go from untouched to the row, for all positions.
         batch: Rows of the batch.
         length: Positions per row.
-        runs: With `MIXED`: `(first, end, row)` runs of positions, the same for the whole batch.
-        index: Table rows `[batch, length]`, if they are chosen per row of the batch.
-        steered: How many positions a non-identity row covers.
-        hits: How many layers were changed so far.
-        copies: The index per device.
+        spans: With `MIXED`: which positions get which row, the same for the whole batch.
+        index: Numbers of rows `[batch, length]`, if they are chosen per row of the batch.
+        factors: How far to go `[batch, length, 1]`, if that differs between positions.
+        held: Whatever must stay alive, so that its numbers in `index` keep their meaning.
+        steered: How many positions are changed.
+        hits: How many layers have been changed so far.
+        copies: Index and factors per device.
     """
 
-    row: int
+    row: Row | None
+    factor: float = 1.0
     batch: int = 1
     length: int = 1
-    runs: list[tuple[int, int, int]] | None = None
+    spans: list[Span] | None = None
     index: Tensor | None = None
+    factors: Tensor | None = None
+    held: object = None
     steered: int = 0
     hits: int = 0
-    copies: dict[torch.device, Tensor] = field(default_factory=dict)
+    copies: dict[torch.device, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
-    def index_on(self, device: torch.device) -> Tensor:
-        """Return table rows `[batch, length]` on `device`."""
-        index = self.copies.get(device)
-        if index is None:
-            source = self.full_index() if self.index is None else self.index
-            index = self.copies[device] = source.to(device)
-        return index
+    def positions_on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Return numbers of rows and factors, both per position, on `device`."""
+        found = self.copies.get(device)
+        if found is None:
+            index, factors = self.index, self.factors
+            if index is None:
+                index, factors = self._spread()
+            moved = None if factors is None else factors.to(device)
+            found = self.copies[device] = (index.to(device), moved)
+        return found
 
-    def full_index(self) -> Tensor:
-        """Return table rows `[batch, length]` (CPU unless `index` is elsewhere)."""
-        if self.index is not None:
-            return self.index
-        index = torch.full((self.batch, self.length), max(self.row, 0), dtype=torch.int64)
-        for first, end, row in self.runs or ():
-            index[:, first:end] = row
-        return index
+    def _spread(self) -> tuple[Tensor, Tensor | None]:
+        number = 0 if self.row is None else self.row.number
+        index = torch.full((self.batch, self.length), number, dtype=torch.int64)
+        factors = torch.ones(self.batch, self.length, 1)
+        for first, end, row, factor in self.spans or ():
+            index[:, first:end] = 0 if row is None else row.number
+            factors[:, first:end] = factor
+        return index, None if bool((factors == 1).all()) else factors
 
 
 class _Local(threading.local):
-    # Generations in two threads must not see each other's plan; None: no clock is looking.
-    plan: Plan | None = None
+    # Generations in two threads must not see each other's plan.
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        #: Outputs of up projections in this pass, by hook number.
+        self.up: dict[int, Tensor] = {}
 
 
-class Signal:
-    """What the hooks of one steerer read: the plan of this thread, or a default row.
+class CurrentPlan:
+    """What the hooks of one steerer read. Only `generation.py` writes it.
 
     Attributes:
-        default: Row for forward passes that no clock looks at (the decoder called directly), or
-            `None` when only the clock could know.
-        index: Table rows for compiled graphs, `[1, 1]` or `[batch, length]`.
+        local: The plan of this thread's forward pass; `None` outside of one.
+        outside: Returns the plan for layers that are called outside of any forward pass, or raises.
+        index: Numbers of rows for compiled graphs, `[1, 1]` or `[batch, length]`.
+        factors: How far to go, for compiled graphs.
         traced: Whether a compiled graph contains these hooks.
+        refused: Whether compiled graphs must not run now: nobody could place their positions.
     """
 
     def __init__(self) -> None:
         self.local = _Local()
-        self.default: int | None = 0
-        self.index = torch.zeros(1, 1, dtype=torch.int64)
+        self.outside: Callable[[], Plan] = _nothing
         self.traced = False
-        self._scalar = self.index
-        self._shown = 0
+        self.refused = False
+        with torch.inference_mode(False):
+            self._number = torch.zeros(1, 1, dtype=torch.int64)
+            self._factor = torch.ones(1, 1, 1)
+        self.index, self.factors = self._number, self._factor
+        self._shown: tuple[int, float] | None = (0, 1.0)
 
     def to_device(self, device: torch.device) -> None:
-        """Keep the index of compiled graphs on `device`."""
-        self._scalar = self.index = self._scalar.to(device)
-
-    def show(self, plan: Plan) -> None:
-        """Make compiled graphs use `plan`; costs nothing while the rows stay the same."""
-        if plan.row == MIXED or plan.index is not None:
-            self._shown = MIXED
-            self.index = plan.index_on(self._scalar.device)
-        elif plan.row != self._shown:
-            self.show_row(plan.row)
-
-    def show_row(self, row: int) -> None:
-        """Make compiled graphs use `row` everywhere."""
-        self._shown = row
+        """Keep what compiled graphs read on `device`."""
         with torch.inference_mode(False):
-            self._scalar.fill_(row)
-        self.index = self._scalar
+            self.index = self._number = self._number.to(device)
+            self.factors = self._factor = self._factor.to(device)
+
+    def show(self, plan: Plan | None) -> None:
+        """Make compiled graphs follow `plan`; `None` makes them refuse to run."""
+        self.refused = plan is None
+        if plan is None:
+            return
+        if plan.spans is None and plan.index is None:
+            shown = (0 if plan.row is None else plan.row.number, plan.factor)
+            if shown != self._shown:
+                with torch.inference_mode(False), torch.no_grad():
+                    self._number.fill_(shown[0])
+                    self._factor.fill_(shown[1])
+                self._shown, self.index, self.factors = shown, self._number, self._factor
+            return
+        self._shown = None
+        self.index, factors = plan.positions_on(self._number.device)
+        with torch.inference_mode(False), torch.no_grad():
+            self._factor.fill_(1)
+        self.factors = self._factor if factors is None else factors
 
 
-class Cell:
-    """One steered layer: its tap, its tables, and counters of what was done.
+def _nothing() -> Plan:
+    return Plan(None)
+
+
+class LayerHook:
+    """One steered layer: where its neurons are, the tables, and counters of what was done.
 
     Args:
-        tap: Where the neurons are.
-        tables: The affine rows of this layer.
-        signal: Where to look up which row applies.
+        number: Position among the hooks of the steerer.
+        point: Where the neurons are.
+        width: How wide the tables are.
+        capacity: Rows that fit in them without moving them.
+        current: Where to look up which row applies.
+        rows: All rows of the steerer.
+        lock: Held while tables are built and written.
     """
 
-    def __init__(self, tap: Tap, tables: Tables, signal: Signal) -> None:
-        self.tap = tap
-        self.tables = tables
+    def __init__(
+        self,
+        number: int,
+        point: Tap,
+        width: int,
+        capacity: int,
+        current: CurrentPlan,
+        rows: RowNumbers,
+        lock: threading.RLock,
+    ) -> None:
+        self.number = number
+        self.point = point
+        self.width = width
         self.calls = 0
         self.positions = 0
-        self.probed = False
-        self._signal = signal
-        self.local = signal.local
-        self._flattened = tap.flattened
-        self._up: dict[int, Tensor] = {}
+        self.fired = False
+        self.current = current
+        self.local = current.local
+        self._flattened = point.flattened
+        self._capacity = capacity
+        self._rows = rows
+        self._lock = lock
+        self._tables: dict[tuple[torch.device, torch.dtype], Table] = {}
         #: What compiled graphs index: looked up once, because they cannot look in a dictionary.
-        self._dense: Dense | None = None
+        self._traced_table: Table | None = None
+        self._traced_up: Tensor | None = None
 
     @property
     def device(self) -> torch.device | None:
         """Where the activations of this layer were met first."""
-        return None if self._dense is None else self._dense.scale.device
+        return None if self._traced_table is None else self._traced_table.scale.device
 
     def change(self, x: Tensor) -> Tensor | None:
         """Return the steered activations, or `None` to leave `x` alone."""
         if is_compiling():
             return self._compiled(x)
         plan = self.local.plan
-        row = self._without_clock(x) if plan is None else plan.row
-        if row == 0:
+        if plan is None:
+            plan = self.plan_outside(x)
+        row = plan.row
+        if row is None:
             return None
-        dense = self._dense
-        if dense is None or dense.dtype is not x.dtype or dense.device != x.device:
-            dense = self.tables.on(x)
-        if row == MIXED:
-            assert plan is not None  # a default row is never MIXED
-            found = self._mixed(x, dense, plan)
+        if row is MIXED:
+            found = self._mixed(x, plan)
         else:
-            view = dense.rows[row]
+            view = row.views[self.number]
             if view is None:
                 return None
-            scale, shift, gain = view
-            found = torch.addcmul(shift, x, scale)
-            if gain is not None:
-                found = torch.addcmul(found, self._u(x), gain)
-        if self._up:
-            self._up.pop(threading.get_ident(), None)
+            if not view or view[3] is not x.dtype or view[4] != x.device:
+                view = self.view(row, x)
+            found = torch.addcmul(view[1], x, view[0])
+            if view[2] is not None:
+                found = torch.addcmul(found, self._up(x), view[2])
+            if plan.factor != 1:
+                found = torch.lerp(x, found, plan.factor)
         self.calls += 1
-        if plan is not None:
-            plan.hits += 1
-            self.positions += plan.steered
+        self.positions += plan.steered
+        plan.hits += 1
         return found
 
     def keep_up(self, up: Tensor) -> None:
         """Remember the up projection's output until this layer's `change`."""
-        plan = self.local.plan
-        if plan is not None and plan.row == 0:
+        if is_compiling():
+            self._traced_up = up
             return
-        self._up[0 if is_compiling() else threading.get_ident()] = up
+        plan = self.local.plan
+        if plan is None or plan.row is not None:
+            self.local.up[self.number] = up
 
-    def _u(self, x: Tensor) -> Tensor:
-        key = 0 if is_compiling() else threading.get_ident()
-        try:
-            return self._up.pop(key).view_as(x)
-        except KeyError:
-            raise HookError(
-                f"Steering at 'mlp.act' needs the up projection of layer {self.tap.layer}, which "
-                "did not run as a module (a fused kernel?). Steer at 'mlp.neuron' instead."
-            ) from None
+    def view(self, row: Row, x: Tensor) -> View:
+        """Return a row as tensors that fit `x`; made once per dtype and device."""
+        sparse = row.layers[self.number]
+        if sparse is None:
+            raise IndexError(f"Row {row.number} changes nothing here.")
+        made = view_of(self._checked(sparse, row.label, x.dtype), self.width, x)
+        row.views[self.number] = made
+        return made
 
-    def _without_clock(self, x: Tensor) -> int:
-        if not self.probed:
-            self.probed = True
-            self._dense = self.tables.on(x)
-        default = self._signal.default
-        if default is None:
+    def define(self, row: Row) -> None:
+        """Write a new row into all tables of this layer; the caller holds the lock."""
+        sparse = row.layers[self.number]
+        if row.number >= self._capacity:
+            self._capacity = max(row.number + 1, 2 * self._capacity)
+        for key, table in list(self._tables.items()):
+            if sparse is not None:
+                self._checked(sparse, row.label, table.scale.dtype)
+            gain = sparse is not None and sparse.gain is not None
+            if table.capacity < self._capacity or (gain and table.gain is None):
+                # Published when it is whole. Compiled graphs notice, and are traced once more.
+                larger = table.enlarged(self._capacity, gain)
+                larger.write(row.number, sparse)
+                self._tables[key] = larger
+                if self._traced_table is table:
+                    self._traced_table = larger
+            else:
+                table.write(row.number, sparse)
+
+    def table(self, x: Tensor) -> Table:
+        """Return the table that fits `x`; built when a device or dtype is met first."""
+        found = self._tables.get((x.device, x.dtype))
+        return found if found is not None else self._build(x)
+
+    def prepare(self, x: Tensor) -> None:
+        """Note that the layer runs, and build what compiled graphs will need."""
+        if not self.fired:
+            self._traced_table = self.table(x)
+            self.fired = True
+
+    def plan_outside(self, x: Tensor) -> Plan:
+        """Return what applies where no forward pass is known: a part of the model alone."""
+        self.prepare(x)
+        return self.current.outside()
+
+    def _build(self, x: Tensor) -> Table:
+        if x.shape[-1] != self.point.tensor_width:
             raise HookError(
-                "A schedule counts generated tokens, but the decoder was called directly, where "
-                "nobody can count. Call the causal LM itself or model.generate(), or use one label."
+                f"The steering tables are {self.point.tensor_width} wide but the activations are "
+                f"{x.shape[-1]} wide. A model sharded by tensor parallelism, or a layer replaced "
+                "after attach, cannot be steered this way; attach to the unsharded model."
             )
-        return default
+        with self._lock:
+            found = self._tables.get((x.device, x.dtype))
+            if found is None:
+                live = [(row, row.layers[self.number]) for row in self._rows.live()]
+                gain = any(sparse is not None and sparse.gain is not None for _, sparse in live)
+                found = Table(self._capacity, self.width, x, gain)
+                for row, sparse in live:
+                    if sparse is not None:
+                        self._checked(sparse, row.label, x.dtype)
+                        found.write(row.number, sparse)
+                self._tables[(x.device, x.dtype)] = found
+            return found
 
-    def _mixed(self, x: Tensor, dense: Dense, plan: Plan) -> Tensor:
+    def _checked(self, sparse: SparseRow, label: str | None, dtype: torch.dtype) -> SparseRow:
+        check_range(sparse, dtype, label, self.point.layer)
+        return sparse
+
+    def _up(self, x: Tensor) -> Tensor:
+        found = self._traced_up if is_compiling() else self.local.up.pop(self.number, None)
+        if found is None:
+            raise HookError(
+                f"Steering at 'mlp.act' needs the up projection of layer {self.point.layer}, which "
+                "did not run as a module (a fused kernel?). Steer at 'mlp.neuron' instead."
+            )
+        return found.view_as(x)
+
+    def _mixed(self, x: Tensor, plan: Plan) -> Tensor:
         shape = x.shape
         if self._flattened:
             x = x.view(-1, plan.length, shape[-1])
-        up = self._u(x) if dense.gain is not None else None
-        if plan.runs is not None:
-            parts: list[Tensor] = []
-            for first, end, row in plan.runs:
-                part = x[:, first:end]
-                view = dense.rows[row]
-                if view is not None:
-                    scale, shift, gain = view
-                    part = torch.addcmul(shift, part, scale)
-                    if gain is not None and up is not None:
-                        part = torch.addcmul(part, up[:, first:end], gain)
-                parts.append(part)
-            return torch.cat(parts, dim=1).view(shape)
-        index = plan.index_on(x.device)
+        if plan.spans is not None:
+            return self._spans(x, plan.spans).view(shape)
+        index, factors = plan.positions_on(x.device)
         if x.shape[0] != index.shape[0] or x.shape[1] != index.shape[1]:
             raise HookError(
-                f"Layer {self.tap.layer} got activations {tuple(x.shape[:2])} where the clock saw "
-                f"{tuple(index.shape)} (batch, tokens). This model rearranges its batch in a way "
+                f"Layer {self.point.layer} got activations {tuple(x.shape[:2])} (batch, tokens) in "
+                f"a forward pass of {tuple(index.shape)}. This model rearranges its batch in a way "
                 "that per-row labels cannot follow; use one label for the whole batch."
             )
-        found = torch.addcmul(dense.shift[index], x, dense.scale[index])
-        if up is not None and dense.gain is not None:
-            found = torch.addcmul(found, up, dense.gain[index])
+        table = self.table(x)
+        found = torch.addcmul(table.shift[index], x, table.scale[index])
+        if table.gain is not None:
+            found = torch.addcmul(found, self._up(x), table.gain[index])
+        if factors is not None:
+            found = torch.lerp(x, found, factors.to(x.dtype))
         return found.view(shape)
 
+    def _spans(self, x: Tensor, spans: list[Span]) -> Tensor:
+        up: Tensor | None = None
+        parts: list[Tensor] = []
+        for first, end, row, factor in spans:
+            part = before = x[:, first:end]
+            view = None if row is None else row.views[self.number]
+            if row is not None and view is not None:
+                if not view or view[3] is not x.dtype or view[4] != x.device:
+                    view = self.view(row, x)
+                part = torch.addcmul(view[1], part, view[0])
+                if view[2] is not None:
+                    up = self._up(x) if up is None else up
+                    part = torch.addcmul(part, up[:, first:end], view[2])
+                if factor != 1:
+                    part = torch.lerp(before, part, factor)
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
     def _compiled(self, x: Tensor) -> Tensor:
-        self._signal.traced = True
-        dense = self._dense
-        if dense is None:
-            raise HookError("Compiled before the probe at attach ran; attach with probe=True.")
-        index = self._signal.index
+        current, table = self.current, self._ready_to_trace()
+        index, factors = current.index, current.factors
         if index.device != x.device:
-            index = index.to(x.device)
+            index, factors = index.to(x.device), factors.to(x.device)
         if self._flattened:
-            index = index.reshape(-1)
-        found = torch.addcmul(dense.shift[index], x, dense.scale[index])
-        if dense.gain is not None:
-            found = torch.addcmul(found, self._u(x), dense.gain[index])
-        return found
+            index, factors = index.reshape(-1), factors.reshape(-1, 1)
+        found = torch.addcmul(table.shift[index], x, table.scale[index])
+        if table.gain is not None:
+            found = torch.addcmul(found, self._up(x), table.gain[index])
+        return torch.lerp(x, found, factors.to(x.dtype))
+
+    def _ready_to_trace(self) -> Table:
+        if is_exporting():
+            raise HookError(
+                "A model that is attached to a steerer cannot be exported: the program would be "
+                "steered by whatever the steerer is set to later. Call steer.detach() first, or "
+                "bake() the label into the weights and export the result."
+            )
+        current, table = self.current, self._traced_table
+        current.traced = True
+        if current.refused:
+            raise HookError(uncounted("a compiled model"))
+        if table is None:
+            raise HookError("Compiled before the probe at attach ran; attach with probe=True.")
+        return table
+
+
+def uncounted(what: str) -> str:
+    """Return why a schedule cannot be followed where `what` was called directly."""
+    return (
+        f"A schedule counts generated tokens, but {what} was called directly, where they are not "
+        "counted. Call the causal LM itself or model.generate(), or use one label."
+    )
 
 
 def install(
-    cells: Iterable[Cell], up_taps: dict[int, Tap] | None = None
+    hooks: Iterable[LayerHook], up_points: dict[int, Tap] | None = None
 ) -> list[Callable[[], None]]:
-    """Register the hooks of all `cells` and return what removes them; all or none.
+    """Register all `hooks` and return what removes them; all or none.
 
     Args:
-        cells: The layers to steer; experts are not handled here (see `experts.py`).
-        up_taps: Per layer, where the up projection's output is. With these, only the hooks that
+        hooks: The layers to steer; experts are not handled here (see `expert_hooks.py`).
+        up_points: Per layer, where the up projection's output is. With these, only the hooks that
             read it are registered (for steering at `mlp.act`).
     """
     removers: list[Callable[[], None]] = []
     try:
-        for cell in cells:
-            tap = cell.tap
-            if up_taps is not None:
-                up = up_taps[tap.layer]
-                removers.append(up.module.register_forward_hook(_reader(cell, up)).remove)
-            elif tap.side == "input":
-                removers.append(tap.module.register_forward_pre_hook(_input_hook(cell)).remove)
+        for hook in hooks:
+            point = hook.point
+            if up_points is not None:
+                up = up_points[point.layer]
+                removers.append(_register(up.module, "", _reader(hook, up)))
+            elif point.side == "input":
+                removers.append(_register(point.module, "pre_", _input_hook(hook)))
             else:
-                removers.append(tap.module.register_forward_hook(_output_hook(cell)).remove)
+                removers.append(_register(point.module, "", _output_hook(hook)))
     except BaseException:
         for remove in removers:
             remove()
@@ -271,14 +408,27 @@ def install(
     return removers
 
 
-def _input_hook(cell: Cell) -> Callable[..., Any]:
-    change, local = cell.change, cell.local
+def _register(
+    module: torch.nn.Module, kind: str, hook: Callable[..., Any], **options: bool
+) -> Callable[[], None]:
+    keep_copies_plain(module)
+    handle = getattr(module, f"register_forward_{kind}hook")(ours(hook), **options)
+
+    def remove() -> None:
+        handle.remove()
+        release(module)
+
+    return remove
+
+
+def _input_hook(hook: LayerHook) -> Callable[..., Any]:
+    change, local = hook.change, hook.local
 
     def steer_input(_module: Any, args: tuple[Any, ...]) -> Any:
         if not is_compiling():
             # Most hooks of most models run while nothing is steered: no further call for those.
             plan = local.plan
-            if plan is not None and plan.row == 0:
+            if plan is not None and plan.row is None:
                 return None
         found = change(args[0])
         return None if found is None else (found, *args[1:])
@@ -286,8 +436,8 @@ def _input_hook(cell: Cell) -> Callable[..., Any]:
     return steer_input
 
 
-def _output_hook(cell: Cell) -> Callable[..., Any]:
-    change = cell.change
+def _output_hook(hook: LayerHook) -> Callable[..., Any]:
+    change = hook.change
 
     def steer_output(_module: Any, _args: Any, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -298,9 +448,9 @@ def _output_hook(cell: Cell) -> Callable[..., Any]:
     return steer_output
 
 
-def _reader(cell: Cell, up: Tap) -> Callable[..., Any]:
+def _reader(hook: LayerHook, up: Tap) -> Callable[..., Any]:
     def read_up(_module: Any, _args: Any, output: Any) -> None:
-        cell.keep_up(up.read(output))
+        hook.keep_up(up.read(output))
 
     return read_up
 
@@ -308,21 +458,28 @@ def _reader(cell: Cell, up: Tap) -> Callable[..., Any]:
 def watch_root(
     root: torch.nn.Module, before: Callable[..., None], after: Callable[..., None]
 ) -> Callable[[], None]:
-    """Call `before(args, kwargs)` and `after()` around every forward of the causal LM."""
+    """Call `before(args, kwargs)` and `after(kwargs, output)` around every call of the causal LM.
+
+    `after` is also called when the forward pass ends in an exception.
+    """
 
     def pre(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_compiling():
             before(args, kwargs)
 
-    def post(_module: Any, _args: Any, _output: Any) -> None:
+    def post(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if not is_compiling():
-            after()
+            after(kwargs, output)
 
-    first = root.register_forward_pre_hook(pre, with_kwargs=True)
-    second = root.register_forward_hook(post)
+    removers = [_register(root, "pre_", pre, with_kwargs=True)]
+    try:
+        removers.append(_register(root, "", post, with_kwargs=True, always_call=True))
+    except BaseException:
+        removers[0]()
+        raise
 
     def remove() -> None:
-        first.remove()
-        second.remove()
+        for each in removers:
+            each()
 
     return remove

@@ -9,17 +9,22 @@ in one line (`"en,24:fr,64:ja"`).
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ScheduleError
-from .schedule_text import Condition, Point, is_arithmetic, parse, quoted, spoken, write
+from .schedule_text import (
+    Condition,
+    Point,
+    escape_label,
+    is_arithmetic,
+    parse,
+    target_label,
+    whole,
+    write,
+)
 
 __all__ = ["Condition", "Point", "Schedule"]
-
-#: A breakpoint: from this generated token on, this label with this strength.
-Breakpoint = tuple[int, "str | None", float]
 
 PointLike = Point | str | None | tuple[Any, ...]
 
@@ -62,6 +67,7 @@ class Schedule:
                 f"Switch points must be in strictly increasing order; found {times}."
             )
         if repeat is not None:
+            repeat = whole(repeat, "The period of a schedule")
             if any(isinstance(point.at, Condition) for point in made):
                 raise ScheduleError("A repeating schedule cannot wait for text; use token counts.")
             if repeat <= times[-1]:
@@ -109,7 +115,7 @@ class Schedule:
         points = [(i * every, label) for i, label in enumerate(labels)]
         return cls(*points, repeat=len(labels) * every, **options)
 
-    def leaving(self, before: str | None = None) -> Schedule:
+    def subtract_previous(self, before: str | None = None) -> Schedule:
         """Return the schedule that also takes away, at each switch, the label before.
 
         A model that has written German goes on in German, and neurons that tell French from English
@@ -119,47 +125,41 @@ class Schedule:
             before: The label before the first one.
         """
         points: list[Point] = []
-        before = None if before is None else spoken(before)
+        before = None if before is None else target_label(before)
         for point in self._points:
             label = point.label
             if label is not None:
                 if before not in (None, label) and not is_arithmetic(label):
-                    label = f"{quoted(label)} - {quoted(str(before))}"
-                before = spoken(label)
+                    label = f"{escape_label(label)} - {escape_label(str(before))}"
+                before = target_label(label)
             points.append(dataclasses.replace(point, label=label))
         return Schedule(*points, repeat=self._repeat, prompt=self._prompt)
 
-    def breakpoints(self, fired: Mapping[int, int] | None = None) -> list[Breakpoint]:
-        """Return `(token, label, strength)` steps in time order, ramps unrolled.
+    def started(self, fired: Mapping[int, int] | None = None) -> list[tuple[int, Point]]:
+        """Return `(token, point)` pairs: when which point begins, in order.
 
         Args:
             fired: For points that wait for text: position in `points` → token at which it fired.
                 Points that have not fired are left out.
         """
-        steps: list[Breakpoint] = []
-        started: list[tuple[int, Point]] = []
+        found: list[tuple[int, Point]] = []
         for i, point in enumerate(self._points):
             at = point.at if isinstance(point.at, int) else (fired or {}).get(i)
             if at is not None:
-                started.append((at, point))
-        for i, (at, point) in enumerate(started):
-            end = started[i + 1][0] if i + 1 < len(started) else math.inf
-            for step in range(max(point.ramp, 1)):
-                if at + step < end:
-                    share = (step + 1) / point.ramp if point.ramp else 1.0
-                    steps.append((at + step, point.label, point.strength * share))
-        return steps
+                found.append((at, point))
+        return found
 
     def at(self, token: int, fired: Mapping[int, int] | None = None) -> tuple[str | None, float]:
         """Return `(label, strength)` for the generated token `token` (negative: the prompt)."""
-        if self._repeat is not None and token >= 0:
-            token %= self._repeat
+        if token < 0 and not self.prompt:
+            return None, 1.0
+        token = max(token, 0) % self._repeat if self._repeat else max(token, 0)
         current: tuple[str | None, float] = (None, 1.0)
-        for start, label, strength in self.breakpoints(fired):
-            if start > max(token, 0):
+        for start, point in self.started(fired):
+            if start > token:
                 break
-            current = (label, strength)
-        return current if token >= 0 or self.prompt else (None, 1.0)
+            current = (point.label, point.strength * point.share(token - start))
+        return current
 
     def spans(
         self, tokens: int, fired: Mapping[int, int] | None = None
@@ -219,7 +219,7 @@ class Schedule:
                 )
                 for entry in entries
             ]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ScheduleError(
                 f"A stored schedule is malformed ({type(error).__name__}: {error}); expected "
                 "{'points': [{'at': 0, 'label': …}, …]}."
@@ -249,7 +249,7 @@ def _point(point: PointLike, *, first: bool) -> Point:
                 f"as in (24, {point!r})."
             )
         return Point(0, point)
-    if len(point) == 2 and isinstance(point[0], (int, Condition)):
+    if len(point) == 2:
         return Point(point[0], point[1])
     raise ScheduleError(
         f"Cannot read the schedule entry {point!r}: expected a label first, then (token, label) "

@@ -12,7 +12,7 @@ The command line, HTTP requests and saved sets all use it:
     -                        unsteered
     en,16:fr,repeat=32       start over every 32 tokens
     en,24:fr,prompt=yes      steer the prompt as well
-    en,24:fr - en            a sum in place of a label: en is switched off, fr on (`arithmetic.py`)
+    en,24:fr - en            a sum in place of a label: en is switched off, fr on (`label_sums.py`)
     (fr - en*0.5)*2          a sum with a strength of its own
 
 In labels and strings the characters `, : @ * % =` are written as `%2C` and so on.
@@ -24,7 +24,8 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from operator import index
+from typing import Any, cast
 from urllib.parse import unquote
 
 from ..errors import ScheduleError
@@ -32,7 +33,7 @@ from ..errors import ScheduleError
 _SPECIAL = ",:@*%="
 # Only with space around: "zh-Hant" and "de:C-L" are labels.
 _OPERATOR = re.compile(r"(?:^|\s+)([+-])(?:\s+|$)")
-_SUM = re.compile(r"^\((.+)\)\*[^*)]+$")
+_SUM = re.compile(r"^\((.+)\)\*([^*)]+)$")
 _HELP = (
     "expected labels with switch points in generated tokens, e.g. 'en,24:fr,64:ja', '24-40:fr', "
     "'24~40:fr', 'sentence:fr', 'text=STOP:fr', 'en,16:fr,repeat=32'"
@@ -63,6 +64,7 @@ class Condition:
     after: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "after", whole(self.after, "A condition's first token"))
         if self.kind not in ("sentence", "text"):
             raise ScheduleError(
                 f"Unknown condition {self.kind!r}: expected 'sentence' (the next sentence end) or "
@@ -101,12 +103,41 @@ class Point:
     ramp: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.at, Condition):
+            object.__setattr__(self, "at", whole(self.at, "A switch point"))
+        object.__setattr__(self, "ramp", whole(self.ramp, "The length of a ramp"))
+        if not isinstance(cast(object, self.label), (str, type(None))):
+            raise ScheduleError(f"A label is a string or None; found {self.label!r}.")
         if isinstance(self.at, int) and self.at < 0:
             raise ScheduleError(f"A switch point counts generated tokens from 0; found {self.at}.")
         if self.ramp < 0:
             raise ScheduleError(f"A ramp lasts a positive number of tokens; found {self.ramp}.")
-        if not math.isfinite(self.strength) or self.strength < 0:
-            raise ScheduleError(f"A strength must be finite and not negative; got {self.strength}.")
+        try:
+            strength = float(self.strength)
+        except (TypeError, ValueError):
+            strength = math.nan
+        if not math.isfinite(strength) or strength < 0:
+            raise ScheduleError(
+                f"A strength must be a finite number, 0 or more; found {self.strength!r}."
+            )
+        object.__setattr__(self, "strength", strength)
+
+    def share(self, elapsed: int) -> float:
+        """Return how much of the strength is reached `elapsed` tokens after the point."""
+        return min(1.0, (elapsed + 1) / self.ramp) if self.ramp else 1.0
+
+
+def whole(value: Any, what: str) -> int:
+    """Return a number of tokens as an int; whole floats (from JSON) and numpy integers are fine.
+
+    Raises:
+        ScheduleError: If it is none.
+    """
+    try:
+        is_whole_float = isinstance(value, float) and value.is_integer()
+        return int(value) if is_whole_float else index(cast(Any, value))
+    except TypeError:
+        raise ScheduleError(f"{what} is a whole number of tokens; found {value!r}.") from None
 
 
 def parse(text: str) -> tuple[list[Point], dict[str, Any]]:
@@ -135,7 +166,8 @@ def write(points: Sequence[Point], repeat: int | None, prompt: bool | None) -> s
         if point.strength != 1.0:
             if is_arithmetic(label):
                 label = f"({label})"
-            label += f"*{point.strength:g}"
+            short = f"{point.strength:g}"
+            label += f"*{short if float(short) == point.strength else repr(point.strength)}"
         if isinstance(point.at, Condition):
             after = f"@{point.at.after}" if point.at.after else ""
             what = "sentence" if point.at.kind == "sentence" else f"text={_escape(point.at.text)}"
@@ -192,9 +224,10 @@ def _bare(part: str, before: list[Point], text: str) -> Point:
 
 def _label(text: str, schedule: str) -> tuple[str | None, float]:
     # In a sum a factor belongs to its term, and the strength of the whole stands behind brackets.
-    name, star, strength = _SUM.sub(r"\1", text), "", ""
-    if name != text:
-        star, strength = "*", text[len(name) + 3 :]
+    name, star, strength = text, "", ""
+    whole_sum = _SUM.match(text)
+    if whole_sum is not None and is_arithmetic(whole_sum[1]):
+        name, star, strength = whole_sum[1], "*", whole_sum[2]
     elif not is_arithmetic(text):
         name, star, strength = text.partition("*")
     if not name:
@@ -238,14 +271,14 @@ def terms(text: str) -> list[tuple[float, str]]:
     return found
 
 
-def spoken(label: str) -> str:
+def target_label(label: str) -> str:
     """Return the label that a sum of labels goes to, its first one with a plus; others as is."""
     if not is_arithmetic(label):
         return label
     return next((name for factor, name in terms(label) if factor > 0), label)
 
 
-def quoted(label: str) -> str:
+def escape_label(label: str) -> str:
     """Return a label as it is written in a sum of labels."""
     return _escape(label)
 

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
+from weakref import WeakValueDictionary
 
-from ..errors import HookError, ParameterError
+from ..errors import HookError, ParameterError, ScheduleError
 from ..models import inspect
 from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import FEATURE_SITES
 from ..operations import Operation, operation
-from .attachment import Anchor, steered_site
-from .compile import Compiler, State
-from .following import Assignment, Following, Run, flatten
-from .generation import Clock
+from .attachment import Attachment
+from .compile import Compiler, State, steered_site
+from .generation import Assignment, GenerationTracker, Run, SteererState
 from .label_sums import Arithmetic
 from .schedule import Schedule
-from .targets import PREVIOUS, Target, leaving, scheduled
-from .timeline import Track, Triggers
+from .schedule_text import is_arithmetic, terms
+from .tables import Row, ValueTooLargeError
+from .timeline import RowTimeline, TextConditions
 
+Target = str | Schedule | Arithmetic | None
 OperationLike = str | Operation | Mapping[str, Any]
 SetLike = NeuronSet | str | PathLike[str]
 
 #: Rows beyond the labels' own that fit in the tables before they have to grow.
 _SPARE_ROWS = 8
-_REMEMBERED = 256
+#: How many calls of `to()` are remembered whole, because switching back and forth is common.
+_REMEMBERED = 64
+
+#: Instead of labels in `away_from`: whatever label was in force before.
+PREVIOUS = "previous"
 
 
 class Steerer:
@@ -57,36 +65,39 @@ class Steerer:
                 "The model is compiled already, and compiled code ignores hooks added afterwards. "
                 "Attach first, then compile: steer = attach(model, …), torch.compile(model)."
             )
+        if anatomy.root.get_output_embeddings() is None or not anatomy.root.can_generate():
+            raise HookError(
+                f"{type(anatomy.root).__name__} has no language-model head, so it generates "
+                "nothing that could be steered. Load it with AutoModelForCausalLM, and attach to "
+                "that."
+            )
         for neurons in sets:
-            widths = [tap.width for tap in anatomy.taps(steered_site(neurons.site))]
+            widths = [point.width for point in anatomy.taps(steered_site(neurons.site))]
             if neurons.site in FEATURE_SITES:
-                widths = list(neurons.width_per_layer)  # of the codec, which the model knows not
+                widths = list(neurons.width_per_layer)  # the codec's, of which the model has none
             neurons.check_model(anatomy.model_type, anatomy.num_layers, widths)
         self.sets = tuple(sets)
         self.private = private
         self._root: Any = anatomy.root
         spare = _SPARE_ROWS + sum(len(each.labels) for each in sets)
-        self._anchor = Anchor(anatomy, sets, 1 + (spare if capacity is None else capacity))
-        self._signal = self._anchor.signal
-        self._compiler = Compiler(sets, anatomy.gated, self._anchor.widths)
-        self._triggers = Triggers(tokenizer) if tokenizer is not None else None
-        self._rows: dict[State, int] = {}
-        self._row_labels: list[str | None] = [None]
-        self._assigned: dict[Any, Assignment] = {}
+        self._attachment = Attachment(anatomy, sets, 1 + (spare if capacity is None else capacity))
+        self._compiler = Compiler(sets, anatomy.gated, self._attachment.widths)
+        self._conditions = TextConditions(tokenizer) if tokenizer is not None else None
+        # Rows that nobody uses any more are given back; those of the labels are kept.
+        self._rows: WeakValueDictionary[State, Row] = WeakValueDictionary()
+        self._assigned: OrderedDict[Any, Assignment] = OrderedDict()
         self._defining = threading.Lock()
-        unset = Track(Schedule(None), lambda _label, _strength: 0, None)
-        self._following = Following(self._signal, Assignment([unset]), private)
-        for label in self._compiler.labels:
-            if any(each.counts.get(label) for each in sets):
-                self._row(State(label))
-        self._clock = Clock.of(anatomy.root)
-        self._anchor.install()
+        off = RowTimeline(Schedule(None), lambda _label, _strength: None, None)
+        self._state = SteererState(self._attachment.current, Assignment([off]), private)
+        self._tracker: GenerationTracker | None = None
         try:
+            self._attachment.install()
+            self._tracker = GenerationTracker.join(anatomy.root, self._state)
             if probe:
-                self._anchor.probe()
-            self._clock.join(self._following)
+                self._tracker.probe(self._state, self._attachment.probe)
+            self._kept = self._rows_of_labels()
         except BaseException:
-            self._anchor.remove()
+            self._let_go()
             raise
         self.attached = True
 
@@ -133,21 +144,27 @@ class Steerer:
         Raises:
             LabelError: If a label is unknown or has no neurons.
         """
-        if not self.attached:
+        tracker = self._tracker
+        if tracker is None:
             raise HookError("This steerer is detached; attach the neuron set again.")
         key = None
         if away_from in (PREVIOUS, (PREVIOUS,), [PREVIOUS]) and PREVIOUS not in self.labels:
-            target, away_from = leaving(target, self.labels, self._in_force()), None
+            target, away_from = self._away_from_previous(target), None
         elif target is None or isinstance(target, str):
             # Switching back and forth is the common case, and happens between two tokens.
             key = (target, operation, strength, away_from, away, prompt, prompt_length)
             key = key if not any(isinstance(part, (Mapping, list)) for part in key) else None
-            if key in self._assigned:
-                self._following.assignment = self._assigned[key]
+            known = self._assigned.get(key)
+            if known is not None:
+                tracker.assign(self._state, known)
                 return self
+        if not math.isfinite(strength):
+            raise ParameterError(f"The strength is {strength}; it must be a finite number.")
         chosen = None if operation is None else _operation(operation)
         sources = (away_from,) if isinstance(away_from, str) else tuple(away_from or ())
         per_row = not (target is None or isinstance(target, (str, Schedule, Arithmetic)))
+        if per_row and not isinstance(target, Sequence):
+            raise _not_a_target(target)
         targets: list[Target] = list(target) if per_row else [target]  # type: ignore[arg-type]
         if not targets:
             raise ParameterError("to([]) names no label; pass one per row of the batch.")
@@ -163,21 +180,24 @@ class Steerer:
                 by = None  # one state, whatever would have deactivated
             return State(label, weight * strength, chosen, away_sources, by)
 
-        tracks: list[Track] = []
+        timelines: list[RowTimeline] = []
         for each in targets:
-            schedule = scheduled(each, self.labels, prompt)
+            schedule = _scheduled(each, self.labels, prompt)
             alone = schedule.is_constant
-            tracks.append(
-                Track(
+            timelines.append(
+                RowTimeline(
                     schedule,
                     lambda label, weight, alone=alone: self._row(state(label, weight, alone)),
-                    self._triggers,
+                    self._conditions,
                 )
             )
-        assignment = Assignment(tracks, per_row, prompt_length)
-        if key is not None and len(self._assigned) < _REMEMBERED:
-            self._assigned[key] = assignment
-        self._following.assignment = assignment
+        assignment = Assignment(timelines, per_row, prompt_length)
+        tracker.assign(self._state, assignment)
+        if key is not None:
+            with self._defining:
+                self._assigned[key] = assignment
+                if len(self._assigned) > _REMEMBERED:
+                    self._assigned.popitem(last=False)
         return self
 
     def off(self) -> Steerer:
@@ -186,14 +206,24 @@ class Steerer:
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Call `model.generate` so that only this steerer acts in it, whoever else is attached."""
-        return self._clock.alone(self._following, lambda: self._root.generate(*args, **kwargs))
+        tracker = self._tracker
+        if tracker is None:
+            raise HookError("This steerer is detached; attach the neuron set again.")
+        return tracker.run_exclusively(self._state, lambda: self._root.generate(*args, **kwargs))
 
     def detach(self) -> None:
         """Take every hook and wrapper away; calling it twice is fine."""
         if self.attached:
             self.attached = False
-            self._clock.leave(self._following)
-            self._anchor.remove()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.leave(self._state)
+        self._attachment.remove()
+        self._kept = []
+        self._root = None
 
     def __enter__(self) -> Steerer:
         return self
@@ -207,82 +237,84 @@ class Steerer:
         self.detach()
 
     def __repr__(self) -> str:
-        state = "attached" if self.attached else "detached"
-        layers = len({cell.tap.layer for cell in self._anchor.cells})
+        where = f"attached to {type(self._root).__name__}" if self.attached else "detached"
+        layers = len({each["layer"] for each in self._attachment.report()})
         return (
-            f"<Steerer {state} to {type(self._root).__name__}: labels {', '.join(self.labels)}; "
-            f"{layers} layers; now {self.schedule}>"
+            f"<Steerer {where}: labels {', '.join(self.labels)}; {layers} layers; "
+            f"now {self.schedule}>"
         )
 
     @property
     def schedule(self) -> Schedule | list[Schedule]:
         """What `to()` asked for last; a list if it was one per row."""
-        assignment = self._following.assignment
-        found = [track.history[0][1] for track in assignment.tracks]
+        assignment = self._state.assignment
+        found = [timeline.history[0][1] for timeline in assignment.timelines]
         return found if assignment.per_row else found[0]
 
     @property
     def timeline(self) -> Schedule | list[Schedule]:
         """What was in force in the last generation, with the switches made while it ran."""
-        run = self._run_now()
-        found = [flatten(track) for track in run.tracks]
+        run = self._last_run()
+        texts = [run.text(row) for row in range(len(run.timelines))]
+        found = [timeline.flattened(run.tokens, text) for timeline, text in texts]
         return found if len(found) > 1 else found[0]
 
     def spans(self, row: int = 0) -> list[tuple[int, int, str | None]]:
         """Return `(start, end, label)` runs over the generated tokens of the last generation.
 
         Args:
-            row: Row of the batch.
+            row: Row of the batch as it was given; of several returned sequences, the first.
         """
-        run = self._run_now()
-        track = run.tracks[row if len(run.tracks) > 1 else 0]
-        tokens = run.ids[row] if run.ids else []
-        spans: list[tuple[int, int, str | None]] = []
-        for start, end, table_row in track.runs(0, run.tokens, tokens):
-            label = self._row_labels[table_row]
-            if spans and spans[-1][2] == label:  # the steps of a ramp
-                spans[-1] = (spans[-1][0], end, label)
-            else:
-                spans.append((start, end, label))
-        return spans
+        return _spans(self._last_run(), row)
 
-    def _in_force(self) -> list[str | None]:
-        run = self._following.running
-        spans = [self.spans(row) for row in range(len(run.tracks))] if run is not None else []
-        return [found[-1][2] if found else None for found in spans]
+    def _away_from_previous(self, target: Target | Sequence[Target]) -> Target | list[Target]:
+        """Return what takes away, at each switch of `target`, the label before it."""
+        run = self._state.newest()
+        spans = [_spans(run, row) for row in range(len(run.timelines))] if run is not None else []
+        now = [found[-1][2] if found else None for found in spans]
+        alone = target is None or isinstance(target, (str, Schedule, Arithmetic))
+        each: list[Target] = [target] if alone else list(target)  # type: ignore[arg-type]
+        made: list[Target] = [
+            _scheduled(one, self.labels, None).subtract_previous(
+                now[row % len(now)] if now else None
+            )
+            for row, one in enumerate(each)
+        ]
+        return made[0] if alone else made
 
     def report(self) -> dict[str, Any]:
         """Return, per layer, how often and at how many positions the model was steered."""
         return {
-            "generations": self._following.generations,
-            "compiled": self._signal.traced,
-            "layers": [
-                {
-                    "layer": cell.tap.layer,
-                    "site": cell.tap.site,
-                    "module": cell.tap.name,
-                    "calls": cell.calls,
-                    "positions": cell.positions,
-                }
-                for cell in self._anchor.cells
-            ],
+            "generations": self._state.generations,
+            "compiled": self._state.current.traced,
+            "layers": self._attachment.report(),
         }
 
-    def _row(self, state: State) -> int:
+    def _row(self, state: State) -> Row | None:
         if state.idle:
-            return 0
+            return None
         row = self._rows.get(state)
         if row is None:
             with self._defining:
-                compiled = self._compiler.compile(state)
-                row = len(self._row_labels)
-                self._anchor.define(row, compiled)
-                self._row_labels.append(state.label)
-                self._rows[state] = row
+                row = self._rows.get(state)
+                if row is None:
+                    row = self._attachment.define(state.label, self._compiler.compile(state))
+                    self._rows[state] = row
         return row
 
-    def _run_now(self) -> Run:
-        run = self._following.last
+    def _rows_of_labels(self) -> list[Row | None]:
+        """Return the rows that are kept, so that switching to a label finds it ready."""
+        found: list[Row | None] = []
+        for label in self._compiler.labels:
+            if any(each.counts.get(label) for each in self.sets):
+                try:
+                    found.append(self._row(State(label)))
+                except ValueTooLargeError:
+                    continue  # to() says so, if somebody wants this label at full strength
+        return found
+
+    def _last_run(self) -> Run:
+        run = self._state.last
         if run is None:
             raise ParameterError("Nothing was generated with this steerer yet.")
         return run
@@ -330,3 +362,47 @@ def attach(
 
 def _operation(spec: OperationLike) -> Operation:
     return operation(spec)
+
+
+def _spans(run: Run, row: int) -> list[tuple[int, int, str | None]]:
+    timeline, text = run.text(row)
+    found: list[tuple[int, int, str | None]] = []
+    for start, end, table_row, _ in timeline.spans(0, run.tokens, text):
+        label = None if table_row is None else table_row.label
+        if found and found[-1][2] == label:  # the steps of a ramp
+            found[-1] = (found[-1][0], end, label)
+        else:
+            found.append((start, end, label))
+    return found
+
+
+def _scheduled(target: Target, labels: Sequence[str], prompt: bool | None) -> Schedule:
+    """Return the schedule of a label, of a string in schedule notation, or of a schedule."""
+    if isinstance(target, Schedule):
+        found = target
+    elif isinstance(cast(object, target), (str, Arithmetic, type(None))):
+        name = None if target is None else str(target)
+        alone = name is None or name in labels or _is_label(name, labels)
+        found = Schedule(name) if alone or name is None else Schedule.parse(name)
+    else:
+        raise _not_a_target(target)
+    if prompt is None:
+        return found
+    return Schedule(*found.points, repeat=found.repeat, prompt=prompt)
+
+
+def _not_a_target(target: object) -> ParameterError:
+    return ParameterError(
+        f"Cannot steer to {target!r}: expected a label, a schedule, None, or a list of these with "
+        "one entry per row of the batch."
+    )
+
+
+def _is_label(text: str, labels: Sequence[str]) -> bool:
+    """Return whether `text` can only be a label or a sum of labels, not a schedule."""
+    if not any(mark in text for mark in ",:@*"):
+        return True
+    try:  # labels may contain these marks, too
+        return is_arithmetic(text) and all(label in labels for _, label in terms(text))
+    except ScheduleError:
+        return False

@@ -1,18 +1,21 @@
-"""The affine rows of one layer: row 0 leaves activations alone, other rows are steering states.
+"""What steering does to one layer, in numbers: sparse rows, and the tensors made of them.
 
-A row is kept sparse (the touched columns) and written into dense `scale` and `shift` tables in the
-dtype and on the device of the activations they meet, so that a model spread over devices, offloaded
-or quantised is steered without ever looking at its weights.
+A row is kept sparse (the touched columns) and made dense in the dtype and on the device of the
+activations it meets, so that a model spread over devices, offloaded or quantised is steered without
+ever looking at its weights.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import HookError
+from ..errors import ParameterError
 
 
 @dataclass(frozen=True)
@@ -29,121 +32,131 @@ class SparseRow:
     gain: Tensor | None = None
 
 
-@dataclass
-class Dense:
-    """The tables `[capacity, width]` for one device and dtype, and their rows as views."""
-
-    scale: Tensor
-    shift: Tensor
-    gain: Tensor | None
-    #: Per row: `(scale, shift, gain)` views, or `None` where the row leaves this layer alone.
-    rows: list[tuple[Tensor, Tensor, Tensor | None] | None]
-
-    def __post_init__(self) -> None:
-        # Asked for in every forward pass of every layer: kept, because a tensor makes them anew.
-        self.device, self.dtype = self.scale.device, self.scale.dtype
+class ValueTooLargeError(ParameterError):
+    """A value does not fit the dtype of the model's activations."""
 
 
-class Tables:
-    """All rows of one layer, on every device and in every dtype that has been met.
+#: `(scale, shift, gain, dtype, device)` of one row in one layer, all of the layer's width.
+View = tuple[Tensor, Tensor, "Tensor | None", torch.dtype, torch.device]
 
-    Args:
-        width: Last dimension of the activations.
-        capacity: Number of rows that fit without moving the tables, row 0 included.
+
+class Row:
+    """One steering state in all layers.
+
+    Whoever holds a `Row` may use it: its tensors never change, and its number in the tables is
+    given to another state only when nobody holds it any more.
+
+    Attributes:
+        label: What the state steers to; `None` if it only takes something away.
+        number: Its row in the tables.
+        layers: What it does, per layer hook.
+        views: The same as dense tensors: `None` where nothing is changed, `()` until needed.
     """
 
-    def __init__(self, width: int, capacity: int) -> None:
-        self.width = width
-        self.capacity = capacity
-        self._sparse: dict[int, SparseRow] = {}
-        self._dense: dict[tuple[torch.device, torch.dtype], Dense] = {}
+    __slots__ = ("__weakref__", "label", "layers", "number", "views")
 
-    @property
-    def has_gain(self) -> bool:
-        """Whether some row changes the gate activation by more than a factor."""
-        return any(row.gain is not None for row in self._sparse.values())
+    def __init__(self, label: str | None, number: int, layers: Sequence[SparseRow | None]) -> None:
+        self.label = label
+        self.number = number
+        self.layers = tuple(layers)
+        self.views: list[View | tuple[()] | None] = [
+            None if layer is None else () for layer in layers
+        ]
 
-    def touches(self, row: int) -> bool:
-        """Return whether `row` changes anything in this layer."""
-        return row in self._sparse
 
-    def define(self, row: int, sparse: SparseRow | None) -> None:
-        """Write `row`; `None` makes it leave this layer alone."""
-        if row >= self.capacity:
-            self.capacity = max(row + 1, 2 * self.capacity)
-            for dense in self._dense.values():
-                self._grow(dense)
-        if sparse is None:
-            self._sparse.pop(row, None)
-        else:
-            self._sparse[row] = sparse
-        for dense in list(self._dense.values()):
-            self._write(dense, row)
+class RowNumbers:
+    """Gives every row a number, and numbers that are free again to new rows."""
 
-    def on(self, tensor: Tensor, width: int | None = None) -> Dense:
-        """Return the tables for activations like `tensor`.
+    def __init__(self) -> None:
+        self._next = 1  # row 0 leaves activations alone
+        self._free: deque[int] = deque()
+        self._live: dict[int, weakref.ref[Row]] = {}
 
-        Args:
-            tensor: The activations; only their device, dtype and last dimension are looked at.
-            width: What their last dimension must be; `None` means the width of the tables.
-        """
-        dense = self._dense.get((tensor.device, tensor.dtype))
-        return dense if dense is not None else self._build(tensor, width or self.width)
+    def make(self, label: str | None, layers: Sequence[SparseRow | None]) -> Row:
+        """Return a new row; the caller holds the lock under which tables are written."""
+        try:
+            number = self._free.popleft()
+        except IndexError:
+            number, self._next = self._next, self._next + 1
+        row = Row(label, number, layers)
+        free = self._free
+        # Only noted: a row may end in any thread, in the middle of anything.
+        self._live[number] = weakref.ref(row, lambda _: free.append(number))
+        return row
 
-    def _build(self, tensor: Tensor, width: int) -> Dense:
-        if tensor.shape[-1] != width:
-            raise HookError(
-                f"The steering tables are {width} wide but the activations are "
-                f"{tensor.shape[-1]} wide. A model sharded by tensor parallelism, or a layer "
-                "replaced after attach, cannot be steered this way; attach to the unsharded model."
-            )
+    def live(self) -> list[Row]:
+        """Return the rows that somebody holds."""
+        return [row for row in (each() for each in list(self._live.values())) if row is not None]
+
+
+class Table:
+    """The rows of one layer side by side `[capacity, width]`, for one device and dtype.
+
+    It is read by compiled graphs, and where every position has a row of its own. A number is
+    written before anybody can hold its row, so that a row that is read never changes.
+    """
+
+    def __init__(self, capacity: int, width: int, like: Tensor, gain: bool) -> None:
         # Inference tensors could not be written again when a state is added later.
         with torch.inference_mode(False), torch.no_grad():
-            size = (self.capacity, self.width)
-            dense = Dense(
-                scale=tensor.new_ones(size),
-                shift=tensor.new_zeros(size),
-                gain=tensor.new_zeros(size) if self.has_gain else None,
-                rows=[None] * self.capacity,
-            )
-            for row in self._sparse:
-                self._write(dense, row, fresh=True)
-        self._dense[(tensor.device, tensor.dtype)] = dense
-        return dense
+            self.scale = torch.ones(capacity, width, dtype=like.dtype, device=like.device)
+            self.shift = torch.zeros_like(self.scale)
+            self.gain = torch.zeros_like(self.scale) if gain else None
 
-    def _grow(self, dense: Dense) -> None:
-        # The same object gets new tensors: compiled graphs hold on to it (and recompile once).
-        with torch.inference_mode(False), torch.no_grad():
-            more = self.capacity - dense.scale.shape[0]
-            dense.scale = torch.cat([dense.scale, dense.scale.new_ones(more, self.width)])
-            dense.shift = torch.cat([dense.shift, dense.shift.new_zeros(more, self.width)])
-            if dense.gain is not None:
-                dense.gain = torch.cat([dense.gain, dense.gain.new_zeros(more, self.width)])
-            dense.rows = [None] * self.capacity
-            for row in self._sparse:
-                self._write(dense, row)
+    @property
+    def capacity(self) -> int:
+        """How many rows there are, row 0 included."""
+        return int(self.scale.shape[0])
 
-    def _write(self, dense: Dense, row: int, fresh: bool = False) -> None:
-        sparse = self._sparse.get(row)
+    def write(self, number: int, sparse: SparseRow | None) -> None:
+        """Write one row; `None` leaves activations alone."""
         with torch.inference_mode(False), torch.no_grad():
-            if not fresh:
-                dense.scale[row].fill_(1)
-                dense.shift[row].zero_()
-            if sparse is not None and sparse.gain is not None and dense.gain is None:
-                dense.gain = torch.zeros_like(dense.shift)
-                dense.rows = [
-                    view and (view[0], view[1], dense.gain[i]) for i, view in enumerate(dense.rows)
-                ]
-            if dense.gain is not None and not fresh:
-                dense.gain[row].zero_()
+            for table, empty in ((self.scale, 1), (self.shift, 0), (self.gain, 0)):
+                if table is not None:
+                    table[number].fill_(empty)
             if sparse is None:
-                dense.rows[row] = None
                 return
-            columns = sparse.columns.to(dense.scale.device)
-            dense.scale[row, columns] = sparse.scale.to(dense.scale)
-            dense.shift[row, columns] = sparse.shift.to(dense.shift)
-            gain = None
-            if sparse.gain is not None and dense.gain is not None:
-                dense.gain[row, columns] = sparse.gain.to(dense.gain)
-                gain = dense.gain[row]
-            dense.rows[row] = (dense.scale[row], dense.shift[row], gain)
+            columns = sparse.columns.to(self.scale.device)
+            self.scale[number, columns] = sparse.scale.to(self.scale)
+            self.shift[number, columns] = sparse.shift.to(self.shift)
+            if sparse.gain is not None and self.gain is not None:
+                self.gain[number, columns] = sparse.gain.to(self.gain)
+
+    def enlarged(self, capacity: int, gain: bool) -> Table:
+        """Return a larger table with the same rows; readers of this one are not disturbed."""
+        made = Table(capacity, int(self.scale.shape[1]), self.scale, gain or self.gain is not None)
+        with torch.inference_mode(False), torch.no_grad():
+            made.scale[: self.capacity] = self.scale
+            made.shift[: self.capacity] = self.shift
+            if self.gain is not None and made.gain is not None:
+                made.gain[: self.capacity] = self.gain
+        return made
+
+
+def view_of(sparse: SparseRow, width: int, like: Tensor) -> View:
+    """Return one row as dense tensors that nobody ever changes."""
+    table = Table(1, width, like, sparse.gain is not None)
+    table.write(0, sparse)
+    gain = None if table.gain is None else table.gain[0]
+    return table.scale[0], table.shift[0], gain, like.dtype, table.scale.device
+
+
+def check_range(sparse: SparseRow, dtype: torch.dtype, label: str | None, layer: int) -> None:
+    """Raise if a value is too large for `dtype`: it would become infinite, and the text noise.
+
+    Raises:
+        ValueTooLargeError: With the label, the layer and the value.
+    """
+    limit = torch.finfo(dtype).max
+    for values in _parts(sparse):
+        largest = float(values.abs().max()) if len(values) else 0.0
+        if not largest <= limit:  # also for nan
+            raise ValueTooLargeError(
+                f"Steering to {label!r} changes neurons of layer {layer} by {largest:.4g}, and "
+                f"{str(dtype).removeprefix('torch.')} ends at {limit:.4g}. Use a smaller strength "
+                "or factor, or load the model in bfloat16 or float32."
+            )
+
+
+def _parts(sparse: SparseRow) -> Iterable[Tensor]:
+    return (part for part in (sparse.scale, sparse.shift, sparse.gain) if part is not None)

@@ -6,7 +6,7 @@ import torch
 import neuronsteer.stats as st
 from neuronsteer.errors import LayoutError
 from neuronsteer.models import inspect
-from neuronsteer.steering.expert_hooks import listen_experts
+from neuronsteer.models.expert_blocks import read_experts
 from tests.tiny_models import MOE, tiny_model, tiny_tokenizer
 
 from .material import corpus, hooks
@@ -33,7 +33,7 @@ def by_hand(model, rows):
             return see
 
         calls = {tap.experts.module: listener(tap.layer, tap.experts) for tap in taps}
-        with torch.no_grad(), listen_experts(model, calls):
+        with torch.no_grad(), read_experts(calls):
             model.get_decoder()(input_ids=torch.tensor([ids]), use_cache=False)
     return {
         key: tuple(torch.cat([part[i] for part in parts]) for i in (0, 1))

@@ -27,11 +27,11 @@ from tests.tiny_models import tiny_ids, tiny_model
     ],
 )
 def test_every_switch_takes_away_the_label_before(before, given, expected):
-    assert str(Schedule.parse(given).leaving(before)) == expected
+    assert str(Schedule.parse(given).subtract_previous(before)) == expected
 
 
 def test_conditions_and_strengths_stay():
-    made = Schedule("en", (Condition.sentence_end(4), "fr"), prompt=True).leaving()
+    made = Schedule("en", (Condition.sentence_end(4), "fr"), prompt=True).subtract_previous()
     assert made.points[1].at == Condition.sentence_end(4) and made.prompt
     assert made.points[1].label == "fr - en"
 

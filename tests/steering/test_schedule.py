@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronsteer.errors import ScheduleError
 from neuronsteer.steering.schedule import Condition, Point, Schedule
-from neuronsteer.steering.timeline import Track, Triggers
+from neuronsteer.steering.tables import Row
+from neuronsteer.steering.timeline import RowText, RowTimeline, TextConditions
 from tests.tiny_models import tiny_tokenizer
 
 
@@ -130,45 +132,60 @@ def test_malformed_schedules_are_refused(make):
         make()
 
 
-ROWS = {None: 0, "en": 1, "fr": 2, "ja": 3}
+ROWS = {label: Row(label, i + 1, ()) for i, label in enumerate(("en", "fr", "ja"))}
 
 
-def track(schedule, triggers=None):
-    return Track(schedule, lambda label, _strength: ROWS[label], triggers)
+def timeline(schedule, conditions=None):
+    return RowTimeline(schedule, lambda label, _strength: ROWS.get(label), conditions)
+
+
+def labels_in(spans):
+    return [(start, end, row and row.label) for start, end, row, _ in spans]
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(["en", "fr", "ja", None]), min_size=1, max_size=5), st.data())
-def test_tracks_say_what_their_schedule_says(labels, data):
+def test_timelines_say_what_their_schedule_says(labels, data):
     cuts = sorted(data.draw(st.sets(st.integers(1, 15), min_size=len(labels) - 1, max_size=9)))
     points = [(0, labels[0]), *zip(cuts, labels[1:], strict=False)]
     period = data.draw(st.none() | st.integers(16, 20))
     schedule = Schedule(*points, repeat=period)
     first, length = data.draw(st.integers(-6, 40)), data.draw(st.integers(1, 30))
-    runs = track(schedule).runs(first, first + length)
-    spread = [row for start, end, row in runs for _ in range(start, end)]
-    assert spread == [ROWS[schedule.at(n)[0]] for n in range(first, first + length)]
-    assert runs[0][0] == first and runs[-1][1] == first + length
+    spans = labels_in(timeline(schedule).spans(first, first + length))
+    spread = [label for start, end, label in spans for _ in range(start, end)]
+    assert spread == [schedule.at(n)[0] for n in range(first, first + length)]
+    assert spans[0][0] == first and spans[-1][1] == first + length
 
 
-def test_a_track_remembers_what_was_switched():
-    made = track(Schedule("en", prompt=False))
-    made = made.switched(4, track(Schedule("fr", (9, "ja")))).switched(6, track(Schedule("ja")))
-    assert made.runs(-2, 12) == [(-2, 0, 0), (0, 4, 1), (4, 6, 2), (6, 12, 3)]
+def test_a_timeline_remembers_what_was_switched():
+    made = timeline(Schedule("en", prompt=False))
+    made = made.switched(4, timeline(Schedule("fr", (9, "ja"))))
+    made = made.switched(6, timeline(Schedule("ja")))
+    assert labels_in(made.spans(-2, 12)) == [
+        (-2, 0, None),
+        (0, 4, "en"),
+        (4, 6, "fr"),
+        (6, 12, "ja"),
+    ]
     # A change before the first token replaces everything; at the same token the last one wins.
-    made = track(Schedule("en")).switched(0, track(Schedule("fr")))
-    assert made.runs(0, 2) == [(0, 2, 2)] and made.constant_row == 2
+    made = timeline(Schedule("en")).switched(0, timeline(Schedule("fr")))
+    assert labels_in(made.spans(0, 2)) == [(0, 2, "fr")]
+    assert made.is_constant and made.constant_row is ROWS["fr"]
 
 
 def test_sentence_ends_and_stop_strings_fire_at_their_token():
     tokenizer = tiny_tokenizer()
-    triggers = Triggers(tokenizer)
+    conditions = TextConditions(tokenizer)
 
     def fired(schedule, text):
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        token = triggers.fired(schedule, ids)
-        again = Triggers(tokenizer).fired(schedule, ids)
-        assert token == again, "the same tokens give the same answer, remembered or not"
+        ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
+        whole, steps = RowText(), RowText()
+        whole.follow(ids)
+        token = conditions.fired(schedule, whole)
+        for count in (*range(len(ids) + 1), len(ids) // 2, len(ids)):  # and back once
+            steps.follow(ids[:count])
+            again = conditions.fired(schedule, steps)
+        assert token == again, "the same tokens give the same answer, at once or step by step"
         return {i: tokenizer.decode(ids[:at]) for i, at in token.items()}
 
     once = Schedule("en", (Condition.sentence_end(), "fr"))
