@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from ...models import Anatomy, Tap
 from ...models.readonly_hooks import Callback
-from . import METERS, Meter, documents
+from . import DOCUMENT_MEASURES, DocumentMeasure, documents
 
 
-@METERS.register("relevance")
-class Relevance(Meter):
+@DOCUMENT_MEASURES.register("relevance")
+class Relevance(DocumentMeasure):
     """Value times gradient, summed over a document's counted tokens.
 
     The gradient is that of the mean logit of the document's own next tokens. For a linear layer
@@ -30,15 +30,15 @@ class Relevance(Meter):
 
     def __init__(self, anatomy: Anatomy, site: str) -> None:
         super().__init__(anatomy, site)
-        self._held: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
 
-    def entries(self) -> list[tuple[Tap, Callback]]:
+    def callbacks(self) -> list[tuple[Tap, Callback]]:
         """Return taps on whole tensors: a gradient flows through those, not through views."""
         return [(_whole(tap), self._keep(tap.layer)) for tap in self.taps]
 
     def _keep(self, layer: int) -> Callback:
         def keep(values: Tensor) -> None:
-            self._held[layer] = values
+            self._values[layer] = values
 
         return keep
 
@@ -58,27 +58,27 @@ class Relevance(Meter):
         finally:
             for parameter, before in wanted:
                 parameter.requires_grad_(before)
-            self.drop()
+            self.discard()
 
     def finish(self, hidden: Tensor) -> None:
         """Run the backward pass and hand the numbers out."""
-        held, self._held = self._held, {}
-        layers = list(held)
+        kept, self._values = self._values, {}
+        layers = list(kept)
         total = self._logits(hidden).sum()
-        # The graph may serve another meter; it goes with the decoder's output.
+        # The graph may serve another measure; it goes with the decoder's output.
         gradients: Any = torch.autograd.grad(
-            total, [held[layer] for layer in layers], retain_graph=True, allow_unused=True
+            total, [kept[layer] for layer in layers], retain_graph=True, allow_unused=True
         )
         taps = {tap.layer: tap for tap in self.taps}
         for layer, gradient in zip(layers, gradients, strict=True):
-            values, tap = held[layer].detach(), taps[layer]
+            values, tap = kept[layer].detach(), taps[layer]
             slope = torch.zeros_like(values) if gradient is None else gradient
             self.emit(layer, self.scores(layer, tap.read(values), tap.read(slope)))
 
     def scores(self, layer: int, values: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG002
         """Return value times gradient, summed over the counted tokens, `[texts, width]`."""
-        shaped, weight = documents(values, self.current())
-        slopes, _ = documents(slope, self.current())
+        shaped, weight = documents(values, self.batch())
+        slopes, _ = documents(slope, self.batch())
         return (shaped * slopes * weight[..., None]).sum(1)
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -87,10 +87,10 @@ class Relevance(Meter):
         Constant factors of the logits, and soft caps, are left out: they change no document's
         ranking of its units.
         """
-        current = self.current()
-        weight = current.weight_on(hidden.device)[: current.real, 1:]
-        targets = current.ids[: current.real, 1:].to(hidden.device)
-        states = hidden[: current.real, :-1]
+        batch = self.batch()
+        weight = batch.weight_on(hidden.device)[: batch.texts, 1:]
+        targets = batch.ids[: batch.texts, 1:].to(hidden.device)
+        states = hidden[: batch.texts, :-1]
         head: Any = self.anatomy.root.get_output_embeddings()
         if type(head) is nn.Linear and head.weight.dtype == states.dtype:
             weights, bias = head.weight, getattr(head, "bias", None)
@@ -103,9 +103,9 @@ class Relevance(Meter):
             logits = head(states).float().gather(-1, targets[..., None])[..., 0]
         return (logits * weight).sum(1) / weight.sum(1).clamp(min=1)
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Forget the running batch."""
-        self._held.clear()
+        self._values.clear()
 
 
 def _whole(tap: Tap) -> Tap:

@@ -9,11 +9,11 @@ from torch import Tensor
 from ...errors import LayoutError
 from ...models import Anatomy, Tap
 from ...models.readonly_hooks import Callback
-from . import METERS, documents
+from . import DOCUMENT_MEASURES, documents
 from .relevance import Relevance
 
 
-@METERS.register("row_gradient")
+@DOCUMENT_MEASURES.register("row_gradient")
 class RowGradient(Relevance):
     """Sum over a weight row of its gradient; no activation is multiplied with it.
 
@@ -35,9 +35,9 @@ class RowGradient(Relevance):
             )
         self._inputs: dict[int, Tensor] = {}
 
-    def entries(self) -> list[tuple[Tap, Callback]]:
+    def callbacks(self) -> list[tuple[Tap, Callback]]:
         """Return taps on the projections' outputs and inputs."""
-        found = super().entries()
+        found = super().callbacks()
         return found + [(_before(tap), self._sum(tap.layer)) for tap in self.taps]
 
     def _sum(self, layer: int) -> Callback:
@@ -48,13 +48,13 @@ class RowGradient(Relevance):
 
     def scores(self, layer: int, values: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG002
         """Return the summed gradient of each row, `[texts, width]`."""
-        slopes, _ = documents(slope, self.current())
-        inputs, _ = documents(self._inputs.pop(layer), self.current())
+        slopes, _ = documents(slope, self.batch())
+        inputs, _ = documents(self._inputs.pop(layer), self.batch())
         return (slopes * inputs).sum(1)
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Forget the running batch."""
-        super().drop()
+        super().discard()
         self._inputs.clear()
 
 

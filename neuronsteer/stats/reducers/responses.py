@@ -16,12 +16,12 @@ class Responses(Reducer):
     name = "responses"
     per_text = True
     error: ClassVar[str] = "float32"
-    stage_dtype = torch.float32
+    pending_dtype = torch.float32
     total_dtype = torch.float32
 
-    def observe(self, chunk: Chunk, stage: Tensor) -> None:
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
         """Add the chunk's sum to the text's row; `rows` is what collecting calls."""
-        stage.add_(chunk.total(chunk.floats))
+        pending.add_(chunk.total(chunk.floats))
 
     @staticmethod
     def rows(values: Tensor, weight: Tensor) -> Tensor:

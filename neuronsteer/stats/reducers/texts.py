@@ -12,17 +12,17 @@ from . import REDUCERS, Chunk, Reducer
 BY_TEXT = "texts"
 
 
-class Texts(Reducer):
+class TextCount(Reducer):
     """Number of texts with a value above 0 at some counted token."""
 
     name = BY_TEXT
     error: ClassVar[str] = "exact integers"
-    stage_dtype = torch.float32
+    pending_dtype = torch.float32
     total_dtype = torch.int64
 
-    def observe(self, chunk: Chunk, stage: Tensor) -> None:
-        """Raise the stage to 1 where a token of the chunk, all of one text, is positive."""
-        torch.maximum(stage, self.marks(chunk.values, chunk.weight), out=stage)
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
+        """Raise what is pending to 1 where a token of the chunk, all of one text, is positive."""
+        torch.maximum(pending, self.marks(chunk.values, chunk.weight), out=pending)
 
     @staticmethod
     def marks(values: Tensor, weight: Tensor) -> Tensor:
@@ -30,4 +30,4 @@ class Texts(Reducer):
         return ((values > 0) & (weight > 0)[:, None]).any(0).float()
 
 
-REDUCERS.register(BY_TEXT)(Texts())
+REDUCERS.register(BY_TEXT)(TextCount())
