@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ..models import Tap
 from .reducers import Chunk, Reducer, Scratch
-from .reducers.responses import Responses
-from .reducers.texts import TextCount
+from .reducers.per_text import Responses, TextCount
 
 _CPU = torch.device("cpu")
 

@@ -25,7 +25,7 @@ from .accumulators import (
 from .document_measures import DOCUMENT_MEASURES, DocumentMeasure, Emit
 from .needs import Need
 from .reducers import REDUCERS, DocumentReducer, Scratch
-from .reducers.texts import BY_TEXT
+from .reducers.per_text import BY_TEXT
 
 #: Name of the tokens that each expert saw, by which its counts are divided.
 ROUTED = "routed"

@@ -25,7 +25,7 @@ from .needs import Need, NeedLike, resolve_needs
 from .policy import TokenPolicy, make_policy
 from .progress import Report
 from .reducers import REDUCERS
-from .reducers.texts import BY_TEXT
+from .reducers.per_text import BY_TEXT
 from .store import Stats
 from .texts import Source, check_field, read_sources
 from .tokens import RowReader, check_tokenizer
@@ -63,7 +63,7 @@ def collect(
 
     The model runs without LM head, cache and gradients, in eval mode; its mode is restored and no
     hook is left. Under `torchrun` or `accelerate launch` every process makes the same call, batches
-    are shared out, and every process gets the result.
+    are split over them, and each gets the result.
 
     Counts are exact integers. They never depend on the number of processes, on the tokenizer's
     padding side, or on where a run was interrupted. On the CPU they do not depend on the batch size
@@ -111,33 +111,34 @@ def collect(
         )
     anatomy = inspect(model)
     check_tokenizer(tokenizer)
-    rule = make_policy(policy, options).resolved(context_length(anatomy))
-    asked = resolve_needs(needs, sites, [*REDUCERS.names(), *WEIGHT_MEASURES])
-    chosen = tuple(need for need in asked if need.reducer not in WEIGHT_MEASURES)
-    if not chosen:
+    resolved = make_policy(policy, options).resolved(context_length(anatomy))
+    wanted = resolve_needs(needs, sites, [*REDUCERS.names(), *WEIGHT_MEASURES])
+    from_texts = tuple(need for need in wanted if need.reducer not in WEIGHT_MEASURES)
+    if not from_texts:
         raise ParameterError(
-            f"{', '.join(map(str, asked))} needs no text; ask for something to collect, too."
+            f"{', '.join(map(str, wanted))} is measured on the weights alone, so that no text "
+            f"would be read. Name something to collect from texts, too, e.g. 'count@mlp.act'."
         )
     if tensor_parallel(anatomy.root):
         raise HookError(
             "The model is tensor-parallel: every process sees a slice of each layer. Load it "
-            "without tp_plan; collecting shares out the texts instead."
+            "without tp_plan; collecting splits the texts over the processes instead."
         )
     if device is not None:
         nn.Module.to(anatomy.root, torch.device(device))
     sources = read_sources(texts, check_field(text_field))
-    _check_pairs(rule, chosen)
-    dictionary = _codec(codec, chosen)
-    collector = ActivationCollector(anatomy, chosen, dictionary)
-    _check_memory(collector, sources, rule, memory_limit)
+    _check_pairs(resolved, from_texts)
+    opened = _codec(codec, from_texts)
+    collector = ActivationCollector(anatomy, from_texts, opened)
+    _check_memory(collector, sources, resolved, memory_limit)
     input_at = input_device(anatomy)
     plan = BatchPlan(
         tokens=_tokens(input_at, collector),
         rows=_rows(batch_size),
         longest=context_length(anatomy),
     )
-    # What nobody asked for by name must not make a run fail.
-    weight_measures = measure(anatomy, asked, strict=needs is not None)
+    # A default that this model cannot give is left out; what was named is not.
+    weight_measures = measure(anatomy, wanted, strict=needs is not None)
     widths = {need.site: anatomy.widths for need in weight_measures}
     with started_processes() as processes:
         saved = None
@@ -145,10 +146,10 @@ def collect(
             identity = {
                 **model_identity(anatomy),
                 "tokenizer": tokenizer_identity(tokenizer),
-                "needs": [str(need) for need in asked],
-                "policy": rule.to_dict(),
+                "needs": [str(need) for need in wanted],
+                "policy": resolved.to_dict(),
                 "batches": [plan.tokens, plan.rows, plan.longest],
-                "codec": None if dictionary is None else dict(dictionary.spec),
+                "codec": None if opened is None else dict(opened.spec),
                 "texts": [[source.label, source.name, source.mark] for source in sources],
             }
             for name, value in identity.items():
@@ -157,12 +158,12 @@ def collect(
                 saved = CollectionCheckpoint(
                     Path(checkpoint), identity, processes.rank, processes.size, checkpoint_every
                 )
-        reader = RowReader(tokenizer, rule)
+        reader = RowReader(tokenizer, resolved)
         run = CollectionRun(anatomy, collector, reader, plan, sources, processes, input_at, saved)
         fields = run.collect(resume, progress)
         header = {
             **model_facts(anatomy),
-            "policy": rule.to_dict(),
+            "policy": resolved.to_dict(),
             "calibration": fields.pop("calibration"),
             "execution": {
                 **versions(),
@@ -173,7 +174,7 @@ def collect(
                 "out_of_memory": fields.pop("out_of_memory"),
             },
             **_experts(anatomy, collector),
-            **({} if dictionary is None else {"codec": dict(dictionary.spec)}),
+            **({} if opened is None else {"codec": dict(opened.spec)}),
         }
         stats = Stats(
             labels=tuple(source.label for source in sources),

@@ -107,7 +107,7 @@ class CollectionRun:
                 self.checkpoint.remove()
             for label in range(start.label):
                 facts, finished = self.checkpoint.read_finished(label)
-                done.append((facts, {_need(name): value for name, value in finished.items()}))
+                done.append((facts, {Need.parse(name): value for name, value in finished.items()}))
         began = time.monotonic()
         for label in range(start.label, len(self.sources)):
             here = start if label == start.label else Position(label)
@@ -119,7 +119,7 @@ class CollectionRun:
                 self.checkpoint.finish(label, facts, {str(n): t for n, t in totals.items()})
 
     def _restore(self, here: Position, tensors: dict[str, Tensor]) -> None:
-        restored = {_need(name): value for name, value in tensors.items()}
+        restored = {Need.parse(name): value for name, value in tensors.items()}
         order = restored.pop(_ORDER, None)
         self.collector.load(restored)
         runner = self._runner
@@ -249,11 +249,6 @@ class CollectionRun:
             },
             "out_of_memory": self._runner.splits,
         }
-
-
-def _need(name: str) -> Need:
-    reducer, _, site = name.partition("@")
-    return Need(reducer, site)
 
 
 def _check_finite(need: Need, array: Tensor) -> None:

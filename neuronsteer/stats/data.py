@@ -1,4 +1,4 @@
-"""What statistics hold, without what can be asked of them: the fields of `Stats`."""
+"""The fields of `Stats`, which files, merging and published counts share."""
 
 from __future__ import annotations
 

@@ -210,10 +210,10 @@ def _numbers(
 
 
 def _need(name: str, text: str, site_widths: dict[str, tuple[int, ...]]) -> Need:
-    reducer, _, site = text.partition("@")
-    if site not in site_widths:
-        raise StatsError(f"Tensor {name!r} is at {site!r}, which 'site_widths' does not list.")
-    return Need(reducer, site)
+    need = Need.parse(text)
+    if need.site not in site_widths:
+        raise StatsError(f"Tensor {name!r} is at {need.site!r}, which 'site_widths' does not list.")
+    return need
 
 
 def _size(widths: tuple[int, ...]) -> tuple[int, int]:

@@ -21,6 +21,12 @@ class Need(NamedTuple):
     def __str__(self) -> str:
         return f"{self.reducer}@{self.site}"
 
+    @classmethod
+    def parse(cls, text: str) -> Need:
+        """Return the need that is written as `text`."""
+        reducer, _, site = text.partition("@")
+        return cls(reducer, site)
+
 
 class HasNeeds(Protocol):
     """What says itself what it needs: a detector."""
@@ -103,14 +109,13 @@ def _parsed(needs: Any) -> list[Need]:
     found: list[Need] = []
     for need in needs:
         if isinstance(need, str):
-            reducer, mark, site = need.partition("@")
-            if not mark:
+            if "@" not in need:
                 raise ParameterError(
                     f"The need {need!r} does not name a site; write it as 'reducer@site', e.g. "
                     f"'count@mlp.act'. To collect what a method needs, pass its detector: "
                     f"needs=neuronsteer.detectors.detector('lape')."
                 )
-            found.append(Need(reducer, site))
+            found.append(Need.parse(need))
         elif hasattr(need, "needs"):
             found.extend(need.needs)
         else:

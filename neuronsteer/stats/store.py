@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import MismatchError, StatsError, unknown_label
+from ..hub import fetch
 from .data import StatsData
-from .files import read, write
+from .files import FACTS, NUMBERS, read, write
 from .merging import merged
 from .needs import Need
 from .published import from_counts
@@ -155,7 +157,7 @@ class Stats(StatsData):
         """Return how far a unit of each neuron moves the residual stream, `[layers, width]`.
 
         Raises:
-            StatsError: If it was not collected; published counts never hold it.
+            StatsError: If it was not collected; published counts do not have it.
         """
         found = self.weight_measures.get(Need("norm", site))
         if found is None:
@@ -184,7 +186,7 @@ class Stats(StatsData):
             header={
                 **self.header,
                 "calibration": {
-                    label: facts for label, facts in self.calibration.items() if label in labels
+                    label: self.calibration[label] for label in labels if label in self.calibration
                 },
             },
         )
@@ -202,18 +204,60 @@ class Stats(StatsData):
             found = Stats(**vars(merged(found, other)))
         return found
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a folder with `stats.json` and `stats.safetensors`; return it."""
-        return write(Path(path), self)
+        return write(Path(path).expanduser(), self)
 
     @classmethod
-    def load(cls, path: str | Path) -> Stats:
+    def load(cls, path: str | os.PathLike[str]) -> Stats:
         """Read what `save` wrote, and check it.
 
         Raises:
             StatsError: If the folder is not there, damaged, or of a newer format.
         """
-        return cls(**vars(read(Path(path))))
+        return cls(**vars(read(Path(path).expanduser())))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
+        """Write a folder, as `save` does; upload it with `hf upload` if others should have it."""
+        return self.save(save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        revision: str | None = None,
+        subfolder: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Stats:
+        """Return the statistics in a local folder or Hub repository, checked.
+
+        Args:
+            path_or_repo: Folder, or Hub id of a model repository.
+            revision: Branch, tag or commit.
+            subfolder: Folder inside.
+            token: Hub token; default: the stored one.
+            cache_dir: Download cache.
+            local_files_only: Never ask the network.
+            force_download: Download even if cached.
+
+        Raises:
+            HubError: If it cannot be found or reached.
+            StatsError: If it is damaged, or of a newer format.
+        """
+        folder = fetch(
+            path_or_repo,
+            filenames=(FACTS, NUMBERS),
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return cls.load(folder)
 
     @classmethod
     def from_counts(
@@ -299,7 +343,7 @@ class Stats(StatsData):
         )
 
 
-def load_stats(path: str | Path) -> Stats:
+def load_stats(path: str | os.PathLike[str]) -> Stats:
     """Read statistics from a folder; the same as `Stats.load`."""
     return Stats.load(path)
 

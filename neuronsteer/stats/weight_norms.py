@@ -66,7 +66,7 @@ def measure(anatomy: Anatomy, needs: Iterable[Need], strict: bool) -> dict[Need,
 
     Args:
         anatomy: The model.
-        needs: What was asked for; others are passed over.
+        needs: What was asked for; others are ignored.
         strict: Raise if one cannot be measured, instead of leaving it out with a warning.
     """
     found: dict[Need, Tensor] = {}

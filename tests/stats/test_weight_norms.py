@@ -142,7 +142,7 @@ def test_only_what_is_asked_for(tmp_path):
     without = collect(model, tokenizer, TEXTS, needs=["count@mlp.act"], progress=False)
     with pytest.raises(StatsError, match="'norm' at 'mlp.neuron'"):
         without.norms()
-    with pytest.raises(ParameterError, match="needs no text"):
+    with pytest.raises(ParameterError, match="no text would"):
         collect(model, tokenizer, TEXTS, needs=["norm@mlp.neuron"], progress=False)
     with pytest.raises(ParameterError, match="not at 'resid'"):
         collect(model, tokenizer, TEXTS, needs=["sum@resid", "norm@resid"], progress=False)

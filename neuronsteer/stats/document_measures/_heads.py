@@ -14,7 +14,7 @@ from ..weight_norms import images
 from ._attention import AttentionInputs
 from ._rotation import Rotation, inner_products
 
-# Attention weights in one chunk, which a core's cache should hold, and tokens per document.
+# Attention weights in one chunk, to fit into a core's cache, and tokens per document.
 _CHUNK = 2**20
 _ROWS = 12
 

@@ -177,8 +177,8 @@ class ReleasedImportance(_AttentionMeasure):
         if not self.heads and (site != "mlp.neuron" or not anatomy.gated):
             raise LayoutError(
                 f"The released code of PLND has no measurement at {site!r} of "
-                f"{anatomy.model_type!r}: it knows gated MLPs ('mlp.neuron'), 'attn.q', 'attn.k' "
-                f"and 'attn.v'."
+                f"{anatomy.model_type!r}: it measures 'mlp.neuron' of gated MLPs, 'attn.q', "
+                f"'attn.k' and 'attn.v'."
             )
 
     def callbacks(self) -> list[tuple[Tap, Callback]]:

@@ -1,4 +1,7 @@
-"""Relevance: how much of the model's predictions a unit carries, by its gradient."""
+"""Relevance: how much of the model's predictions a unit carries, by its gradient.
+
+Beside it, what the CRANE paper's code takes for it: the summed gradient of a weight row.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import LayoutError
 from ...models import Anatomy, Tap
 from ...models.readonly_hooks import Callback
 from . import DOCUMENT_MEASURES, DocumentMeasure, documents
@@ -108,5 +112,54 @@ class Relevance(DocumentMeasure):
         self._values.clear()
 
 
+@DOCUMENT_MEASURES.register("row_gradient")
+class RowGradient(Relevance):
+    """Sum over a weight row of its gradient; no activation is multiplied with it.
+
+    At `mlp.neuron` the row is that of the up projection, at `mlp.act` of the gate. The gradient of
+    a row is the sum over tokens of the output's gradient times the input, so its sum needs only
+    the output's gradient and the sum of each token's input: no weight's gradient is stored.
+    """
+
+    name = "row_gradient"
+
+    def __init__(self, anatomy: Anatomy, site: str) -> None:
+        super().__init__(anatomy, site)
+        if site == "mlp.neuron":
+            self.taps = anatomy.up_taps() if anatomy.gated else anatomy.gate_taps()
+        if site not in ("mlp.neuron", "mlp.act") or self.taps[0].side == "input":
+            raise LayoutError(
+                f"'row_gradient' is about rows of an MLP's first projection; it exists at "
+                f"'mlp.neuron' and 'mlp.act', not at {site!r} of {anatomy.model_type!r}."
+            )
+        self._inputs: dict[int, Tensor] = {}
+
+    def callbacks(self) -> list[tuple[Tap, Callback]]:
+        """Return taps on the projections' outputs and inputs."""
+        found = super().callbacks()
+        return found + [(_before(tap), self._sum(tap.layer)) for tap in self.taps]
+
+    def _sum(self, layer: int) -> Callback:
+        def read(values: Tensor) -> None:
+            self._inputs[layer] = values.detach().float().sum(-1, keepdim=True)
+
+        return read
+
+    def scores(self, layer: int, values: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the summed gradient of each row, `[texts, width]`."""
+        slopes, _ = documents(slope, self.batch())
+        inputs, _ = documents(self._inputs.pop(layer), self.batch())
+        return (slopes * inputs).sum(1)
+
+    def discard(self) -> None:
+        """Forget the running batch."""
+        super().discard()
+        self._inputs.clear()
+
+
 def _whole(tap: Tap) -> Tap:
     return replace(tap, columns=None, width=tap.tensor_width)
+
+
+def _before(tap: Tap) -> Tap:
+    return replace(tap, side="input", columns=None)
