@@ -152,7 +152,7 @@ class CurrentBatch:
         return found
 
 
-class TapReader:
+class ActivationReader:
     """What is read at one tap.
 
     Args:
@@ -216,7 +216,7 @@ class TapReader:
                     observe(chunk, pending)
 
 
-class TextTapReader:
+class PerTextReader:
     """What is read at one tap, one text after the other.
 
     For features of a codec, which would not fit for a whole batch, and for reducers that count

@@ -16,10 +16,10 @@ from ..models.readonly_hooks import Callback, Listener, listen
 from ..steering.expert_hooks import listen_experts
 from .accumulators import (
     Accumulator,
+    ActivationReader,
     CurrentBatch,
-    TapReader,
+    PerTextReader,
     TextRows,
-    TextTapReader,
     site_widths,
 )
 from .document_measures import DOCUMENT_MEASURES, DocumentMeasure, Emit
@@ -106,7 +106,7 @@ class ActivationCollector:
     def reading(self) -> Generator[Listener, None, None]:
         """Read every forward pass inside the block."""
         callbacks: list[tuple[Tap, Callback]] = []
-        blocks: dict[nn.Module, list[tuple[str, Experts, TapReader]]] = {}
+        blocks: dict[nn.Module, list[tuple[str, Experts, ActivationReader]]] = {}
         for key, measure in self.measures.items():
             measure.batch, measure.emit = self._running_batch, self._emit(*key)
             callbacks += measure.callbacks()
@@ -120,11 +120,11 @@ class ActivationCollector:
                     callbacks.append((tap, self._callback(self._reader(site, tap))))
                     continue
                 block = tap.experts
-                reader = self._tap_reader(site, tap, 0)
+                reader = self._activation_reader(site, tap, 0)
                 blocks.setdefault(block.module, []).append((site, block, reader))
                 if block.shared is not None:
                     offset = block.num_experts * block.expert_width
-                    shared = self._tap_reader(site, block.shared, offset)
+                    shared = self._activation_reader(site, block.shared, offset)
                     callbacks.append((block.shared, self._callback(shared)))
         with ExitStack() as stack:
             if blocks:
@@ -192,7 +192,7 @@ class ActivationCollector:
     def _everything(self) -> dict[Need, Accumulator | TextRows]:
         return {**self.accumulators, **self.text_rows}
 
-    def _tap_reader(self, site: str, tap: Tap, offset: int) -> TapReader:
+    def _activation_reader(self, site: str, tap: Tap, offset: int) -> ActivationReader:
         layer = tap.layer
         # A reading of mlp.act is a pre-activation, unless the layout says g itself is read.
         raw = site == "mlp.act" and tap.side != "input"
@@ -201,7 +201,7 @@ class ActivationCollector:
             activation = tap.experts.act if raw else None
         elif raw:
             activation = functools.partial(_activation, self.anatomy, layer)
-        return TapReader(
+        return ActivationReader(
             layer,
             offset,
             [
@@ -215,16 +215,16 @@ class ActivationCollector:
             activation,
         )
 
-    def _reader(self, site: str, tap: Tap) -> TapReader | TextTapReader:
-        whole = self._tap_reader(site, tap, 0)
+    def _reader(self, site: str, tap: Tap) -> ActivationReader | PerTextReader:
+        whole = self._activation_reader(site, tap, 0)
         values = whole.activation
         if self.codec is not None and site == self.codec.site:
             values = functools.partial(self.codec.encode, tap.layer)
         elif Need(BY_TEXT, site) not in self.needs:
             return whole
-        return TextTapReader(tap.layer, tap.width, whole.accumulators, whole.text_rows, values)
+        return PerTextReader(tap.layer, tap.width, whole.accumulators, whole.text_rows, values)
 
-    def _callback(self, reader: TapReader | TextTapReader) -> Callback:
+    def _callback(self, reader: ActivationReader | PerTextReader) -> Callback:
         # Detached, because a document measure may make the model run with gradients.
         return lambda tensor: reader.read(tensor.detach(), self._batch, self._scratch)
 
@@ -251,7 +251,7 @@ class ActivationCollector:
         return emit
 
     def _expert_callback(
-        self, readers: list[tuple[str, Experts, TapReader]]
+        self, readers: list[tuple[str, Experts, ActivationReader]]
     ) -> Callable[[int, Tensor, Tensor, Tensor], None]:
         def read(expert: int, fused: Tensor, a: Tensor, tokens: Tensor) -> None:
             weight = self._batch.weight_on(a.device).reshape(-1)[tokens]
