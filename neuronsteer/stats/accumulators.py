@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..models import Tap
+from ..models import HookPoint
 from .reducers import Reducer
 
 _CPU = torch.device("cpu")
@@ -140,7 +140,7 @@ class Current:
         return found
 
 
-def site_widths(taps: list[Tap], layers: int) -> tuple[int, ...]:
+def site_widths(taps: list[HookPoint], layers: int) -> tuple[int, ...]:
     """Return the number of neurons per layer, 0 for layers without the site."""
     found = [0] * layers
     for tap in taps:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..codecs import Codec
 from ..errors import HookError, LayoutError
-from ..models import Anatomy, Experts, Tap
-from ..models.readonly_hooks import Callback, Listener, listen
+from ..models import Anatomy, Experts, HookPoint
+from ..models.readonly_hooks import Callback, HookCalls, read_activations
 from ..steering.expert_hooks import listen_experts
 from .accumulators import Current, Slot, Texts, site_widths
 from .document_measures import METERS, Emit, Meter
@@ -114,9 +114,9 @@ class Gatherer:
         self.needs = needs
         self.codec = codec
         self.taps = {
-            need.site: codec.taps(anatomy)
+            need.site: codec.hook_points(anatomy)
             if codec is not None and need.site == codec.site
-            else anatomy.taps(need.site)
+            else anatomy.hook_points(need.site)
             for need in needs
         }
         layers = anatomy.num_layers
@@ -164,9 +164,9 @@ class Gatherer:
             yield
 
     @contextmanager
-    def listening(self) -> Generator[Listener, None, None]:
+    def listening(self) -> Generator[HookCalls, None, None]:
         """Fill the stages in every forward pass inside the block."""
-        entries: list[tuple[Tap, Callback]] = []
+        entries: list[tuple[HookPoint, Callback]] = []
         blocks: dict[nn.Module, list[tuple[str, Experts, Watch]]] = {}
         for key, meter in self.meters.items():
             meter.current, meter.emit = self._running, self._emit(*key)
@@ -189,7 +189,7 @@ class Gatherer:
             if blocks:
                 calls = {module: self._expert_callback(found) for module, found in blocks.items()}
                 stack.enter_context(listen_experts(self.anatomy.root, calls))
-            listener = stack.enter_context(listen(entries))
+            listener = stack.enter_context(read_activations(entries))
             try:
                 yield listener
             finally:
@@ -248,7 +248,7 @@ class Gatherer:
         for need, held in (*self.slots.items(), *self.texts.items()):
             held.load(totals.get(need))
 
-    def _watch(self, site: str, tap: Tap, offset: int) -> Watch:
+    def _watch(self, site: str, tap: HookPoint, offset: int) -> Watch:
         found = [
             (held.reducer, held)
             for need, held in self.slots.items()
@@ -271,7 +271,7 @@ class Gatherer:
             activation=activation,
         )
 
-    def _reader(self, site: str, tap: Tap) -> Watch | TextWatch:
+    def _reader(self, site: str, tap: HookPoint) -> Watch | TextWatch:
         watch = self._watch(site, tap, 0)
         held, values = [*watch.signs, *watch.values], watch.activation
         if self.codec is not None and site == self.codec.site:

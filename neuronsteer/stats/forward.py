@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import ParameterError
 from ..models import Anatomy
-from ..models.readonly_hooks import Listener
+from ..models.readonly_hooks import HookCalls
 from .activation_collector import Gatherer
 from .batches import Batch
 
@@ -40,7 +40,7 @@ class Forwarder:
         self._device = device
         self._checked = False
 
-    def run(self, batch: Batch, listener: Listener) -> None:
+    def run(self, batch: Batch, listener: HookCalls) -> None:
         """Run a batch, in pieces if it does not fit.
 
         Raises:
@@ -60,7 +60,7 @@ class Forwarder:
                 self._shrink(piece)
                 queue.insert(0, piece)
 
-    def _fits(self, batch: Batch, listener: Listener) -> bool:
+    def _fits(self, batch: Batch, listener: HookCalls) -> bool:
         ids, weight = batch.tensors(self.aligned)
         self._gatherer.begin(ids, weight, len(batch.rows))
         try:
@@ -78,7 +78,7 @@ class Forwarder:
             self._gatherer.drop()
             return False
         if not self._checked:
-            listener.require()
+            listener.require_all()
             self._gatherer.require()
             self._checked = True
         self.committing = True

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import StatsError, TextError
 from ..models import Anatomy
-from ..models.readonly_hooks import Listener
+from ..models.readonly_hooks import HookCalls
 from .activation_collector import ROUTED, Gatherer
 from .batches import Batch, BatchPlan
 from .checkpoint import Checkpoint, Position
@@ -94,7 +94,7 @@ class Run:
         self,
         resume: bool,
         report: Report,
-        listener: Listener,
+        listener: HookCalls,
         done: list[tuple[Facts, dict[Need, Tensor]]],
     ) -> None:
         start, tensors = Position(), {}
@@ -128,7 +128,7 @@ class Run:
         forward.aligned = forward.aligned and here.aligned
 
     def _label(
-        self, label: int, start: Position, report: Report, listener: Listener, began: float
+        self, label: int, start: Position, report: Report, listener: HookCalls, began: float
     ) -> Facts:
         source, tally = self.sources[label], Tally()
         rows = self.reader.read(source.read(), source.label, tally)

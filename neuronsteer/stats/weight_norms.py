@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import LayoutError, ParameterError
-from ..models import Anatomy, Tap
+from ..models import Anatomy, HookPoint
 from .forward import evaluating
 from .needs import Need
 
@@ -43,7 +43,7 @@ def norms(anatomy: Anatomy, site: str) -> Tensor:
             f"'norm' is the length of a neuron's column of the MLP's output projection; it exists "
             f"at 'mlp.neuron', not at {site!r}."
         )
-    taps = anatomy.taps(site)
+    taps = anatomy.hook_points(site)
     found = torch.zeros(anatomy.num_layers, max(tap.width for tap in taps))
     with torch.inference_mode():
         for tap in taps:
@@ -82,7 +82,7 @@ def measure(anatomy: Anatomy, needs: Iterable[Need], strict: bool) -> dict[Need,
     return found
 
 
-def _norms(tap: Tap, dtype: torch.dtype) -> Tensor:
+def _norms(tap: HookPoint, dtype: torch.dtype) -> Tensor:
     block = tap.experts
     if block is None:
         return _linear(tap.module, tap.width, dtype)
@@ -101,7 +101,7 @@ def _norms(tap: Tap, dtype: torch.dtype) -> Tensor:
     return torch.cat(parts)
 
 
-def images(tap: Tap, width: int, dtype: torch.dtype) -> Tensor:
+def images(tap: HookPoint, width: int, dtype: torch.dtype) -> Tensor:
     """Return what each of a linear layer's inputs adds to its output, `[width, outputs]` float32.
 
     Args:

@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...errors import LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from ...registry import Registry
 from ..accumulators import Current
@@ -43,7 +43,7 @@ class Meter(ABC):
     def __init__(self, anatomy: Anatomy, site: str) -> None:
         self.anatomy = anatomy
         self.site = site
-        self.taps = anatomy.taps(site)
+        self.taps = anatomy.hook_points(site)
         #: Returns the batch that is being run.
         self.current: Callable[[], Current] = Current
         #: Takes the numbers of all texts of the batch, for one layer after the other.
@@ -56,7 +56,7 @@ class Meter(ABC):
             )
 
     @abstractmethod
-    def entries(self) -> list[tuple[Tap, Callback]]:
+    def entries(self) -> list[tuple[HookPoint, Callback]]:
         """Return what has to be listened to, with callbacks that end in calls of `emit`."""
 
     @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.modules import find, in_size
 from ..weight_norms import images
 from ._attention import Scores
@@ -43,7 +43,7 @@ class Heads:
     roots: Tensor
 
     @classmethod
-    def of(cls, anatomy: Anatomy, tap: Tap) -> Heads:
+    def of(cls, anatomy: Anatomy, tap: HookPoint) -> Heads:
         """Return the heads of a tap's layer.
 
         Raises:
@@ -54,7 +54,7 @@ class Heads:
         module = find(anatomy.layers[tap.layer], path)
         count = getattr(anatomy.config, "num_attention_heads", None)
         values, outputs = (
-            next(each for each in anatomy.taps(site) if each.layer == tap.layer)
+            next(each for each in anatomy.hook_points(site) if each.layer == tap.layer)
             for site in ("attn.v", "attn.o")
         )
         total = in_size(outputs.module)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LayoutError, ParameterError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from ..weight_norms import images
 from . import METERS, Meter
@@ -46,11 +46,11 @@ class Attribution(Meter):
         self._columns: dict[int, Tensor] = {}
         self._batch: tuple[Tensor, Tensor] | None = None
 
-    def entries(self) -> list[tuple[Tap, Callback]]:
+    def entries(self) -> list[tuple[HookPoint, Callback]]:
         """Return the neurons' taps: where a layer computes, its columns are at hand."""
         return [(tap, self._measure(tap)) for tap in self.taps]
 
-    def _measure(self, tap: Tap) -> Callback:
+    def _measure(self, tap: HookPoint) -> Callback:
         def measure(_values: Tensor) -> None:
             module: Any = tap.module
             towards = self._towards()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import HookError, LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from ..weight_norms import norms
 from . import METERS, Meter, documents, size
@@ -52,10 +52,10 @@ class Importance(Meter):
             )
         self._readings: dict[int, Tensor] = {}
 
-    def entries(self) -> list[tuple[Tap, Callback]]:
+    def entries(self) -> list[tuple[HookPoint, Callback]]:
         """Return taps on the site, or for `attn.v` on what enters the output projection."""
         if self.site == "attn.v":
-            outputs = {tap.layer: tap for tap in self.anatomy.taps("attn.o")}
+            outputs = {tap.layer: tap for tap in self.anatomy.hook_points("attn.o")}
             return [
                 (_entering(outputs[tap.layer], self._heads[tap.layer]), self._values(tap.layer))
                 for tap in self.taps
@@ -128,7 +128,7 @@ class Importance(Meter):
             )
 
 
-def _entering(tap: Tap, heads: Heads) -> Tap:
+def _entering(tap: HookPoint, heads: Heads) -> HookPoint:
     """Return a tap on what enters the output projection."""
     width = heads.groups * heads.repeats * heads.size
     return replace(tap, side="input", width=width, tensor_width=width, columns=None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import HookError, LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from . import METERS, Meter, documents
 from ._attention import Scores, watched
@@ -45,14 +45,14 @@ class ReleasedImportance(Meter):
                 f"and 'attn.v'."
             )
 
-    def entries(self) -> list[tuple[Tap, Callback]]:
+    def entries(self) -> list[tuple[HookPoint, Callback]]:
         """Return taps on the up projection, or on what enters the attention's output projection."""
         if self.site == "mlp.neuron":
-            return [(tap, self._sizes(tap.layer)) for tap in self.anatomy.up_taps()]
+            return [(tap, self._sizes(tap.layer)) for tap in self.anatomy.up_hook_points()]
         if self.site != "attn.v":
             return []
-        outputs = {tap.layer: tap for tap in self.anatomy.taps("attn.o")}
-        found: list[tuple[Tap, Callback]] = []
+        outputs = {tap.layer: tap for tap in self.anatomy.hook_points("attn.o")}
+        found: list[tuple[HookPoint, Callback]] = []
         for layer, heads in self._heads.items():
             width = heads.groups * heads.repeats * heads.size
             tap = replace(outputs[layer], side="input", width=width, tensor_width=width)

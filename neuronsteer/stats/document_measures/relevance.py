@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from . import METERS, Meter, documents
 
@@ -32,7 +32,7 @@ class Relevance(Meter):
         super().__init__(anatomy, site)
         self._held: dict[int, Tensor] = {}
 
-    def entries(self) -> list[tuple[Tap, Callback]]:
+    def entries(self) -> list[tuple[HookPoint, Callback]]:
         """Return taps on whole tensors: a gradient flows through those, not through views."""
         return [(_whole(tap), self._keep(tap.layer)) for tap in self.taps]
 
@@ -108,5 +108,5 @@ class Relevance(Meter):
         self._held.clear()
 
 
-def _whole(tap: Tap) -> Tap:
+def _whole(tap: HookPoint) -> HookPoint:
     return replace(tap, columns=None, width=tap.tensor_width)

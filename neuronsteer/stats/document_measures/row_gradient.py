@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ...errors import LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from . import METERS, documents
 from .relevance import Relevance
@@ -27,7 +27,9 @@ class RowGradient(Relevance):
     def __init__(self, anatomy: Anatomy, site: str) -> None:
         super().__init__(anatomy, site)
         if site == "mlp.neuron":
-            self.taps = anatomy.up_taps() if anatomy.gated else anatomy.gate_taps()
+            self.taps = (
+                anatomy.up_hook_points() if anatomy.gated else anatomy.hook_points("mlp.act")
+            )
         if site not in ("mlp.neuron", "mlp.act") or self.taps[0].side == "input":
             raise LayoutError(
                 f"'row_gradient' is about rows of an MLP's first projection; it exists at "
@@ -35,7 +37,7 @@ class RowGradient(Relevance):
             )
         self._inputs: dict[int, Tensor] = {}
 
-    def entries(self) -> list[tuple[Tap, Callback]]:
+    def entries(self) -> list[tuple[HookPoint, Callback]]:
         """Return taps on the projections' outputs and inputs."""
         found = super().entries()
         return found + [(_before(tap), self._sum(tap.layer)) for tap in self.taps]
@@ -58,5 +60,5 @@ class RowGradient(Relevance):
         self._inputs.clear()
 
 
-def _before(tap: Tap) -> Tap:
+def _before(tap: HookPoint) -> HookPoint:
     return replace(tap, side="input", columns=None)
