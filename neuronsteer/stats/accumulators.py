@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..models import Tap
+from ..models import HookPoint
 from .reducers import Chunk, Reducer, Scratch
 from .reducers.per_text import Responses, TextCount
 
@@ -153,11 +153,11 @@ class CurrentBatch:
 
 
 class ActivationReader:
-    """What is read at one tap.
+    """What is read at one hook point.
 
     Args:
-        layer: Layer of the tap.
-        offset: Index of the tap's first neuron among the layer's.
+        layer: Layer of the hook point.
+        offset: Index of its first neuron among the layer's.
         accumulators: Where the values are added up.
         text_rows: Where per-text means of the values are kept.
         activation: Turns the reading into the values; `None` if it is the values.
@@ -217,13 +217,13 @@ class ActivationReader:
 
 
 class PerTextReader:
-    """What is read at one tap, one text after the other.
+    """What is read at one hook point, one text after the other.
 
     For features of a codec, which would not fit for a whole batch, and for reducers that count
     texts.
 
     Args:
-        layer: Layer of the tap.
+        layer: Layer of the hook point.
         width: Its number of neurons or features.
         accumulators: Where the values are added up.
         text_rows: Where per-text means of the values are kept.
@@ -279,9 +279,9 @@ class PerTextReader:
                 each.add(layer, means)
 
 
-def site_widths(taps: list[Tap], layers: int) -> tuple[int, ...]:
+def site_widths(points: list[HookPoint], layers: int) -> tuple[int, ...]:
     """Return the number of neurons per layer, 0 for layers without the site."""
     found = [0] * layers
-    for tap in taps:
-        found[tap.layer] = tap.width
+    for point in points:
+        found[point.layer] = point.width
     return tuple(found)

@@ -1,4 +1,4 @@
-"""What is collected during forward passes: callbacks that read taps and fill accumulators."""
+"""What is collected during forward passes: callbacks read hook points and fill accumulators."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..codecs import Codec
 from ..errors import HookError, LayoutError
-from ..models import Anatomy, Experts, Tap
-from ..models.readonly_hooks import Callback, Listener, listen
+from ..models import Anatomy, Experts, HookPoint
+from ..models.readonly_hooks import Callback, HookCalls, read_activations
 from ..steering.expert_hooks import listen_experts
 from .accumulators import (
     Accumulator,
@@ -52,14 +52,14 @@ class ActivationCollector:
         self.anatomy = anatomy
         self.needs = needs
         self.codec = codec
-        self.taps = {
-            need.site: codec.taps(anatomy)
+        self.points = {
+            need.site: codec.hook_points(anatomy)
             if codec is not None and need.site == codec.site
-            else anatomy.taps(need.site)
+            else anatomy.hook_points(need.site)
             for need in needs
         }
         layers = anatomy.num_layers
-        self.widths = {site: site_widths(taps, layers) for site, taps in self.taps.items()}
+        self.widths = {site: site_widths(points, layers) for site, points in self.points.items()}
         self.accumulators: dict[Need, Accumulator] = {}
         self.text_rows: dict[Need, TextRows] = {}
         self.measures: dict[tuple[str, str], DocumentMeasure] = {}
@@ -73,8 +73,8 @@ class ActivationCollector:
                 self.text_rows[need] = TextRows(layers, width)
             else:
                 self.accumulators[need] = Accumulator(reducer, layers, width)
-        for site, taps in self.taps.items():
-            experts = [tap.experts for tap in taps if tap.experts is not None]
+        for site, points in self.points.items():
+            experts = [point.experts for point in points if point.experts is not None]
             if not experts:
                 continue
             if any(n.site == site for n in self.text_rows) or Need(BY_TEXT, site) in needs:
@@ -103,24 +103,24 @@ class ActivationCollector:
             yield
 
     @contextmanager
-    def reading(self) -> Generator[Listener, None, None]:
+    def reading(self) -> Generator[HookCalls, None, None]:
         """Read every forward pass inside the block."""
-        callbacks: list[tuple[Tap, Callback]] = []
+        callbacks: list[tuple[HookPoint, Callback]] = []
         blocks: dict[nn.Module, list[tuple[str, Experts, ActivationReader]]] = {}
         for key, measure in self.measures.items():
             measure.batch, measure.emit = self._running_batch, self._emit(*key)
             callbacks += measure.callbacks()
-        for site, taps in self.taps.items():
+        for site, points in self.points.items():
             # The rest is read by the document measures.
             needs = [REDUCERS.get(n.reducer) for n in self.needs if n.site == site]
             if all(reducer.document_measure for reducer in needs):
                 continue
-            for tap in taps:
-                if tap.experts is None:
-                    callbacks.append((tap, self._callback(self._reader(site, tap))))
+            for point in points:
+                if point.experts is None:
+                    callbacks.append((point, self._callback(self._reader(site, point))))
                     continue
-                block = tap.experts
-                reader = self._activation_reader(site, tap, 0)
+                block = point.experts
+                reader = self._activation_reader(site, point, 0)
                 blocks.setdefault(block.module, []).append((site, block, reader))
                 if block.shared is not None:
                     offset = block.num_experts * block.expert_width
@@ -130,7 +130,7 @@ class ActivationCollector:
             if blocks:
                 calls = {module: self._expert_callback(found) for module, found in blocks.items()}
                 stack.enter_context(listen_experts(self.anatomy.root, calls))
-            hooks = stack.enter_context(listen(callbacks))
+            hooks = stack.enter_context(read_activations(callbacks))
             try:
                 yield hooks
             finally:
@@ -158,7 +158,7 @@ class ActivationCollector:
             HookError: Its counts would silently be zero.
         """
         for need, accumulator in self.accumulators.items():
-            layers = [tap.layer for tap in self.taps[need.site] if tap.experts is not None]
+            layers = [point.layer for point in self.points[need.site] if point.experts is not None]
             if need.reducer == ROUTED and not accumulator.has_pending(layers):
                 raise HookError(
                     f"The experts of layers {layers} did not run through the experts "
@@ -192,13 +192,13 @@ class ActivationCollector:
     def _everything(self) -> dict[Need, Accumulator | TextRows]:
         return {**self.accumulators, **self.text_rows}
 
-    def _activation_reader(self, site: str, tap: Tap, offset: int) -> ActivationReader:
-        layer = tap.layer
+    def _activation_reader(self, site: str, point: HookPoint, offset: int) -> ActivationReader:
+        layer = point.layer
         # A reading of mlp.act is a pre-activation, unless the layout says g itself is read.
-        raw = site == "mlp.act" and tap.side != "input"
+        raw = site == "mlp.act" and point.side != "input"
         activation: Callable[[Tensor], Tensor] | None = None
-        if tap.experts is not None:
-            activation = tap.experts.act if raw else None
+        if point.experts is not None:
+            activation = point.experts.act if raw else None
         elif raw:
             activation = functools.partial(_activation, self.anatomy, layer)
         return ActivationReader(
@@ -215,14 +215,14 @@ class ActivationCollector:
             activation,
         )
 
-    def _reader(self, site: str, tap: Tap) -> ActivationReader | PerTextReader:
-        whole = self._activation_reader(site, tap, 0)
+    def _reader(self, site: str, point: HookPoint) -> ActivationReader | PerTextReader:
+        whole = self._activation_reader(site, point, 0)
         values = whole.activation
         if self.codec is not None and site == self.codec.site:
-            values = functools.partial(self.codec.encode, tap.layer)
+            values = functools.partial(self.codec.encode, point.layer)
         elif Need(BY_TEXT, site) not in self.needs:
             return whole
-        return PerTextReader(tap.layer, tap.width, whole.accumulators, whole.text_rows, values)
+        return PerTextReader(point.layer, point.width, whole.accumulators, whole.text_rows, values)
 
     def _callback(self, reader: ActivationReader | PerTextReader) -> Callback:
         # Detached, because a document measure may make the model run with gradients.

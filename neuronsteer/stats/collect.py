@@ -293,14 +293,14 @@ def _experts(anatomy: Anatomy, collector: ActivationCollector) -> dict[str, Any]
     if not anatomy.is_moe:
         return {}
     found: dict[str, Any] = {}
-    for site, taps in collector.taps.items():
-        if not any(tap.experts for tap in taps):
+    for site, points in collector.points.items():
+        if not any(point.experts for point in points):
             continue
         layers: list[Any] = [None] * anatomy.num_layers
-        for tap in taps:
-            block = tap.experts
+        for point in points:
+            block = point.experts
             if block is not None:
-                layers[tap.layer] = {
+                layers[point.layer] = {
                     "num_experts": block.num_experts,
                     "expert_width": block.expert_width,
                     "shared_width": block.shared.width if block.shared else 0,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import StatsError, TextError
 from ..models import Anatomy
-from ..models.readonly_hooks import Listener
+from ..models.readonly_hooks import HookCalls
 from .activation_collector import ROUTED, ActivationCollector
 from .batches import Batch, BatchPlan
 from .checkpoint import CollectionCheckpoint, Position
@@ -94,7 +94,7 @@ class CollectionRun:
         self,
         resume: bool,
         report: Report,
-        hooks: Listener,
+        hooks: HookCalls,
         done: list[tuple[Facts, dict[Need, Tensor]]],
     ) -> None:
         start, tensors = Position(), {}
@@ -128,7 +128,7 @@ class CollectionRun:
         runner.aligned = runner.aligned and here.aligned
 
     def _label(
-        self, label: int, start: Position, report: Report, hooks: Listener, began: float
+        self, label: int, start: Position, report: Report, hooks: HookCalls, began: float
     ) -> Facts:
         source, tally = self.sources[label], Tally()
         rows = self.reader.read(source.read(), source.label, tally)

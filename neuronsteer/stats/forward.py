@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import ParameterError
 from ..models import Anatomy
-from ..models.readonly_hooks import Listener
+from ..models.readonly_hooks import HookCalls
 from .activation_collector import ActivationCollector
 from .batches import Batch
 
@@ -42,7 +42,7 @@ class BatchRunner:
         self._device = device
         self._checked = False
 
-    def run(self, batch: Batch, hooks: Listener) -> None:
+    def run(self, batch: Batch, hooks: HookCalls) -> None:
         """Run a batch, in pieces if it does not fit.
 
         Raises:
@@ -62,7 +62,7 @@ class BatchRunner:
                 self._shrink(piece)
                 queue.insert(0, piece)
 
-    def _fits(self, batch: Batch, hooks: Listener) -> bool:
+    def _fits(self, batch: Batch, hooks: HookCalls) -> bool:
         ids, weight = batch.tensors(self.aligned)
         self._collector.begin(ids, weight, len(batch.rows))
         try:
@@ -80,7 +80,7 @@ class BatchRunner:
             self._collector.discard()
             return False
         if not self._checked:
-            hooks.require()
+            hooks.require_all()
             self._collector.check_read()
             self._checked = True
         self.committing = True

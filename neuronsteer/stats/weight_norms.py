@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import LayoutError, ParameterError
-from ..models import Anatomy, Tap
+from ..models import Anatomy, HookPoint
 from .forward import evaluating
 from .needs import Need
 
@@ -43,16 +43,16 @@ def norms(anatomy: Anatomy, site: str) -> Tensor:
             f"'norm' is the length of a neuron's column of the MLP's output projection; it exists "
             f"at 'mlp.neuron', not at {site!r}."
         )
-    taps = anatomy.taps(site)
-    found = torch.zeros(anatomy.num_layers, max(tap.width for tap in taps))
+    points = anatomy.hook_points(site)
+    found = torch.zeros(anatomy.num_layers, max(point.width for point in points))
     with torch.inference_mode():
-        for tap in taps:
+        for point in points:
             try:
-                found[tap.layer, : tap.width] = _norms(tap, anatomy.root.dtype)
+                found[point.layer, : point.width] = _norms(point, anatomy.root.dtype)
             except (RuntimeError, TypeError, ValueError, AttributeError) as error:
                 raise LayoutError(
-                    f"The output projection {tap.name!r} ({type(tap.module).__name__}) cannot be "
-                    f"measured: {error}"
+                    f"The output projection {point.name!r} ({type(point.module).__name__}) cannot "
+                    f"be measured: {error}"
                 ) from error
     return found
 
@@ -82,15 +82,15 @@ def measure(anatomy: Anatomy, needs: Iterable[Need], strict: bool) -> dict[Need,
     return found
 
 
-def _norms(tap: Tap, dtype: torch.dtype) -> Tensor:
-    block = tap.experts
+def _norms(point: HookPoint, dtype: torch.dtype) -> Tensor:
+    block = point.experts
     if block is None:
-        return _lengths(_images(tap.module, tap.width, dtype))
+        return _lengths(_images(point.module, point.width, dtype))
     with _loaded(block.module):
         parameter: Any = block.module.get_parameter("down_proj")
         if parameter.dim() != 3 or not _plain(parameter):
             raise LayoutError(
-                f"The experts {tap.name!r} keep their output projections as {type(parameter)} of "
+                f"The experts {point.name!r} keep their output projections as {type(parameter)} of "
                 f"shape {list(parameter.shape)}; expected float [experts, …, …]."
             )
         dim = 1 if getattr(block.module, "is_transposed", False) else 0
@@ -101,11 +101,11 @@ def _norms(tap: Tap, dtype: torch.dtype) -> Tensor:
     return torch.cat(parts)
 
 
-def images(tap: Tap, width: int, dtype: torch.dtype) -> Tensor:
+def images(point: HookPoint, width: int, dtype: torch.dtype) -> Tensor:
     """Return what each of a linear layer's inputs adds to its output, `[width, outputs]` float32.
 
     Args:
-        tap: A tap on the layer.
+        point: A hook point on the layer.
         width: Number of its inputs.
         dtype: What the layer computes in.
 
@@ -114,10 +114,11 @@ def images(tap: Tap, width: int, dtype: torch.dtype) -> Tensor:
     """
     try:
         with torch.inference_mode():
-            return torch.cat([part.cpu() for part in _images(tap.module, width, dtype)])
+            return torch.cat([part.cpu() for part in _images(point.module, width, dtype)])
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise LayoutError(
-            f"The projection {tap.name!r} ({type(tap.module).__name__}) cannot be measured: {error}"
+            f"The projection {point.name!r} ({type(point.module).__name__}) cannot be measured: "
+            f"{error}"
         ) from error
 
 

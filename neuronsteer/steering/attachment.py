@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError
-from ..models import Anatomy, Tap
+from ..models import Anatomy, HookPoint
 from ..models.probe import run_tokens
 from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import FEATURE_SITES
@@ -44,11 +44,11 @@ class Anchor:
                 if steered_site(each.site) == site
                 for layer in each.layer.unique().tolist()
             }
-            for tap in anatomy.taps(site):
+            for tap in anatomy.hook_points(site):
                 if tap.layer in layers:
                     self._add(tap, capacity)
 
-    def _add(self, tap: Tap, capacity: int) -> None:
+    def _add(self, tap: HookPoint, capacity: int) -> None:
         key = (tap.site, tap.layer)
         self.widths[key] = tap.width
         if tap.experts is None:
@@ -125,7 +125,7 @@ class Anchor:
                 "Steering at 'mlp.act' was asked for after the model was compiled. Call "
                 "steer.to(…) with that operation once before compiling."
             )
-        ups = {tap.layer: tap for tap in self._anatomy.up_taps()}
+        ups = {tap.layer: tap for tap in self._anatomy.up_hook_points()}
         up = ups.get(cell.tap.layer)
         if up is not None and up.experts is not None:
             up = up.experts.shared
@@ -153,7 +153,7 @@ def steered_site(site: str) -> str:
     return "mlp.neuron" if site == "mlp.act" else site
 
 
-def _tensor_columns(tap: Tap, neurons: Tensor) -> Tensor:
+def _tensor_columns(tap: HookPoint, neurons: Tensor) -> Tensor:
     if tap.columns is None:
         return neurons
     if isinstance(tap.columns, slice):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ..errors import HookError
-from ..models import Tap
+from ..models import HookPoint
 from .layer_hooks import MIXED, Cell, Signal
 from .tables import Tables
 
@@ -31,7 +31,7 @@ Listener = Callable[[int, Tensor, Tensor, Tensor], None]
 class ExpertCell(Cell):
     """One steered block of routed experts; its tables are indexed by flat neuron index."""
 
-    def __init__(self, tap: Tap, tables: Tables, signal: Signal) -> None:
+    def __init__(self, tap: HookPoint, tables: Tables, signal: Signal) -> None:
         super().__init__(tap, tables, signal)
         if tap.experts is None:
             raise HookError(f"Layer {tap.layer} has no experts to steer.")

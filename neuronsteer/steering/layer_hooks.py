@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError
-from ..models import Tap
+from ..models import HookPoint
 from .tables import Dense, Tables
 
 MIXED = -1
@@ -121,7 +121,7 @@ class Cell:
         signal: Where to look up which row applies.
     """
 
-    def __init__(self, tap: Tap, tables: Tables, signal: Signal) -> None:
+    def __init__(self, tap: HookPoint, tables: Tables, signal: Signal) -> None:
         self.tap = tap
         self.tables = tables
         self.calls = 0
@@ -244,7 +244,7 @@ class Cell:
 
 
 def install(
-    cells: Iterable[Cell], up_taps: dict[int, Tap] | None = None
+    cells: Iterable[Cell], up_taps: dict[int, HookPoint] | None = None
 ) -> list[Callable[[], None]]:
     """Register the hooks of all `cells` and return what removes them; all or none.
 
@@ -298,7 +298,7 @@ def _output_hook(cell: Cell) -> Callable[..., Any]:
     return steer_output
 
 
-def _reader(cell: Cell, up: Tap) -> Callable[..., Any]:
+def _reader(cell: Cell, up: HookPoint) -> Callable[..., Any]:
     def read_up(_module: Any, _args: Any, output: Any) -> None:
         cell.keep_up(up.read(output))
 

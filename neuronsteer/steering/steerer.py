@@ -58,7 +58,7 @@ class Steerer:
                 "Attach first, then compile: steer = attach(model, …), torch.compile(model)."
             )
         for neurons in sets:
-            widths = [tap.width for tap in anatomy.taps(steered_site(neurons.site))]
+            widths = [tap.width for tap in anatomy.hook_points(steered_site(neurons.site))]
             if neurons.site in FEATURE_SITES:
                 widths = list(neurons.width_per_layer)  # of the codec, which the model knows not
             neurons.check_model(anatomy.model_type, anatomy.num_layers, widths)

@@ -207,6 +207,17 @@ def test_statistics_of_features_are_those_of_encoded_rows(model, tokenizer, site
         assert not stats.get("count", site)[k, 0].any()
 
 
+@pytest.mark.parametrize("family", ["granite", "gemma2", "mixtral", "gpt_oss"])
+def test_features_of_the_mlp_are_read_before_it_is_normed_or_scaled(tokenizer, family):
+    model = tiny_model(family)
+    codec = PlainCodec({1: autoencoder(activation="topk")}, "sae.mlp")
+    stats = collect(model, tokenizer, TEXTS, codec=codec, needs=["max@sae.mlp"], progress=False)
+    for k, texts in enumerate(TEXTS.values()):
+        rows = torch.cat([read_rows(model, tokenizer, text, "sae.mlp", 1) for text in texts])
+        want = codec.encode(1, rows).amax(0)
+        torch.testing.assert_close(stats.max("sae.mlp")[k, 1], want, atol=1e-4, rtol=1e-4)
+
+
 def test_texts_are_counted_at_other_sites_too(model, tokenizer):
     stats = collect(model, tokenizer, TEXTS, needs=["texts@mlp.act", "count@mlp.act"])
     texts, count = stats.get("texts", "mlp.act"), stats.get("count", "mlp.act")

@@ -124,20 +124,20 @@ def test_relevance_is_the_effect_of_a_small_change(family, site):
     stats = collect(model, tokenizer, {"a": [text]}, needs=needs, progress=False)
     ids = tokenizer(text, return_tensors="pt").input_ids
     for layer in range(2):
-        tap = inspect(model).taps(site)[layer]
-        columns = torch.arange(tap.tensor_width)
-        columns = columns if tap.columns is None else columns[tap.columns]
-        for unit in range(0, tap.width, 13):
+        point = inspect(model).hook_points(site)[layer]
+        columns = torch.arange(point.tensor_width)
+        columns = columns if point.columns is None else columns[point.columns]
+        for unit in range(0, point.width, 13):
 
-            def scaled(factor, column=int(columns[unit]), tap=tap):
+            def scaled(factor, column=int(columns[unit]), point=point):
                 def change(_m, args, *rest):
                     value = (rest[0] if rest else args[0]).clone()
                     value[..., column] *= factor
                     return value if rest else (value,)
 
-                hook = tap.module.register_forward_hook
-                if tap.side == "input":
-                    hook = tap.module.register_forward_pre_hook
+                hook = point.module.register_forward_hook
+                if point.side == "input":
+                    hook = point.module.register_forward_pre_hook
                 handle = hook(change)
                 found = mean_logit(model, ids)
                 handle.remove()

@@ -22,9 +22,9 @@ def run(model, data, needs, **options):
 def without_each(model, ids, site, layer):
     """The layer's MLP or attention output, `[1 + units, tokens, hidden]`: as is, then without."""
     anatomy = inspect(model)
-    tap = next(tap for tap in anatomy.taps(site) if tap.layer == layer)
+    tap = next(tap for tap in anatomy.hook_points(site) if tap.layer == layer)
     place = "mlp.neuron" if site == "mlp.neuron" else "attn.o"
-    output = next(tap for tap in anatomy.taps(place) if tap.layer == layer).module
+    output = next(tap for tap in anatomy.hook_points(place) if tap.layer == layer).module
     columns = torch.arange(tap.tensor_width)
     if tap.columns is not None:
         columns = columns[tap.columns]

@@ -34,7 +34,7 @@ def test_length_is_what_one_unit_of_a_neuron_does(family):
     anatomy = inspect(model)
     norms = weight_norms.norms(anatomy, "mlp.neuron")
     assert norms.shape == (anatomy.num_layers, anatomy.d_ff) and norms.dtype == torch.float32
-    for tap in anatomy.taps("mlp.neuron"):
+    for tap in anatomy.hook_points("mlp.neuron"):
         neurons = [0, 1, tap.width - 1]
         with torch.no_grad():
             assert torch.allclose(
@@ -45,7 +45,7 @@ def test_length_is_what_one_unit_of_a_neuron_does(family):
 @pytest.mark.parametrize("family", MOE)
 def test_experts_are_measured_one_by_one(family):
     model = tiny_model(family)
-    tap = inspect(model).taps("mlp.neuron")[0]
+    tap = inspect(model).hook_points("mlp.neuron")[0]
     norms = weight_norms.norms(inspect(model), "mlp.neuron")[0]
     block, expert, i = tap.experts, 2, 5
     down = block.module.down_proj[expert].detach()
@@ -59,7 +59,7 @@ def test_experts_are_measured_one_by_one(family):
 
 def test_running_on_unit_vectors_gives_what_reading_gives(monkeypatch):
     for family in ("llama", "gpt2"):
-        module = inspect(tiny_model(family)).taps("mlp.neuron")[0].module
+        module = inspect(tiny_model(family)).hook_points("mlp.neuron")[0].module
         width = getattr(module, "in_features", None) or module.nx
         expected = torch.cat(list(weight_norms._images(module, width, torch.float32)))
         for size in (2**24, 7 * width):

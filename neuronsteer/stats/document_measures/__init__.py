@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...errors import LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from ...registry import Registry
 from ..accumulators import CurrentBatch
@@ -44,12 +44,12 @@ class DocumentMeasure(ABC):
     def __init__(self, anatomy: Anatomy, site: str) -> None:
         self.anatomy = anatomy
         self.site = site
-        self.taps = anatomy.taps(site)
+        self.points = anatomy.hook_points(site)
         #: Returns the batch that is being run.
         self.batch: Callable[[], CurrentBatch] = CurrentBatch
         #: Takes the numbers of all texts of the batch, for one layer after the other.
         self.emit: Emit = lambda _layer, _scores: None
-        sparse = [tap for tap in self.taps if tap.experts is not None]
+        sparse = [point for point in self.points if point.experts is not None]
         if sparse:
             raise LayoutError(
                 f"{self.name!r} is not available at {site!r} of {anatomy.model_type!r}: every "
@@ -57,7 +57,7 @@ class DocumentMeasure(ABC):
             )
 
     @abstractmethod
-    def callbacks(self) -> list[tuple[Tap, Callback]]:
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
         """Return what has to be read, with callbacks that end in calls of `emit`."""
 
     @contextmanager

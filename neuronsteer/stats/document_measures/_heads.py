@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.modules import find, in_size
 from ..weight_norms import images
 from ._attention import AttentionInputs
@@ -43,18 +43,18 @@ class Heads:
     roots: Tensor
 
     @classmethod
-    def of(cls, anatomy: Anatomy, tap: Tap) -> Heads:
-        """Return the heads of a tap's layer.
+    def of(cls, anatomy: Anatomy, point: HookPoint) -> Heads:
+        """Return the heads of a hook point's layer.
 
         Raises:
             LayoutError: If the projections do not fit the number of heads.
         """
         attention = anatomy.layout.attention
         path = "" if attention is None else attention.q.rpartition(".")[0]
-        module = find(anatomy.layers[tap.layer], path)
+        module = find(anatomy.layers[point.layer], path)
         count = getattr(anatomy.config, "num_attention_heads", None)
         values, outputs = (
-            next(each for each in anatomy.taps(site) if each.layer == tap.layer)
+            next(each for each in anatomy.hook_points(site) if each.layer == point.layer)
             for site in ("attn.v", "attn.o")
         )
         total = in_size(outputs.module)
@@ -62,7 +62,7 @@ class Heads:
         groups = values.width // size if size and values.width % size == 0 else 0
         if module is None or not groups or not count or count % groups:
             raise LayoutError(
-                f"The heads of {tap.name!r} are not known: {count} heads, {total} inputs of the "
+                f"The heads of {point.name!r} are not known: {count} heads, {total} inputs of the "
                 f"output projection and {values.width} values. Measure 'mlp.neuron' instead."
             )
         repeats = count // groups
@@ -70,7 +70,7 @@ class Heads:
         grouped = found.reshape(groups, repeats, size, -1)
         shared = torch.einsum("grdo,gsdo->gdrs", grouped, grouped)
         # A query unit acts in one head, a key unit in all heads of its group.
-        per_head = tap.site == "attn.q"
+        per_head = point.site == "attn.q"
         parts = grouped.flatten(0, 1) if per_head else grouped.flatten(1, 2)
         roots = _roots(parts).view(groups, repeats, size, -1)
         return cls(module, groups, repeats, size, shared, roots)

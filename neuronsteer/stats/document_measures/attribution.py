@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LayoutError, ParameterError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from ..weight_norms import images
 from . import DOCUMENT_MEASURES, DocumentMeasure
@@ -46,20 +46,22 @@ class Attribution(DocumentMeasure):
         self._columns: dict[int, Tensor] = {}
         self._batch: tuple[Tensor, Tensor] | None = None
 
-    def callbacks(self) -> list[tuple[Tap, Callback]]:
-        """Return the neurons' taps: where a layer computes, its columns are at hand."""
-        return [(tap, self._measure(tap)) for tap in self.taps]
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
+        """Return the neurons' hook points: where a layer computes, its columns are at hand."""
+        return [(point, self._measure(point)) for point in self.points]
 
-    def _measure(self, tap: Tap) -> Callback:
+    def _measure(self, point: HookPoint) -> Callback:
         def measure(_values: Tensor) -> None:
-            module: Any = tap.module
+            module: Any = point.module
             towards = self._towards()
             weight = module.weight if type(module) is nn.Linear else None
             if weight is None or not weight.is_floating_point() or weight.is_meta:
-                if tap.layer not in self._columns:
-                    self._columns[tap.layer] = images(tap, tap.width, self.anatomy.root.dtype).T
-                weight = self._columns[tap.layer]
-            self.emit(tap.layer, towards.to(weight) @ weight.detach())
+                if point.layer not in self._columns:
+                    self._columns[point.layer] = images(
+                        point, point.width, self.anatomy.root.dtype
+                    ).T
+                weight = self._columns[point.layer]
+            self.emit(point.layer, towards.to(weight) @ weight.detach())
 
         return measure
 

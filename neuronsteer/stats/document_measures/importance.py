@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import HookError, LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from ..weight_norms import norms
 from . import DOCUMENT_MEASURES, DocumentMeasure, documents
@@ -33,7 +33,7 @@ class _AttentionMeasure(DocumentMeasure):
         self._calls = 0
         self.heads: dict[int, Heads] = {}
         if self.needs_attention or site == "attn.v":
-            self.heads = {tap.layer: Heads.of(anatomy, tap) for tap in self.taps}
+            self.heads = {point.layer: Heads.of(anatomy, point) for point in self.points}
 
     @abstractmethod
     def in_attention(
@@ -62,10 +62,10 @@ class _AttentionMeasure(DocumentMeasure):
 
         return measure
 
-    def output_taps(self) -> list[Tap]:
-        """Return taps on what enters the output projections."""
-        outputs = {tap.layer: tap for tap in self.anatomy.taps("attn.o")}
-        found: list[Tap] = []
+    def output_points(self) -> list[HookPoint]:
+        """Return hook points on what enters the output projections."""
+        outputs = {point.layer: point for point in self.anatomy.hook_points("attn.o")}
+        found: list[HookPoint] = []
         for layer, heads in self.heads.items():
             width = heads.groups * heads.repeats * heads.size
             sizes = {"width": width, "tensor_width": width, "columns": None}
@@ -107,12 +107,12 @@ class Importance(_AttentionMeasure):
             )
         self._readings: dict[int, Tensor] = {}
 
-    def callbacks(self) -> list[tuple[Tap, Callback]]:
-        """Return taps on the site, or for `attn.v` on what enters the output projection."""
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
+        """Return hook points on the site, or for `attn.v` on what enters the output projection."""
         if self.site == "attn.v":
-            return [(tap, self._shares(tap.layer)) for tap in self.output_taps()]
+            return [(point, self._shares(point.layer)) for point in self.output_points()]
         read = self._keep if self.needs_attention else self._lengths
-        return [(tap, read(tap.layer)) for tap in self.taps]
+        return [(point, read(point.layer)) for point in self.points]
 
     def _keep(self, layer: int) -> Callback:
         def keep(values: Tensor) -> None:
@@ -181,12 +181,12 @@ class ReleasedImportance(_AttentionMeasure):
                 f"'attn.k' and 'attn.v'."
             )
 
-    def callbacks(self) -> list[tuple[Tap, Callback]]:
-        """Return taps on the up projection, or on what enters the attention's output projection."""
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
+        """Return hook points on the up projection, or on what enters the output projection."""
         if self.needs_attention:
             return []
-        taps = self.output_taps() if self.heads else self.anatomy.up_taps()
-        return [(tap, self._sizes(tap.layer)) for tap in taps]
+        points = self.output_points() if self.heads else self.anatomy.up_hook_points()
+        return [(point, self._sizes(point.layer)) for point in points]
 
     def _sizes(self, layer: int) -> Callback:
         heads = self.heads.get(layer)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from . import DOCUMENT_MEASURES, DocumentMeasure, documents
 
@@ -36,9 +36,9 @@ class Relevance(DocumentMeasure):
         super().__init__(anatomy, site)
         self._values: dict[int, Tensor] = {}
 
-    def callbacks(self) -> list[tuple[Tap, Callback]]:
-        """Return taps on whole tensors: a gradient flows through those, not through views."""
-        return [(_whole(tap), self._keep(tap.layer)) for tap in self.taps]
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
+        """Return hook points on whole tensors: gradients flow through those, not through views."""
+        return [(_whole(point), self._keep(point.layer)) for point in self.points]
 
     def _keep(self, layer: int) -> Callback:
         def keep(values: Tensor) -> None:
@@ -73,11 +73,11 @@ class Relevance(DocumentMeasure):
         gradients: Any = torch.autograd.grad(
             total, [kept[layer] for layer in layers], retain_graph=True, allow_unused=True
         )
-        taps = {tap.layer: tap for tap in self.taps}
+        points = {point.layer: point for point in self.points}
         for layer, gradient in zip(layers, gradients, strict=True):
-            values, tap = kept[layer].detach(), taps[layer]
+            values, point = kept[layer].detach(), points[layer]
             slope = torch.zeros_like(values) if gradient is None else gradient
-            self.emit(layer, self.scores(layer, tap.read(values), tap.read(slope)))
+            self.emit(layer, self.scores(layer, point.read(values), point.read(slope)))
 
     def scores(self, layer: int, values: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG002
         """Return value times gradient, summed over the counted tokens, `[texts, width]`."""
@@ -126,18 +126,20 @@ class RowGradient(Relevance):
     def __init__(self, anatomy: Anatomy, site: str) -> None:
         super().__init__(anatomy, site)
         if site == "mlp.neuron":
-            self.taps = anatomy.up_taps() if anatomy.gated else anatomy.gate_taps()
-        if site not in ("mlp.neuron", "mlp.act") or self.taps[0].side == "input":
+            self.points = (
+                anatomy.up_hook_points() if anatomy.gated else anatomy.hook_points("mlp.act")
+            )
+        if site not in ("mlp.neuron", "mlp.act") or self.points[0].side == "input":
             raise LayoutError(
                 f"'row_gradient' is about rows of an MLP's first projection; it exists at "
                 f"'mlp.neuron' and 'mlp.act', not at {site!r} of {anatomy.model_type!r}."
             )
         self._inputs: dict[int, Tensor] = {}
 
-    def callbacks(self) -> list[tuple[Tap, Callback]]:
-        """Return taps on the projections' outputs and inputs."""
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
+        """Return hook points on the projections' outputs and inputs."""
         found = super().callbacks()
-        return found + [(_before(tap), self._sum(tap.layer)) for tap in self.taps]
+        return found + [(_before(point), self._sum(point.layer)) for point in self.points]
 
     def _sum(self, layer: int) -> Callback:
         def read(values: Tensor) -> None:
@@ -157,9 +159,9 @@ class RowGradient(Relevance):
         self._inputs.clear()
 
 
-def _whole(tap: Tap) -> Tap:
-    return replace(tap, columns=None, width=tap.tensor_width)
+def _whole(point: HookPoint) -> HookPoint:
+    return replace(point, columns=None, width=point.tensor_width)
 
 
-def _before(tap: Tap) -> Tap:
-    return replace(tap, side="input", columns=None)
+def _before(point: HookPoint) -> HookPoint:
+    return replace(point, side="input", columns=None)
