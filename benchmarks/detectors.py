@@ -23,7 +23,7 @@ import torch
 
 from neuronsteer.detectors import DETECTORS, detect, detector
 from neuronsteer.stats import REDUCERS, Need, Stats
-from neuronsteer.stats.weight_norms import STATICS
+from neuronsteer.stats.weight_norms import WEIGHT_MEASURES
 
 LAYERS, WIDTH, HIDDEN, LABELS = 32, 14336, 4096, 10
 TOKENS = 10**7
@@ -45,21 +45,21 @@ def statistics(method: str, texts: int, layers: int) -> Stats:
     labels, needs = labels_of(method), detector(method).needs
     arrays: dict[Need, torch.Tensor] = {}
     rows: dict[Need, dict[str, torch.Tensor]] = {}
-    statics: dict[Need, torch.Tensor] = {}
+    measured: dict[Need, torch.Tensor] = {}
     sites: dict[str, tuple[int, ...]] = {}
     for need in needs:
         width = HIDDEN if need.site == "resid" else WIDTH
         sites[need.site] = (width,) * layers
         shape = (len(labels), layers, width)
-        if need.reducer in STATICS:
-            statics[need] = torch.rand(shape[1:], generator=generator)
+        if need.reducer in WEIGHT_MEASURES:
+            measured[need] = torch.rand(shape[1:], generator=generator)
         elif need.reducer == "responses":
             share = [texts // len(labels) + (k < texts % len(labels)) for k in range(len(labels))]
             rows[need] = {
                 name: torch.randn(count, layers, width, generator=generator)
                 for name, count in zip(labels, share, strict=True)
             }
-        elif REDUCERS.get(need.reducer).meter:
+        elif REDUCERS.get(need.reducer).document_measure:
             reducer = REDUCERS.get(need.reducer)
             empty = reducer.start(shape, torch.device("cpu"), total=True)
             found = torch.rand(empty.shape, generator=generator, dtype=torch.float64)
@@ -69,7 +69,7 @@ def statistics(method: str, texts: int, layers: int) -> Stats:
         elif need.reducer == "count":
             arrays[need] = (torch.rand(shape, generator=generator) ** 6 * TOKENS).long()
         elif need.reducer == "quantile":
-            tail = REDUCERS.get("quantile").tail
+            tail = REDUCERS.get("quantile").entry_shape
             arrays[need] = torch.randint(
                 0, 100, (*shape, *tail), generator=generator, dtype=torch.int32
             )
@@ -82,7 +82,7 @@ def statistics(method: str, texts: int, layers: int) -> Stats:
         site_widths=sites,
         arrays=arrays,
         rows=rows,
-        statics=statics,
+        weight_measures=measured,
         header={"model_type": "llama"},
     )
 
@@ -149,7 +149,7 @@ def passes(rounds: int = 5) -> dict[str, dict[str, float]]:
         arms = {"forward": plain}
         for name, method in methods.items():
             arms[name] = lambda method=method, corpus=corpus: collect(
-                model, tokenizer, corpus, method=method, progress=False
+                model, tokenizer, corpus, needs=detector(method), progress=False
             )
         spent: dict[str, list[float]] = {name: [] for name in arms}
         for _ in range(rounds):

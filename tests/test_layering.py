@@ -1,4 +1,4 @@
-"""The floor plan: who may import whom, and how large a room may grow.
+"""The layers: who may import whom, and how large a file may grow.
 
 Read from the source text, so that an import inside a function or under TYPE_CHECKING counts too.
 """
@@ -58,6 +58,10 @@ PLUGINS = (
     "analysis",
 )
 
+# These look for modules by name, because that is their job: plugins in a folder or an extra, and
+# public names that are loaded on first use.
+BY_NAME = {"__init__.py", "registry.py", "errors.py", "integrations/peft_hook.py"}
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -110,6 +114,71 @@ def test_imports_point_strictly_downward(file: Path):
                 f"{where}: {room} imports {other}, which is not below it. Move what is shared into "
                 "a lower room, or let the caller pass it in."
             )
+
+
+def test_no_file_imports_itself_through_others():
+    """Circles are found between files, wherever the import stands: types and functions count."""
+    modules = {_module(file): file for file in FILES}
+    arrows: dict[str, set[str]] = {}
+    for name, file in modules.items():
+        found: set[str] = set()
+        for _, target in imports(file):
+            # `from .file import name` imports a file, `from . import name` the folder's __init__.
+            path = list(target)
+            while path and ".".join(path) not in modules:
+                path.pop()
+            found.add(".".join(path))
+        arrows[name] = found - {name}
+    circles = [sorted(each) for each in _circles(arrows)]
+    assert not circles, (
+        "These files import each other in a circle, so that none can be read or moved alone: "
+        + "; ".join(", ".join(each) for each in circles)
+        + ". Move what they share into a file below all of them."
+    )
+
+
+def test_nothing_is_imported_by_its_name():
+    for file in FILES:
+        if _name(file) in BY_NAME:
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            called = node.func.id if isinstance(node.func, ast.Name) else called
+            first = node.args[0]
+            own = not isinstance(first, ast.Constant) or str(first.value).startswith(
+                (".", "neuronsteer")
+            )
+            assert called not in ("import_module", "__import__") or not own, (
+                f"{_name(file)}:{node.lineno} imports one of our modules by a string, which no "
+                "reader and no test of layers can see. Import it, or let the caller pass it in."
+            )
+
+
+def _module(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _circles(arrows: dict[str, set[str]]) -> list[set[str]]:
+    """Return the strongly connected groups of more than one name."""
+    reach: dict[str, set[str]] = {}
+    for start in arrows:
+        seen: set[str] = set()
+        waiting = list(arrows[start])
+        while waiting:
+            each = waiting.pop()
+            if each not in seen:
+                seen.add(each)
+                waiting.extend(arrows.get(each, ()))
+        reach[start] = seen
+    groups = {
+        frozenset({name} | {other for other in reach[name] if name in reach[other]})
+        for name in arrows
+        if name in reach[name]
+    }
+    return [set(group) for group in groups]
 
 
 @pytest.mark.parametrize("folder", PLUGINS)

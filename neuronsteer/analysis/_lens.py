@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import ParameterError
 from ..evaluation.metrics.scoring import Row, forward
 from ..models import inspect
-from ..models.readonly_hooks import Callback, listen
+from ..models.readonly_hooks import Callback, read_activations
 from ._tokens import TokenTable
 from ._unembedding import Unembed, unembedding
 
@@ -80,12 +80,12 @@ def read(
     )
     held: dict[int, Tensor] = {}
     entries: list[tuple[Any, Callback]] = [
-        (tap, _keeper(held, tap.layer)) for tap in anatomy.taps("resid")
+        (tap, _keeper(held, tap.layer)) for tap in anatomy.hook_points("resid")
     ]
     unembed: Unembed | None = None
-    with listen(entries) as listener:
+    with read_activations(entries) as listener:
         for chosen, logits in forward(model, rows, batch_size=batch_size, padding="right"):
-            listener.require()
+            listener.require_all()
             with torch.inference_mode():
                 states = [_at(held[layer], rows, chosen) for layer in range(depth)]
                 own = torch.cat(list(logits))

@@ -99,10 +99,10 @@ def collect(
     from ..stats import collect as run
     from .models import load_model
 
-    needs = None
+    chosen = None
     if method is not None:
         given = detector_parameters(method, DETECTORS.get(method), parameters or [])
-        needs = detector(method, **given).needs
+        chosen = detector(method, **given)
     elif parameters:
         raise ParameterError("--set is about a detector; name it with --method.")
 
@@ -113,7 +113,7 @@ def collect(
         loaded,
         tokenizer,
         corpora,
-        needs=needs,
+        needs=chosen,
         codec=codec,
         policy={name: value for name, value in policy.items() if value is not None},
         text_field=text_field,

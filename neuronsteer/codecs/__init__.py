@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LayoutError, ParameterError
-from ..models import Anatomy, Tap
+from ..models import Anatomy, HookPoint
 from ..models.hook_point import OUTPUT
 from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import DIRECTION, FEATURE_SITES
@@ -61,34 +61,34 @@ class Codec(ABC):
     def directions(self, layer: int, index: Tensor) -> Tensor:
         """Return what one unit of each of these features adds to a row, `[len(index), hidden]`."""
 
-    def taps(self, anatomy: Anatomy) -> list[Tap]:
-        """Return where a model hands on the rows that this codec reads, one tap per layer.
+    def hook_points(self, anatomy: Anatomy) -> list[HookPoint]:
+        """Return where a model hands on the rows that this codec reads, one hook point per layer.
 
-        The width of a tap is the number of features, which are not in the tensor yet.
+        The width of a hook point is the number of features, which are not in the tensor yet.
 
         Raises:
             LayoutError: If the model has no such layer.
         """
-        found: list[Tap] = []
+        found: list[HookPoint] = []
         source = "resid" if self.site == "sae.resid" else "mlp.out"
-        taps = {tap.layer: tap for tap in anatomy.taps(source)}
+        points = {point.layer: point for point in anatomy.hook_points(source)}
         for layer in self.layers:
-            tap = taps.get(layer)
-            if tap is None:
+            point = points.get(layer)
+            if point is None:
                 raise LayoutError(
                     f"The codec reads {self.site!r} of layer {layer}, but this model has layers 0 "
                     f"to {anatomy.num_layers - 1}."
                 )
             found.append(
-                Tap(
+                HookPoint(
                     self.site,
                     layer,
-                    tap.name,
-                    tap.module,
+                    point.name,
+                    point.module,
                     OUTPUT,
                     self.width(layer),
                     anatomy.hidden_size,
-                    flattened=tap.flattened,
+                    flattened=point.flattened,
                 )
             )
         return found

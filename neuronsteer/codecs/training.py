@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ParameterError, TextError
 from ..models import inspect
-from ..models.readonly_hooks import listen
+from ..models.readonly_hooks import read_activations
 from .plain import Autoencoder, PlainCodec
 
 
@@ -109,18 +109,18 @@ def fit(
     shape = Autoencoder(
         torch.zeros(hidden, 1), torch.zeros(1), torch.zeros(1, hidden), torch.zeros(hidden)
     )
-    taps = PlainCodec(dict.fromkeys(layers, shape), site).taps(anatomy)
+    points = PlainCodec(dict.fromkeys(layers, shape), site).hook_points(anatomy)
     rows: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     count = 0
     device = anatomy.root.get_input_embeddings().weight.device
     entries = [
-        (tap, lambda t, at=tap.layer: rows[at].append(t.reshape(-1, hidden).float().cpu()))
-        for tap in taps
+        (point, lambda t, at=point.layer: rows[at].append(t.reshape(-1, hidden).float().cpu()))
+        for point in points
     ]
     training = anatomy.root.training
     anatomy.root.eval()
     try:
-        with torch.no_grad(), listen(entries):
+        with torch.no_grad(), read_activations(entries):
             for text in texts:
                 ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_length)
                 ids = ids["input_ids"].to(device)

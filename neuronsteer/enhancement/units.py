@@ -52,8 +52,10 @@ def units(
     """
     found: dict[tuple[str, str], list[Tensor]] = {}
     for neurons in sets:
-        taps = anatomy.taps("mlp.neuron" if neurons.site in MLP_SITES else neurons.site)
-        neurons.check_model(anatomy.model_type, anatomy.num_layers, [tap.width for tap in taps])
+        points = anatomy.hook_points("mlp.neuron" if neurons.site in MLP_SITES else neurons.site)
+        neurons.check_model(
+            anatomy.model_type, anatomy.num_layers, [point.width for point in points]
+        )
         for layer in neurons.layer.unique().tolist():
             index = _best(neurons, layer, per_layer)
             for path, kind, chosen in _places(anatomy, neurons.site, layer, index, parts):
@@ -79,18 +81,18 @@ def _places(
 ) -> list[tuple[str, str, Tensor]]:
     prefix = f"{anatomy.prefix}.{layer}"
     if site.startswith("attn."):
-        tap = next(each for each in anatomy.taps(site) if each.layer == layer)
-        columns = torch.arange(tap.tensor_width)
-        if tap.columns is not None:
-            columns = columns[tap.columns]
-        return [(tap.name, ROWS, columns[index])]
+        point = next(each for each in anatomy.hook_points(site) if each.layer == layer)
+        columns = torch.arange(point.tensor_width)
+        if point.columns is not None:
+            columns = columns[point.columns]
+        return [(point.name, ROWS, columns[index])]
     if site not in MLP_SITES:
         raise LayoutError(
             f"Units at {site!r} have no weights of their own to train. Use a set at 'mlp.act', "
             f"'mlp.neuron', 'attn.q', 'attn.k', 'attn.v' or 'attn.o'."
         )
-    tap = next(each for each in anatomy.taps("mlp.neuron") if each.layer == layer)
-    if tap.experts is not None:
+    point = next(each for each in anatomy.hook_points("mlp.neuron") if each.layer == layer)
+    if point.experts is not None:
         raise LayoutError(
             f"{anatomy.model_type} is a mixture of experts, whose neurons are inside 3-D "
             f"parameters that cannot be trained row by row. Use a set at an attention site."
@@ -103,8 +105,8 @@ def _places(
         wanted = name in parts or (plain and name == "gate" and "up" in parts)
         if part is None or not wanted:
             continue
-        columns = part.columns(tap.width)
-        rows = torch.arange(part.tensor_width(tap.width))
+        columns = part.columns(point.width)
+        rows = torch.arange(part.tensor_width(point.width))
         rows = rows if columns is None else rows[columns]
         found.append((f"{prefix}.{part.path}", ROWS, rows[index]))
     if "down" in parts:

@@ -10,7 +10,7 @@ from ..detectors import DETECTORS, Detector, detector
 from ..errors import ParameterError
 from ..neuron_set.value_columns import FEATURE_SITES
 from ..stats import DEFAULT_NEEDS, REDUCERS, Need, Stats, collect
-from ..stats.weight_norms import STATICS
+from ..stats.weight_norms import WEIGHT_MEASURES
 
 
 def collect_for(
@@ -90,9 +90,9 @@ _WIDE: dict[str, dict[str, Any]] = {
 
 def _special(each: Detector) -> bool:
     measured = any(
-        getattr(REDUCERS.get(need.reducer), "meter", "")
+        getattr(REDUCERS.get(need.reducer), "document_measure", "")
         for need in each.needs
-        if need.reducer not in STATICS
+        if need.reducer not in WEIGHT_MEASURES
     )
     return measured or _apart(each.needs, FEATURE_SITES)
 

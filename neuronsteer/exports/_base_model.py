@@ -256,7 +256,7 @@ def _config(folder: Path, name: str) -> Any:
 
 def _plain(anatomy: Anatomy) -> Anatomy:
     if "peft" in anatomy.wrapped or any(
-        hasattr(tap.module, "base_layer") for tap in anatomy.taps("mlp.neuron")
+        hasattr(tap.module, "base_layer") for tap in anatomy.hook_points("mlp.neuron")
     ):
         raise ParameterError(
             "The model carries a PEFT adapter, which an export would silently leave out. Merge it "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterError
-from ..models import Anatomy, Tap
+from ..models import Anatomy, HookPoint
 from ..neuron_set import NeuronSet
 from ..steering.attachment import steered_site
 from ..steering.compile import Compiler, State
@@ -40,7 +40,7 @@ class Change:
             `mlp.act`.
     """
 
-    tap: Tap
+    tap: HookPoint
     expert: int | None
     columns: Tensor
     scale: Tensor
@@ -152,7 +152,7 @@ class Recipe:
 
     def gate(self, change: Change) -> tuple[str, Tensor]:
         """Return the module that feeds the gate of `change`, and its rows for held neurons."""
-        tap = {tap.layer: tap for tap in self.anatomy.gate_taps()}[change.tap.layer]
+        tap = {tap.layer: tap for tap in self.anatomy.hook_points("mlp.act")}[change.tap.layer]
         if tap.experts is not None:
             if change.expert is not None or tap.experts.shared is None:
                 raise ParameterError(
@@ -176,7 +176,7 @@ def compile_recipe(
         MismatchError: If a set was made for another model.
     """
     anatomy = source.anatomy
-    taps = {tap.layer: tap for tap in anatomy.taps("mlp.neuron")}
+    taps = {tap.layer: tap for tap in anatomy.hook_points("mlp.neuron")}
     for each in sets:
         if steered_site(each.site) != "mlp.neuron":
             raise ParameterError(
@@ -202,7 +202,7 @@ def compile_recipe(
     return Recipe(source, tuple(sets), state, part, tuple(changes))
 
 
-def _split(tap: Tap, row: SparseRow) -> list[Change]:
+def _split(tap: HookPoint, row: SparseRow) -> list[Change]:
     """Return one change per projection: a block of experts has one per expert."""
     gain = torch.zeros_like(row.shift) if row.gain is None else row.gain
     columns = row.columns.to(torch.int64)

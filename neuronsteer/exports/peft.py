@@ -24,7 +24,7 @@ class Native(Export):
     def check(self, recipe: Recipe) -> int:
         """Refuse experts, and what depends on more than the neuron."""
         refuse_experts(recipe, "PEFT")
-        taps = {tap.layer: tap for tap in recipe.anatomy.taps(SITE)}
+        taps = {tap.layer: tap for tap in recipe.anatomy.hook_points(SITE)}
         for change in recipe.changes:
             if taps[change.tap.layer].experts is not None:
                 raise ParameterError(

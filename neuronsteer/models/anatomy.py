@@ -1,4 +1,7 @@
-"""The anatomy of one concrete model: a layout resolved into taps, one per layer."""
+"""Where the neurons of one concrete model are: its family's layout, resolved into hook points.
+
+The layout is the family's row in the table, or else what the shape rule derives from the model.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from ..errors import LayoutError, ParameterError, did_you_mean
-from .hook_point import EXPERTS, INPUT, OUTPUT, SITES, Experts, Tap
-from .layout import ExpertLayout, Layout, Part
-from .modules import find, in_size, innermost, is_compiled, out_size
+from .hook_point import EXPERTS, INPUT, OUTPUT, SITES, Experts, HookPoint
+from .layout import LAYOUTS, ExpertLayout, Layout, Part, text_config
+from .modules import find, in_size, innermost, is_compiled, out_size, unwrap
+from .shapes import derive
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,7 @@ class Anatomy:
     @functools.cached_property
     def widths(self) -> tuple[int, ...]:
         """Number of `mlp.neuron` neurons of each layer."""
-        return tuple(tap.width for tap in self.taps("mlp.neuron"))
+        return tuple(point.width for point in self.hook_points("mlp.neuron"))
 
     @property
     def d_ff(self) -> int:
@@ -77,7 +81,7 @@ class Anatomy:
     @functools.cached_property
     def is_moe(self) -> bool:
         """Whether any layer is a mixture of experts."""
-        return any(tap.side == EXPERTS for tap in self.taps("mlp.neuron"))
+        return any(point.side == EXPERTS for point in self.hook_points("mlp.neuron"))
 
     @property
     def head_bypass(self) -> bool:
@@ -100,8 +104,8 @@ class Anatomy:
         attention = self.layout.attention is not None
         return [site for site in SITES if has.get(site, attention)]
 
-    def taps(self, site: str) -> list[Tap]:
-        """Return the taps of a site, one per layer that has it, in layer order.
+    def hook_points(self, site: str) -> list[HookPoint]:
+        """Return the hook points of a site, one per layer that has it, in layer order.
 
         A reading of `mlp.act` is the gate's *pre-activation*, which has the sign of g;
         `activation` turns it into g.
@@ -119,26 +123,22 @@ class Anatomy:
                 f"Site {site!r} of model_type {self.model_type!r} is not known: the layout "
                 f"({self.source}) has {', '.join(self.sites())}. Register a Layout for the family."
             )
-        return list(self._taps[site])
+        return list(self._points[site])
 
-    def gate_taps(self) -> list[Tap]:
-        """Return the taps of `mlp.act`: gate pre-activations with the sign of g."""
-        return self.taps("mlp.act")
-
-    def up_taps(self) -> list[Tap]:
-        """Return taps on u, the other factor of a gated MLP; none for plain families.
+    def up_hook_points(self) -> list[HookPoint]:
+        """Return hook points on u, the other factor of a gated MLP; none for plain families.
 
         Their `site` is `mlp.act`, whose operations need them: g := g*s + t is steered as
         a*s + t*u at the down projection's input.
         """
-        return list(self._taps["up"]) if self.gated else []
+        return list(self._points["up"]) if self.gated else []
 
     def activation(self, gate: Tensor, layer: int = 0) -> Tensor:
-        """Return g for what a tap of `gate_taps()` read in `layer`."""
+        """Return g for what was read at the `mlp.act` hook point of `layer`."""
         layout = self.layout
-        tap = self.gate_taps()[layer]
-        if tap.experts is not None:
-            return tap.experts.act(gate)
+        point = self.hook_points("mlp.act")[layer]
+        if point.experts is not None:
+            return point.experts.act(gate)
         if not layout.signed:
             return gate
         if layout.act is None:
@@ -150,20 +150,22 @@ class Anatomy:
         return (module if module is not None else _function(layout.act))(gate)
 
     @functools.cached_property
-    def _taps(self) -> dict[str, list[Tap]]:
-        taps: dict[str, list[Tap]] = {site: [] for site in (*SITES, "up")}
+    def _points(self) -> dict[str, list[HookPoint]]:
+        points: dict[str, list[HookPoint]] = {site: [] for site in (*SITES, "up")}
         for index in range(self.num_layers):
-            self._mlp(index, taps)
-            self._mlp_out(index, taps)
-            self._attention(index, taps)
-            taps["resid"].append(self._tap("resid", index, "", OUTPUT, self.hidden_size))
-        return taps
+            self._mlp(index, points)
+            self._mlp_out(index, points)
+            self._attention(index, points)
+            points["resid"].append(self._point("resid", index, "", OUTPUT, self.hidden_size))
+        return points
 
-    def _tap(self, site: str, layer: int, path: str, side: str, width: int, **more: Any) -> Tap:
+    def _point(
+        self, site: str, layer: int, path: str, side: str, width: int, **more: Any
+    ) -> HookPoint:
         module = self._module(layer, path)
         name = ".".join(part for part in (self.prefix, str(layer), path) if part)
         more.setdefault("tensor_width", width)
-        return Tap(site, layer, name, module, side, width, **more)
+        return HookPoint(site, layer, name, module, side, width, **more)
 
     def _module(self, layer: int, path: str) -> nn.Module:
         module = find(self.layers[layer], path)
@@ -176,26 +178,26 @@ class Anatomy:
             )
         return module
 
-    def _mlp(self, index: int, taps: dict[str, list[Tap]]) -> None:
+    def _mlp(self, index: int, points: dict[str, list[HookPoint]]) -> None:
         layout = self.layout
         sparse = layout.experts
         if sparse is not None and find(self.layers[index], sparse.path) is not None:
-            self._experts(index, sparse, taps)
+            self._experts(index, sparse, points)
             return
         flat = layout.flattened
         width = self._width(index, layout.down)
-        down = self._tap("mlp.neuron", index, layout.down, INPUT, width, flattened=flat)
-        taps["mlp.neuron"].append(down)
+        down = self._point("mlp.neuron", index, layout.down, INPUT, width, flattened=flat)
+        points["mlp.neuron"].append(down)
         if layout.gate is not None:
             if layout.signed or layout.gated:
-                taps["mlp.act"].append(self._part("mlp.act", index, layout.gate, width, flat))
+                points["mlp.act"].append(self._part("mlp.act", index, layout.gate, width, flat))
             else:
                 # The sign before the activation says nothing: read g itself.
-                taps["mlp.act"].append(replace(down, site="mlp.act"))
+                points["mlp.act"].append(replace(down, site="mlp.act"))
         if layout.up is not None:
-            taps["up"].append(self._part("mlp.act", index, layout.up, width, flat))
+            points["up"].append(self._part("mlp.act", index, layout.up, width, flat))
 
-    def _mlp_out(self, index: int, taps: dict[str, list[Tap]]) -> None:
+    def _mlp_out(self, index: int, points: dict[str, list[HookPoint]]) -> None:
         sparse, path, flat = self.layout.experts, self.layout.down, self.layout.flattened
         if sparse is not None and find(self.layers[index], sparse.path) is not None:
             # The block around the experts adds the shared expert; some families have no block.
@@ -204,17 +206,19 @@ class Anatomy:
                 return
         # In dense layers not the output of the MLP module: OPT has no such module, and those of
         # BLOOM and MPT add the residual stream. In all others nothing follows the projection.
-        taps["mlp.out"].append(
-            self._tap("mlp.out", index, path, OUTPUT, self.hidden_size, flattened=flat)
+        points["mlp.out"].append(
+            self._point("mlp.out", index, path, OUTPUT, self.hidden_size, flattened=flat)
         )
 
-    def _experts(self, index: int, sparse: ExpertLayout, taps: dict[str, list[Tap]]) -> None:
+    def _experts(
+        self, index: int, sparse: ExpertLayout, points: dict[str, list[HookPoint]]
+    ) -> None:
         module = innermost(self._module(index, sparse.path))
         count = getattr(module, "num_experts", None) or self._number(
             ("num_local_experts", "num_experts")
         )
         width = self._number(sparse.width)
-        shared: dict[str, list[Tap]] = {"mlp.neuron": [], "mlp.act": [], "up": []}
+        shared: dict[str, list[HookPoint]] = {"mlp.neuron": [], "mlp.act": [], "up": []}
         if sparse.shared is not None and find(self.layers[index], sparse.shared) is not None:
             # The block hands its shared expert [tokens, hidden] without batch dimension.
             inner = _moved(self.layout, sparse.shared)
@@ -229,7 +233,7 @@ class Anatomy:
                 act=functools.partial(sparse.act, module),
                 up=functools.partial(sparse.up, module),
             )
-            tap = self._tap(
+            point = self._point(
                 "mlp.act" if site == "up" else site,
                 index,
                 sparse.path,
@@ -239,9 +243,9 @@ class Anatomy:
                 flattened=True,
                 experts=experts,
             )
-            taps[site].append(replace(tap, module=module))
+            points[site].append(replace(point, module=module))
 
-    def _attention(self, index: int, taps: dict[str, list[Tap]]) -> None:
+    def _attention(self, index: int, points: dict[str, list[HookPoint]]) -> None:
         attention = self.layout.attention
         # Hybrid families have layers without attention (convolution, state space).
         if attention is None or find(self.layers[index], attention.o) is None:
@@ -256,17 +260,17 @@ class Anatomy:
             site = f"attn.{name}"
             if name not in fused:
                 width = self._out(index, path)
-                taps[site].append(self._tap(site, index, path, OUTPUT, width))
+                points[site].append(self._point(site, index, path, OUTPUT, width))
                 continue
             columns = fused[name]
             width = len(range(total)[columns]) if isinstance(columns, slice) else len(columns)
-            taps[site].append(
-                self._tap(
+            points[site].append(
+                self._point(
                     site, index, attention.q, OUTPUT, width, tensor_width=total, columns=columns
                 )
             )
 
-    def _part(self, site: str, index: int, part: Part, width: int, flat: bool) -> Tap:
+    def _part(self, site: str, index: int, part: Part, width: int, flat: bool) -> HookPoint:
         total = part.tensor_width(width)
         found = out_size(self._module(index, part.path))
         if found not in (None, total):
@@ -276,7 +280,7 @@ class Anatomy:
                 f"matches this implementation."
             )
         columns = part.columns(width)
-        return self._tap(
+        return self._point(
             site,
             index,
             part.path,
@@ -308,6 +312,69 @@ class Anatomy:
             f"The width of the MLP of model_type {self.model_type!r} is unknown: neither the "
             f"modules nor the config fields {', '.join(fields)} tell it."
         )
+
+
+def inspect(model: Any) -> Anatomy:
+    """Return where the neurons of a model are.
+
+    Args:
+        model: A causal language model of transformers, bare or wrapped by PEFT or `torch.compile`.
+            A multimodal model is inspected through its language model.
+
+    Raises:
+        LayoutError: If the neurons cannot be located; the message says why.
+    """
+    root, wrapped = unwrap(model)
+    config = getattr(root, "config", None)
+    if not isinstance(root, nn.Module) or config is None or not hasattr(root, "get_decoder"):
+        raise LayoutError(
+            f"Cannot inspect {type(model).__name__}: it is not a transformers model. "
+            f"Pass what AutoModelForCausalLM.from_pretrained returns."
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise LayoutError(
+            f"{type(root).__name__} (model_type {config.model_type!r}) is an encoder-decoder "
+            f"model; neuronsteer works on decoder-only language models."
+        )
+    config = text_config(config)
+    model_type = str(config.model_type)
+    row = LAYOUTS.get(model_type) if model_type in LAYOUTS else None
+    if row is None:
+        return _resolve(root, derive(root, config), "shape rule", config, wrapped)
+    try:
+        return _resolve(root, row, "table", config, wrapped)
+    except LayoutError as error:
+        # Custom code may reuse a model_type with other module names.
+        try:
+            return _resolve(root, derive(root, config), "shape rule", config, wrapped)
+        except LayoutError:
+            raise error from None
+
+
+def _resolve(
+    root: Any, layout: Layout, source: str, config: Any, wrapped: tuple[str, ...]
+) -> Anatomy:
+    layers, prefix = _layers(root, layout)
+    anatomy = Anatomy(root, layout, source, config, tuple(layers), prefix, wrapped)
+    # Every path is looked up now, so that a wrong layout is an error here and not at first use.
+    anatomy.hook_points("mlp.neuron")
+    return anatomy
+
+
+def _layers(root: Any, layout: Layout) -> tuple[nn.ModuleList, str]:
+    decoder = root.get_decoder()
+    nested = decoder.get_decoder() if hasattr(decoder, "get_decoder") else decoder
+    for candidate in (decoder, nested, root.base_model):
+        layers = find(candidate, layout.layers)
+        if isinstance(layers, nn.ModuleList) and len(layers):
+            break
+    else:
+        raise LayoutError(
+            f"{type(root).__name__} has no list of decoder layers at {layout.layers!r} of "
+            f"{type(decoder).__name__}. Register a Layout that says where they are."
+        )
+    prefix = next(name for name, module in root.named_modules() if module is layers)
+    return layers, prefix
 
 
 def _moved(layout: Layout, mlp: str) -> Layout:

@@ -1,14 +1,78 @@
-"""Can this model be steered, where, and if not, why?"""
+"""Can this model be steered, where, and if not, why?
+
+Kernels that replace a whole MLP and read its weights never call the modules inside. A hook on such
+a module is never called, no error says so, and steering there does nothing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import LayoutError
-from .anatomy import Anatomy
-from .hook_point import EXPERTS
-from .inspection import inspect, probe
-from .probe import ProbeResult
+from .anatomy import Anatomy, inspect
+from .hook_point import EXPERTS, INPUT, OUTPUT, first_tensor
+from .probe import Watched, run_tokens
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a hook saw in a one-token forward pass.
+
+    Attributes:
+        site: The hook point's site.
+        layer: The hook point's layer.
+        name: The hook point's module path.
+        fired: Whether the module was called with a tensor of the expected width.
+        calls: How often it was called.
+        seen_width: Last dimension of what it saw; `None` if nothing.
+    """
+
+    site: str
+    layer: int
+    name: str
+    fired: bool
+    calls: int
+    seen_width: int | None
+
+
+def probe(
+    model: Any, anatomy: Anatomy | None = None, sites: Iterable[str] | None = None
+) -> list[ProbeResult]:
+    """Return, per site and layer, whether a hook fires in a one-token forward pass.
+
+    Args:
+        model: The model, as for `inspect`.
+        anatomy: Its anatomy, if known already.
+        sites: Sites to probe; all that the model has by default.
+    """
+    anatomy = anatomy or inspect(model)
+    points = [point for site in sites or anatomy.sites() for point in anatomy.hook_points(site)]
+    calls = [0] * len(points)
+    widths: list[int | None] = [None] * len(points)
+
+    def seen(index: int, value: Any) -> None:
+        calls[index] += 1
+        widths[index] = int(first_tensor(value).shape[-1])
+
+    watched: list[Watched] = []
+    for index, point in enumerate(points):
+        # A block of experts is reached by its inputs; its neurons never leave it as a tensor.
+        side = OUTPUT if point.side == OUTPUT else INPUT
+        watched.append((point.module, side, lambda value, index=index: seen(index, value)))
+    run_tokens(anatomy.root, 1, watched)
+    return [
+        ProbeResult(
+            point.site,
+            point.layer,
+            point.name,
+            fired=calls[i] > 0 and (point.experts is not None or widths[i] == point.tensor_width),
+            calls=calls[i],
+            seen_width=widths[i],
+        )
+        for i, point in enumerate(points)
+    ]
 
 
 def diagnose(model: Any) -> dict[str, Any]:
@@ -35,7 +99,7 @@ def diagnose(model: Any) -> dict[str, Any]:
     by_site = _by_site(results)
     neuron = by_site.get("mlp.neuron", [])
     for site, found in by_site.items():
-        problems += _dead(site, found)
+        problems += _unreached(site, found)
     problems += [*blocking, *_limiting(anatomy)]
     layout = anatomy.layout
     return {
@@ -78,19 +142,21 @@ def _by_site(results: list[ProbeResult]) -> dict[str, list[ProbeResult]]:
 
 
 def _site(anatomy: Anatomy, site: str, results: list[ProbeResult]) -> dict[str, Any]:
-    taps = anatomy.taps(site)
-    widths = sorted({tap.width for tap in taps})
+    points = anatomy.hook_points(site)
+    widths = sorted({point.width for point in points})
     return {
-        "layers": len(taps),
+        "layers": len(points),
         "width": widths[0] if len(widths) == 1 else widths,
         "fired": bool(results) and all(result.fired for result in results),
-        "path": taps[0].name if taps else None,
-        "side": taps[0].side if taps else None,
+        "path": points[0].name if points else None,
+        "side": points[0].side if points else None,
     }
 
 
 def _experts(anatomy: Anatomy) -> dict[str, Any] | None:
-    blocks = [tap.experts for tap in anatomy.taps("mlp.neuron") if tap.experts is not None]
+    blocks = [
+        point.experts for point in anatomy.hook_points("mlp.neuron") if point.experts is not None
+    ]
     if not blocks:
         return None
     block = blocks[0]
@@ -103,15 +169,15 @@ def _experts(anatomy: Anatomy) -> dict[str, Any] | None:
     }
 
 
-def _dead(site: str, results: list[ProbeResult]) -> list[str]:
-    silent = [result for result in results if not result.calls]
+def _unreached(site: str, results: list[ProbeResult]) -> list[str]:
+    never = [result for result in results if not result.calls]
     wrong = [result for result in results if result.calls and not result.fired]
     problems: list[str] = []
-    if silent:
+    if never:
         what = "Steering it would do nothing" if site == "mlp.neuron" else "It cannot be read"
         problems.append(
-            f"Site {site}: the hook never fired in {len(silent)} of {len(results)} layers (first: "
-            f"{silent[0].name}). A fused kernel or a patched forward bypasses the module. {what}; "
+            f"Site {site}: the hook never fired in {len(never)} of {len(results)} layers (first: "
+            f"{never[0].name}). A fused kernel or a patched forward bypasses the module. {what}; "
             f"load the model without kernel replacements (Liger, use_kernels, MegaBlocks)."
         )
     if wrong:
@@ -137,8 +203,8 @@ def _blocking(anatomy: Anatomy) -> list[str]:
             f"{type(anatomy.root).__name__} has no language-model head: it can be read but not "
             f"steered while generating. Load it with AutoModelForCausalLM."
         )
-    blocks = [tap for tap in anatomy.taps("mlp.neuron") if tap.side == EXPERTS]
-    foreign = next((tap for tap in blocks if not hasattr(tap.module, "_apply_gate")), None)
+    blocks = [point for point in anatomy.hook_points("mlp.neuron") if point.side == EXPERTS]
+    foreign = next((point for point in blocks if not hasattr(point.module, "_apply_gate")), None)
     if foreign is not None:
         problems.append(
             f"{foreign.name} ({type(foreign.module).__name__}) is not dispatched by transformers' "

@@ -1,4 +1,4 @@
-"""A tap: where in a concrete model the neurons of one layer can be read and written."""
+"""A hook point: where in a concrete model the neurons of one layer can be read and written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Experts:
             innermost one: a PEFT wrapper around it is not what gets dispatched.
         num_experts: Number of routed experts.
         expert_width: Neurons per routed expert.
-        shared: Tap on the shared expert, at the same site as the tap that owns this object.
+        shared: HookPoint on the shared expert, at the same site as the point that owns this object.
         gate: Takes the fused first projection's output `[..., 2 * expert_width]` and returns the
             gate's pre-activation, whose sign is the sign of g.
         act: Takes what `gate` returns and returns g.
@@ -47,7 +47,7 @@ class Experts:
     module: nn.Module
     num_experts: int
     expert_width: int
-    shared: Tap | None
+    shared: HookPoint | None
     gate: Callable[[Tensor], Tensor]
     act: Callable[[Tensor], Tensor]
     up: Callable[[Tensor], Tensor] | None
@@ -80,7 +80,7 @@ class Experts:
 
 
 @dataclass(frozen=True, eq=False)
-class Tap:
+class HookPoint:
     """One layer's neurons of one site in one concrete model.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""A layout: how one model family spells each site. The registry of families lives here.
+"""A layout: what one model family calls its modules. The registry of families lives here.
 
 A family is one `Layout` row, registered under its `model_type`. Adding one is a new file in this
 folder (or an entry point of the group `neuronsteer.layouts`):
@@ -125,7 +125,7 @@ class ExpertLayout:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one model family spells each site. Paths are relative to the decoder layer.
+    """What one model family calls its modules. Paths are relative to the decoder layer.
 
     Attributes:
         model_type: `config.model_type` of the (text) model.
@@ -143,7 +143,7 @@ class Layout:
         residual: Whether a constant added by the down projection equals one added after the
             layer: `"yes"`, `"no"`, or the config field of a factor it has to be multiplied with.
         experts: The mixture-of-experts block of sparse layers.
-        head_bypass: The LM head calls the decoder directly, so hooks on `base_model` stay silent.
+        head_bypass: The LM head calls the decoder directly, past hooks on `base_model`.
         note: Shown in the table of families.
     """
 

@@ -1,7 +1,8 @@
 """Finding modules and their sizes without reading a weight.
 
 Quantised, offloaded and sharded layers keep their weights elsewhere or in another shape, so a
-size comes from `in_features` / `out_features` (or older and Conv1D spellings), never from a weight.
+size comes from `in_features` / `out_features` (or what older layers call them), never from a
+weight.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def derive(root: Any, config: Any) -> Layout:
         attention=None,
         flattened=flattened,
         bias=Bias("always" if getattr(down, "bias", None) is not None else "never"),
-        # A norm behind the MLP cannot be seen in shapes: claim nothing.
+        # A norm behind the MLP cannot be seen in shapes: assume there is one.
         residual="no",
         note="found by the shape rule",
     )

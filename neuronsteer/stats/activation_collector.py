@@ -1,4 +1,4 @@
-"""What is gathered during forward passes: callbacks that read taps and fill accumulators."""
+"""What is collected during forward passes: callbacks read hook points and fill accumulators."""
 
 from __future__ import annotations
 
@@ -11,88 +11,27 @@ from torch import Tensor, nn
 
 from ..codecs import Codec
 from ..errors import HookError, LayoutError
-from ..models import Anatomy, Experts, Tap
+from ..models import Anatomy, Experts, HookPoint
 from ..models.expert_blocks import read_experts
-from ..models.readonly_hooks import Callback, Listener, listen
-from .accumulators import Current, Slot, Texts, site_widths
-from .document_measures import METERS, Emit, Meter
-from .feature_accumulators import TextWatch
+from ..models.readonly_hooks import Callback, HookCalls, read_activations
+from .accumulators import (
+    Accumulator,
+    ActivationReader,
+    CurrentBatch,
+    PerTextReader,
+    TextRows,
+    site_widths,
+)
+from .document_measures import DOCUMENT_MEASURES, DocumentMeasure, Emit
 from .needs import Need
-from .reducers import REDUCERS, Chunk, DocumentReducer, Reducer, Scratch
-from .reducers.responses import Responses
-from .reducers.texts import BY_TEXT
+from .reducers import REDUCERS, DocumentReducer, Scratch
+from .reducers.per_text import BY_TEXT
 
 #: Name of the tokens that each expert saw, by which its counts are divided.
 ROUTED = "routed"
 
-# A chunk of values should stay in a CPU core's cache; a GPU wants few launches.
-_CPU_CHUNK = 2**17
-_GPU_CHUNK = 2**26
 
-
-class Watch:
-    """What is read at one tap.
-
-    Args:
-        layer: Layer of the tap.
-        offset: Index of the tap's first neuron among the layer's.
-        signs: Reducers that take the reading as it is, with their accumulators.
-        values: Reducers that take the values.
-        texts: Accumulators of per-text means of the values.
-        activation: Turns the reading into the values; `None` if it is the values.
-    """
-
-    def __init__(
-        self,
-        layer: int,
-        offset: int,
-        signs: list[tuple[Reducer, Slot]],
-        values: list[tuple[Reducer, Slot]],
-        texts: list[Texts],
-        activation: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        self.layer = layer
-        self.offset = offset
-        self.signs = signs
-        self.values = values
-        self.texts = texts
-        self.activation = activation
-
-    def read(self, tensor: Tensor, current: Current, scratch: Scratch) -> None:
-        """Fold the neurons `[..., width]` of every token of the batch into the stages."""
-        weight = current.weight_on(tensor.device)
-        flat = tensor.reshape(-1, tensor.shape[-1])
-        self.fold(flat, weight.reshape(-1), current.whole, self.offset, scratch)
-        if self.texts:
-            values = tensor if self.activation is None else self.activation(tensor)
-            shaped = values.reshape(*weight.shape, -1)[: current.real]
-            rows = Responses.rows(shaped, weight[: current.real])
-            for texts in self.texts:
-                texts.add(self.layer, rows)
-
-    def fold(
-        self, flat: Tensor, weight: Tensor, whole: bool, offset: int, scratch: Scratch
-    ) -> None:
-        """Fold `[tokens, width]` into the stages, in chunks."""
-        part = slice(offset, offset + flat.shape[1])
-        device, layer = flat.device, self.layer
-        signs = [(r.observe, s.stage(device)[layer, part]) for r, s in self.signs]
-        values = [(r.observe, s.stage(device)[layer, part]) for r, s in self.values]
-        limit = _CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK
-        step = max(16, limit // flat.shape[1])
-        for start in range(0, flat.shape[0], step):
-            piece, kept = flat[start : start + step], weight[start : start + step]
-            chunk = Chunk(piece, kept, whole, scratch)
-            for observe, stage in signs:
-                observe(chunk, stage)
-            if values:
-                if self.activation is not None:
-                    chunk = Chunk(self.activation(piece), kept, whole, scratch)
-                for observe, stage in values:
-                    observe(chunk, stage)
-
-
-class Gatherer:
+class ActivationCollector:
     """Everything that is collected, for one label at a time.
 
     Args:
@@ -102,9 +41,9 @@ class Gatherer:
 
     Attributes:
         widths: Site → number of neurons per layer.
-        slots: Need → accumulators; includes the tokens per expert under the name `"routed"`.
-        texts: Need → per-text rows.
-        meters: Meter's name and site → meter.
+        accumulators: Need → accumulator; includes the tokens per expert under the name `"routed"`.
+        text_rows: Need → per-text rows.
+        measures: Name of a document measure and site → measure.
     """
 
     def __init__(
@@ -113,212 +52,217 @@ class Gatherer:
         self.anatomy = anatomy
         self.needs = needs
         self.codec = codec
-        self.taps = {
-            need.site: codec.taps(anatomy)
+        self.points = {
+            need.site: codec.hook_points(anatomy)
             if codec is not None and need.site == codec.site
-            else anatomy.taps(need.site)
+            else anatomy.hook_points(need.site)
             for need in needs
         }
         layers = anatomy.num_layers
-        self.widths = {site: site_widths(taps, layers) for site, taps in self.taps.items()}
-        self.slots: dict[Need, Slot] = {}
-        self.texts: dict[Need, Texts] = {}
-        self.meters: dict[tuple[str, str], Meter] = {}
+        self.widths = {site: site_widths(points, layers) for site, points in self.points.items()}
+        self.accumulators: dict[Need, Accumulator] = {}
+        self.text_rows: dict[Need, TextRows] = {}
+        self.measures: dict[tuple[str, str], DocumentMeasure] = {}
         for need in needs:
-            measured = REDUCERS.get(need.reducer).meter
-            if measured and (measured, need.site) not in self.meters:
-                meter = METERS.get(measured)(anatomy, need.site)
-                self.meters[measured, need.site] = meter
+            name = REDUCERS.get(need.reducer).document_measure
+            if name and (name, need.site) not in self.measures:
+                self.measures[name, need.site] = DOCUMENT_MEASURES.get(name)(anatomy, need.site)
         for need in needs:
             reducer, width = REDUCERS.get(need.reducer), max(self.widths[need.site])
             if reducer.per_text:
-                self.texts[need] = Texts(layers, width)
+                self.text_rows[need] = TextRows(layers, width)
             else:
-                self.slots[need] = Slot(reducer, layers, width)
-        for site, taps in self.taps.items():
-            experts = [tap.experts for tap in taps if tap.experts is not None]
+                self.accumulators[need] = Accumulator(reducer, layers, width)
+        for site, points in self.points.items():
+            experts = [point.experts for point in points if point.experts is not None]
             if not experts:
                 continue
-            if any(n.site == site for n in self.texts) or Need(BY_TEXT, site) in needs:
+            if any(n.site == site for n in self.text_rows) or Need(BY_TEXT, site) in needs:
                 raise LayoutError(
                     f"Per-text responses are not available at {site!r} of "
                     f"{anatomy.model_type!r}: every token sees other experts. Choose another site."
                 )
             most = max(block.num_experts for block in experts)
-            self.slots[Need(ROUTED, site)] = Slot(REDUCERS.get("count"), layers, most)
-        self._current = Current()
+            count = REDUCERS.get("count")
+            self.accumulators[Need(ROUTED, site)] = Accumulator(count, layers, most)
+        self._batch = CurrentBatch()
         self._scratch = Scratch()
 
     @property
     def gradient(self) -> bool:
         """Whether the decoder has to run with gradients."""
-        return any(meter.gradient for meter in self.meters.values())
+        return any(measure.gradient for measure in self.measures.values())
 
     @contextmanager
     def mode(self) -> Generator[None, None, None]:
-        """Run the model without gradients, except where a meter asks for them."""
+        """Run the model without gradients, except where a document measure asks for them."""
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad() if self.meters else torch.inference_mode())
-            for meter in self.meters.values():
-                stack.enter_context(meter.prepared())
+            stack.enter_context(torch.no_grad() if self.measures else torch.inference_mode())
+            for measure in self.measures.values():
+                stack.enter_context(measure.prepared())
             yield
 
     @contextmanager
-    def listening(self) -> Generator[Listener, None, None]:
-        """Fill the stages in every forward pass inside the block."""
-        entries: list[tuple[Tap, Callback]] = []
-        blocks: dict[nn.Module, list[tuple[str, Experts, Watch]]] = {}
-        for key, meter in self.meters.items():
-            meter.current, meter.emit = self._running, self._emit(*key)
-            entries += meter.entries()
-        for site, taps in self.taps.items():
-            if not any(n.site == site and not REDUCERS.get(n.reducer).meter for n in self.needs):
+    def reading(self) -> Generator[HookCalls, None, None]:
+        """Read every forward pass inside the block."""
+        callbacks: list[tuple[HookPoint, Callback]] = []
+        blocks: dict[nn.Module, list[tuple[str, Experts, ActivationReader]]] = {}
+        for key, measure in self.measures.items():
+            measure.batch, measure.emit = self._running_batch, self._emit(*key)
+            callbacks += measure.callbacks()
+        for site, points in self.points.items():
+            # The rest is read by the document measures.
+            needs = [REDUCERS.get(n.reducer) for n in self.needs if n.site == site]
+            if all(reducer.document_measure for reducer in needs):
                 continue
-            for tap in taps:
-                if tap.experts is None:
-                    entries.append((tap, self._callback(self._reader(site, tap))))
+            for point in points:
+                if point.experts is None:
+                    callbacks.append((point, self._callback(self._reader(site, point))))
                     continue
-                block = tap.experts
-                watch = self._watch(site, tap, 0)
-                blocks.setdefault(block.module, []).append((site, block, watch))
+                block = point.experts
+                reader = self._activation_reader(site, point, 0)
+                blocks.setdefault(block.module, []).append((site, block, reader))
                 if block.shared is not None:
                     offset = block.num_experts * block.expert_width
-                    shared = self._watch(site, block.shared, offset)
-                    entries.append((block.shared, self._callback(shared)))
+                    shared = self._activation_reader(site, block.shared, offset)
+                    callbacks.append((block.shared, self._callback(shared)))
         with ExitStack() as stack:
             if blocks:
                 calls = {module: self._expert_callback(found) for module, found in blocks.items()}
                 stack.enter_context(read_experts(calls))
-            listener = stack.enter_context(listen(entries))
+            hooks = stack.enter_context(read_activations(callbacks))
             try:
-                yield listener
+                yield hooks
             finally:
                 self._scratch.clear()
 
-    def begin(self, ids: Tensor, weight: Tensor, real: int) -> None:
+    def begin(self, ids: Tensor, weight: Tensor, texts: int) -> None:
         """Tell which tokens of the next forward pass count.
 
         Args:
             ids: `[rows, length]` int64, on the CPU.
             weight: `[rows, length]` float32, on the CPU.
-            real: Rows that are texts; what follows is filling.
+            texts: Number of rows that are texts; what follows is filling.
         """
-        self._current = Current(weight, ids, real, bool((weight == 1).all()))
+        self._batch = CurrentBatch(weight, ids, texts, bool((weight == 1).all()))
 
     def finish(self, hidden: Tensor) -> None:
         """Take the decoder's output at the end of a forward pass."""
-        for meter in self.meters.values():
-            meter.finish(hidden)
+        for measure in self.measures.values():
+            measure.finish(hidden)
 
-    def require(self) -> None:
-        """Raise if a block of experts did not run through our implementation.
+    def check_read(self) -> None:
+        """Raise if something did not run where it is read, such as a block of experts.
 
         Raises:
             HookError: Its counts would silently be zero.
         """
-        for need, slot in self.slots.items():
-            layers = [tap.layer for tap in self.taps[need.site] if tap.experts is not None]
-            if need.reducer == ROUTED and not slot.seen(layers):
+        for need, accumulator in self.accumulators.items():
+            layers = [point.layer for point in self.points[need.site] if point.experts is not None]
+            if need.reducer == ROUTED and not accumulator.has_pending(layers):
                 raise HookError(
                     f"The experts of layers {layers} did not run through the experts "
                     f"implementation that counts. Load the model without replaced MoE kernels."
                 )
-        for meter in self.meters.values():
-            meter.require()
+        for measure in self.measures.values():
+            measure.check_measured()
 
     def commit(self) -> None:
         """Keep what the last forward pass added."""
-        for held in (*self.slots.values(), *self.texts.values()):
-            held.commit()
+        for each in self._everything().values():
+            each.commit()
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Forget what the last, failed forward pass added."""
-        for held in (*self.slots.values(), *self.texts.values()):
-            held.drop()
-        for meter in self.meters.values():
-            meter.drop()
+        for each in self._everything().values():
+            each.discard()
+        for measure in self.measures.values():
+            measure.discard()
         self._scratch.clear()
 
     def totals(self) -> dict[Need, Tensor]:
         """Return the totals of the label so far, on the CPU."""
-        return {need: held.total() for need, held in (*self.slots.items(), *self.texts.items())}
+        return {need: each.total() for need, each in self._everything().items()}
 
     def load(self, totals: dict[Need, Tensor]) -> None:
         """Start a label from given totals; from nothing where they lack a need."""
-        for need, held in (*self.slots.items(), *self.texts.items()):
-            held.load(totals.get(need))
+        for need, each in self._everything().items():
+            each.load(totals.get(need))
 
-    def _watch(self, site: str, tap: Tap, offset: int) -> Watch:
-        found = [
-            (held.reducer, held)
-            for need, held in self.slots.items()
-            if need.site == site and need.reducer != ROUTED and not held.reducer.meter
-        ]
-        layer = tap.layer
+    def _everything(self) -> dict[Need, Accumulator | TextRows]:
+        return {**self.accumulators, **self.text_rows}
+
+    def _activation_reader(self, site: str, point: HookPoint, offset: int) -> ActivationReader:
+        layer = point.layer
         # A reading of mlp.act is a pre-activation, unless the layout says g itself is read.
-        raw = site == "mlp.act" and tap.side != "input"
+        raw = site == "mlp.act" and point.side != "input"
         activation: Callable[[Tensor], Tensor] | None = None
-        if tap.experts is not None:
-            activation = tap.experts.act if raw else None
+        if point.experts is not None:
+            activation = point.experts.act if raw else None
         elif raw:
             activation = functools.partial(_activation, self.anatomy, layer)
-        return Watch(
+        return ActivationReader(
             layer,
             offset,
-            signs=[(r, s) for r, s in found if r.sign_only],
-            values=[(r, s) for r, s in found if not r.sign_only],
-            texts=[texts for need, texts in self.texts.items() if need.site == site],
-            activation=activation,
+            [
+                each
+                for need, each in self.accumulators.items()
+                if need.site == site
+                and need.reducer != ROUTED
+                and not each.reducer.document_measure
+            ],
+            [rows for need, rows in self.text_rows.items() if need.site == site],
+            activation,
         )
 
-    def _reader(self, site: str, tap: Tap) -> Watch | TextWatch:
-        watch = self._watch(site, tap, 0)
-        held, values = [*watch.signs, *watch.values], watch.activation
+    def _reader(self, site: str, point: HookPoint) -> ActivationReader | PerTextReader:
+        whole = self._activation_reader(site, point, 0)
+        values = whole.activation
         if self.codec is not None and site == self.codec.site:
-            values = functools.partial(self.codec.encode, tap.layer)
-        elif not any(reducer.name == BY_TEXT for reducer, _ in held):
-            return watch
-        return TextWatch(tap.layer, tap.width, held, watch.texts, values)
+            values = functools.partial(self.codec.encode, point.layer)
+        elif Need(BY_TEXT, site) not in self.needs:
+            return whole
+        return PerTextReader(point.layer, point.width, whole.accumulators, whole.text_rows, values)
 
-    def _callback(self, watch: Watch | TextWatch) -> Callback:
-        # Detached, because a meter may make the model run with gradients.
-        return lambda tensor: watch.read(tensor.detach(), self._current, self._scratch)
+    def _callback(self, reader: ActivationReader | PerTextReader) -> Callback:
+        # Detached, because a document measure may make the model run with gradients.
+        return lambda tensor: reader.read(tensor.detach(), self._batch, self._scratch)
 
-    def _running(self) -> Current:
-        return self._current
+    def _running_batch(self) -> CurrentBatch:
+        return self._batch
 
-    def _emit(self, measured: str, site: str) -> Emit:
-        held = [
-            (slot.reducer, slot)
-            for need, slot in self.slots.items()
-            if need.site == site and slot.reducer.meter == measured
+    def _emit(self, measure: str, site: str) -> Emit:
+        targets = [
+            (each, each.reducer)
+            for need, each in self.accumulators.items()
+            if need.site == site and each.reducer.document_measure == measure
         ]
 
         def emit(layer: int, scores: Tensor) -> None:
             scores = scores.detach()
-            weight = self._current.weight_on(scores.device)[: self._current.real]
+            weight = self._batch.weight_on(scores.device)[: self._batch.texts]
             # A text of which no token counts says nothing.
             scores = scores[weight.any(1)]
-            for reducer, slot in held:
+            for accumulator, reducer in targets:
                 if isinstance(reducer, DocumentReducer):
-                    stage = slot.stage(scores.device)[layer, : scores.shape[1]]
-                    reducer.fold(scores, stage)
+                    pending = accumulator.pending(scores.device)[layer, : scores.shape[1]]
+                    reducer.fold(scores, pending)
 
         return emit
 
     def _expert_callback(
-        self, watches: list[tuple[str, Experts, Watch]]
+        self, readers: list[tuple[str, Experts, ActivationReader]]
     ) -> Callable[[int, Tensor, Tensor, Tensor], None]:
-        def see(expert: int, fused: Tensor, a: Tensor, tokens: Tensor) -> None:
-            weight = self._current.weight_on(a.device).reshape(-1)[tokens]
-            for site, block, watch in watches:
+        def read(expert: int, fused: Tensor, a: Tensor, tokens: Tensor) -> None:
+            weight = self._batch.weight_on(a.device).reshape(-1)[tokens]
+            for site, block, reader in readers:
                 values = block.gate(fused) if site == "mlp.act" else a
                 offset = expert * block.expert_width
-                watch.fold(values, weight, self._current.whole, offset, self._scratch)
-                routed = self.slots[Need(ROUTED, site)].stage(a.device)
-                routed[watch.layer, expert] += weight.sum()
+                reader.fold(values, weight, self._batch.all_count, offset, self._scratch)
+                routed = self.accumulators[Need(ROUTED, site)].pending(a.device)
+                routed[reader.layer, expert] += weight.sum()
 
-        return see
+        return read
 
 
 def _activation(anatomy: Anatomy, layer: int, gate: Tensor) -> Tensor:

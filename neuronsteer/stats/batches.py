@@ -10,7 +10,7 @@ order of the texts or on the number of processes are therefore a matter of shape
   From there on the CPU kernels of torch compute a row the same way in every batch (otherwise they
   switch to kernels for few rows, and to scalar code for what is left of a vector loop);
 - rows are sorted by length inside a window of the stream, so that memory stays bounded, and batches
-  are dealt to processes by their position.
+  are given to processes by their position.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .tokens import Row
+from .tokens import TokenRow
 
 ALIGNMENT = 32  # one step of an unrolled loop over AVX-512 vectors of float32
 LEAST = 64
@@ -61,7 +61,7 @@ class Batch:
     """
 
     length: int
-    rows: tuple[Row, ...]
+    rows: tuple[TokenRow, ...]
 
     @property
     def tokens(self) -> int:
@@ -115,9 +115,9 @@ class BatchPlan:
         step = alignment(length)
         return max(1, self.tokens // (length * step) * step or self.tokens // length)
 
-    def windows(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
+    def windows(self, rows: Iterable[TokenRow]) -> Iterator[list[TokenRow]]:
         """Yield the rows in groups that are sorted and batched together."""
-        window: list[Row] = []
+        window: list[TokenRow] = []
         size = 0
         for row in rows:
             window.append(row)
@@ -128,9 +128,9 @@ class BatchPlan:
         if window:
             yield window
 
-    def batches(self, window: list[Row]) -> list[Batch]:
+    def batches(self, window: list[TokenRow]) -> list[Batch]:
         """Return the batches of a window, long rows first: they are the ones that may not fit."""
-        classes: dict[int, list[Row]] = {}
+        classes: dict[int, list[TokenRow]] = {}
         for row in window:
             classes.setdefault(padded(len(row.ids), self.longest), []).append(row)
         found: list[Batch] = []

@@ -47,7 +47,7 @@ class Position:
     aligned: bool = True
 
 
-class Checkpoint:
+class CollectionCheckpoint:
     """The files of one process of one run.
 
     Args:
@@ -67,7 +67,7 @@ class Checkpoint:
         self.every = every
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._name = f"rank{rank}-of-{size}"
-        self._fellow = re.compile(rf"rank\d+-of-{size}\D")
+        self._same_size = re.compile(rf"rank\d+-of-{size}\D")
         self._last = time.monotonic()
         self._cost = 0.0
 
@@ -106,10 +106,10 @@ class Checkpoint:
             StatsError: If it belongs to another run; names what differs.
         """
         if not self._running.exists():
-            # A process that was killed early, or while cleaning up, has no state beside files of
-            # its own or of its fellows.
+            # A process that was killed early, or while cleaning up, leaves no state, but perhaps
+            # other files of its own, beside those of the other processes.
             found = sorted(self.folder.glob("rank*-of-*.safetensors"))
-            others = [path for path in found if not self._fellow.match(path.name)]
+            others = [path for path in found if not self._same_size.match(path.name)]
             if others:
                 raise StatsError(
                     f"The checkpoint in {str(self.folder)!r} ({others[0].name}) was written by "

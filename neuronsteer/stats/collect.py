@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 from collections.abc import Iterable
@@ -15,22 +14,22 @@ from torch import nn
 from ..codecs import FEATURE_SITES, Codec, open_codec
 from ..errors import HookError, ParameterError
 from ..models import Anatomy, inspect
-from .activation_collector import Gatherer
+from .activation_collector import ActivationCollector
 from .batches import BatchPlan
-from .checkpoint import Checkpoint
-from .distributed import Ranks, joined, tensor_parallel
+from .checkpoint import CollectionCheckpoint
+from .collection_run import CollectionRun
+from .distributed import Processes, started_processes, tensor_parallel
 from .forward import input_device
 from .identity import context_length, model_facts, model_identity, tokenizer_identity, versions
-from .needs import Need, resolve_needs
+from .needs import Need, NeedLike, resolve_needs
 from .policy import TokenPolicy, make_policy
 from .progress import Report
 from .reducers import REDUCERS
-from .reducers.texts import BY_TEXT
-from .run import Run
+from .reducers.per_text import BY_TEXT
 from .store import Stats
 from .texts import Source, check_field, read_sources
 from .tokens import RowReader, check_tokenizer
-from .weight_norms import STATICS, measure
+from .weight_norms import WEIGHT_MEASURES, measure
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +44,7 @@ def collect(
     tokenizer: Any,
     texts: Any,
     *,
-    needs: Iterable[Need | tuple[str, str] | str] | None = None,
-    method: Any = None,
+    needs: NeedLike | Iterable[NeedLike] | None = None,
     sites: Iterable[str] | None = None,
     policy: TokenPolicy | dict[str, Any] | None = None,
     batch_size: int | str = "auto",
@@ -65,7 +63,7 @@ def collect(
 
     The model runs without LM head, cache and gradients, in eval mode; its mode is restored and no
     hook is left. Under `torchrun` or `accelerate launch` every process makes the same call, batches
-    are shared out, and every process gets the result.
+    are split over them, and each gets the result.
 
     Counts are exact integers. They never depend on the number of processes, on the tokenizer's
     padding side, or on where a run was interrupted. On the CPU they do not depend on the batch size
@@ -78,8 +76,8 @@ def collect(
         tokenizer: Its tokenizer. Its padding side does not matter.
         texts: Label → texts, `(prompt, response)` pairs, records, a path or a dataset; or a folder
             with one file per label.
-        needs: What to collect, e.g. `["count@mlp.act"]`; see `DEFAULT_NEEDS`.
-        method: Collect what this detector needs: its name, or a detector with parameters.
+        needs: What to collect: a detector such as `detectors.detector("lape")`, for what it needs,
+            or `["count@mlp.act", …]`, or both in a list; see `DEFAULT_NEEDS`.
         sites: Only these sites.
         policy: Which tokens count.
         batch_size: Rows per batch, or `"auto"`: as many as make up a fixed number of tokens. An
@@ -106,85 +104,86 @@ def collect(
     """
     if resume and checkpoint is None:
         raise ParameterError("resume=True needs checkpoint=FOLDER, where the state was kept.")
-    if method is not None:
-        needs = [*(needs or ()), *_needs_of(method)]
+    if "method" in options:
+        raise ParameterError(
+            f"collect takes no method=; pass the detector, for what it needs: "
+            f"needs=neuronsteer.detectors.detector({options['method']!r})."
+        )
     anatomy = inspect(model)
     check_tokenizer(tokenizer)
-    rule = make_policy(policy, options).resolved(context_length(anatomy))
-    asked = resolve_needs(needs, sites, [*REDUCERS.names(), *STATICS])
-    chosen = tuple(need for need in asked if need.reducer not in STATICS)
-    if not chosen:
+    resolved = make_policy(policy, options).resolved(context_length(anatomy))
+    wanted = resolve_needs(needs, sites, [*REDUCERS.names(), *WEIGHT_MEASURES])
+    from_texts = tuple(need for need in wanted if need.reducer not in WEIGHT_MEASURES)
+    if not from_texts:
         raise ParameterError(
-            f"{', '.join(map(str, asked))} needs no text; ask for something to collect, too."
+            f"{', '.join(map(str, wanted))} is measured on the weights alone, so that no text "
+            f"would be read. Name something to collect from texts, too, e.g. 'count@mlp.act'."
         )
     if tensor_parallel(anatomy.root):
         raise HookError(
             "The model is tensor-parallel: every process sees a slice of each layer. Load it "
-            "without tp_plan; collecting shares out the texts instead."
+            "without tp_plan; collecting splits the texts over the processes instead."
         )
     if device is not None:
         nn.Module.to(anatomy.root, torch.device(device))
     sources = read_sources(texts, check_field(text_field))
-    _check_pairs(rule, chosen)
-    dictionary = _codec(codec, chosen)
-    gatherer = Gatherer(anatomy, chosen, dictionary)
-    _check_memory(gatherer, sources, rule, memory_limit)
-    place = input_device(anatomy)
+    _check_pairs(resolved, from_texts)
+    opened = _codec(codec, from_texts)
+    collector = ActivationCollector(anatomy, from_texts, opened)
+    _check_memory(collector, sources, resolved, memory_limit)
+    input_at = input_device(anatomy)
     plan = BatchPlan(
-        tokens=_tokens(place, gatherer),
+        tokens=_tokens(input_at, collector),
         rows=_rows(batch_size),
         longest=context_length(anatomy),
     )
-    # What nobody asked for by name must not make a run fail.
-    statics = measure(anatomy, asked, strict=needs is not None)
-    widths = {need.site: anatomy.widths for need in statics}
-    with joined() as ranks:
-        keeper = None
-        if checkpoint is not None or ranks.size > 1:
+    # A default that this model cannot give is left out; what was named is not.
+    weight_measures = measure(anatomy, wanted, strict=needs is not None)
+    widths = {need.site: anatomy.widths for need in weight_measures}
+    with started_processes() as processes:
+        saved = None
+        if checkpoint is not None or processes.size > 1:
             identity = {
                 **model_identity(anatomy),
                 "tokenizer": tokenizer_identity(tokenizer),
-                "needs": [str(need) for need in asked],
-                "policy": rule.to_dict(),
+                "needs": [str(need) for need in wanted],
+                "policy": resolved.to_dict(),
                 "batches": [plan.tokens, plan.rows, plan.longest],
-                "codec": None if dictionary is None else dict(dictionary.spec),
+                "codec": None if opened is None else dict(opened.spec),
                 "texts": [[source.label, source.name, source.mark] for source in sources],
             }
             for name, value in identity.items():
-                ranks.agree(name, json.dumps(value))
+                processes.require_equal(name, json.dumps(value))
             if checkpoint is not None:
-                folder = Path(checkpoint)
-                keeper = Checkpoint(folder, identity, ranks.rank, ranks.size, checkpoint_every)
-        run = Run(
-            anatomy, gatherer, RowReader(tokenizer, rule), plan, sources, ranks, place, keeper
-        )
+                saved = CollectionCheckpoint(
+                    Path(checkpoint), identity, processes.rank, processes.size, checkpoint_every
+                )
+        reader = RowReader(tokenizer, resolved)
+        run = CollectionRun(anatomy, collector, reader, plan, sources, processes, input_at, saved)
         fields = run.collect(resume, progress)
-        # What nobody asked for by name must not make a run fail.
-        statics = measure(anatomy, asked, strict=needs is not None)
-        widths = {need.site: anatomy.widths for need in statics}
         header = {
             **model_facts(anatomy),
-            "policy": rule.to_dict(),
+            "policy": resolved.to_dict(),
             "calibration": fields.pop("calibration"),
             "execution": {
                 **versions(),
-                "device": place.type,
-                "processes": ranks.size,
+                "device": input_at.type,
+                "processes": processes.size,
                 "batch_tokens": plan.tokens,
                 "batch_size": plan.rows or "auto",
                 "out_of_memory": fields.pop("out_of_memory"),
             },
-            **_experts(anatomy, gatherer),
-            **({} if dictionary is None else {"codec": dict(dictionary.spec)}),
+            **_experts(anatomy, collector),
+            **({} if opened is None else {"codec": dict(opened.spec)}),
         }
         stats = Stats(
             labels=tuple(source.label for source in sources),
-            site_widths={**widths, **gatherer.widths},
-            statics=statics,
+            site_widths={**widths, **collector.widths},
+            weight_measures=weight_measures,
             header=header,
             **fields,
         )
-        _finish(stats, out, keeper, ranks)
+        _finish(stats, out, saved, processes)
     return stats
 
 
@@ -200,30 +199,28 @@ def _codec(given: Any, needs: tuple[Need, ...]) -> Codec | None:
     return found
 
 
-def _finish(stats: Stats, out: str | Path | None, keeper: Checkpoint | None, ranks: Ranks) -> None:
+def _finish(
+    stats: Stats,
+    out: str | Path | None,
+    checkpoint: CollectionCheckpoint | None,
+    processes: Processes,
+) -> None:
     """Save the result before the checkpoint goes: at no moment is neither on disk."""
     error: Exception | None = None
-    if out is not None and ranks.rank == 0:
+    if out is not None and processes.rank == 0:
         try:
             stats.save(out)
         except Exception as found:
             error = found
-    ranks.check(error)
-    if keeper is not None:
-        keeper.remove()
+    processes.raise_together(error)
+    if checkpoint is not None:
+        checkpoint.remove()
 
 
-def _needs_of(method: Any) -> tuple[Need, ...]:
-    if isinstance(method, str):
-        # By name, as plugins are found: the detectors are a room above this one.
-        method = importlib.import_module("..detectors", __package__).detector(method)
-    return tuple(method.needs)
-
-
-def _tokens(place: torch.device, gatherer: Gatherer) -> int:
-    found = CPU_BATCH_TOKENS if place.type == "cpu" else BATCH_TOKENS
+def _tokens(device: torch.device, collector: ActivationCollector) -> int:
+    found = CPU_BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS
     # A backward pass holds every layer's values at once.
-    return found // 4 if gatherer.gradient else found
+    return found // 4 if collector.gradient else found
 
 
 def _rows(batch_size: int | str) -> int | None:
@@ -239,7 +236,7 @@ def _check_pairs(policy: TokenPolicy, needs: tuple[Need, ...]) -> None:
     per_text = [
         need
         for need, reducer in found
-        if reducer.per_text or reducer.meter or reducer.name == BY_TEXT
+        if reducer.per_text or reducer.document_measure or reducer.name == BY_TEXT
     ]
     if per_text and policy.packed:
         raise ParameterError(
@@ -249,14 +246,17 @@ def _check_pairs(policy: TokenPolicy, needs: tuple[Need, ...]) -> None:
 
 
 def _check_memory(
-    gatherer: Gatherer, sources: tuple[Source, ...], policy: TokenPolicy, limit: int | None
+    collector: ActivationCollector,
+    sources: tuple[Source, ...],
+    policy: TokenPolicy,
+    limit: int | None,
 ) -> None:
     """State what the results take, before hours of work end in a full memory."""
     fixed = sum(
-        len(sources) * held.shape[0] * held.shape[1] * _bytes(held.reducer)
-        for held in gatherer.slots.values()
+        len(sources) * each.shape[0] * each.shape[1] * _bytes(each.reducer)
+        for each in collector.accumulators.values()
     )
-    per_text = sum(4 * held.layers * held.width for held in gatherer.texts.values())
+    per_text = sum(4 * rows.layers * rows.width for rows in collector.text_rows.values())
     counts = [_expected(source, policy) for source in sources]
     size = fixed + per_text * sum(count or 0 for count in counts)
     if per_text and None in counts:
@@ -269,13 +269,13 @@ def _check_memory(
         raise ParameterError(
             f"The results would take {size / 1e9:.1f} GB of memory, above memory_limit of "
             f"{limit / 1e9:.1f} GB. Collect fewer texts, sites or reducers "
-            f"({', '.join(map(str, gatherer.needs))}), or raise memory_limit."
+            f"({', '.join(map(str, collector.needs))}), or raise memory_limit."
         )
 
 
 def _bytes(reducer: Any) -> int:
     numbers = 1
-    for size in reducer.tail:
+    for size in reducer.entry_shape:
         numbers *= size
     return numbers * reducer.total_dtype.itemsize
 
@@ -289,18 +289,18 @@ def _expected(source: Source, policy: TokenPolicy) -> int | None:
     return found
 
 
-def _experts(anatomy: Anatomy, gatherer: Gatherer) -> dict[str, Any]:
+def _experts(anatomy: Anatomy, collector: ActivationCollector) -> dict[str, Any]:
     if not anatomy.is_moe:
         return {}
     found: dict[str, Any] = {}
-    for site, taps in gatherer.taps.items():
-        if not any(tap.experts for tap in taps):
+    for site, points in collector.points.items():
+        if not any(point.experts for point in points):
             continue
         layers: list[Any] = [None] * anatomy.num_layers
-        for tap in taps:
-            block = tap.experts
+        for point in points:
+            block = point.experts
             if block is not None:
-                layers[tap.layer] = {
+                layers[point.layer] = {
                     "num_experts": block.num_experts,
                     "expert_width": block.expert_width,
                     "shared_width": block.shared.width if block.shared else 0,

@@ -1,4 +1,4 @@
-"""Several processes: who is who, and how their totals are put together (torch.distributed)."""
+"""Several processes: which batches are whose, and how totals are put together."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from ..errors import StatsError
 
 # Processes wait for the slowest one at the very end, which may be hours later.
-_PATIENCE = timedelta(days=2)
+_TIMEOUT = timedelta(days=2)
 
 
-class Ranks:
+class Processes:
     """The processes that collect together; a single one needs no communication.
 
     Args:
@@ -31,7 +31,7 @@ class Ranks:
         self.size = size
         self._group = group
 
-    def mine(self, position: int) -> bool:
+    def owns(self, position: int) -> bool:
         """Return whether the batch at a position is this process's."""
         return position % self.size == self.rank
 
@@ -43,7 +43,7 @@ class Ranks:
             dist.all_reduce(tensor, op=how, group=self._group)
         return tensor
 
-    def agree(self, name: str, value: str) -> None:
+    def require_equal(self, name: str, value: str) -> None:
         """Raise in every process if they do not hold the same value.
 
         Raises:
@@ -59,8 +59,8 @@ class Ranks:
                 f"model, texts and options; shuffled or endless streams need a fixed seed."
             )
 
-    def check(self, error: BaseException | None) -> None:
-        """Raise if any process failed; nobody is left waiting for it.
+    def raise_together(self, error: BaseException | None) -> None:
+        """Raise if any process failed; none is left waiting for it.
 
         Raises:
             StatsError: If another process failed.
@@ -77,29 +77,29 @@ class Ranks:
 
 
 @contextmanager
-def joined() -> Generator[Ranks, None, None]:
+def started_processes() -> Generator[Processes, None, None]:
     """Give the processes that torchrun or accelerate started; just this one otherwise."""
     if not dist.is_available():
-        yield Ranks()
+        yield Processes()
     elif dist.is_initialized():
         size = dist.get_world_size()
         if size == 1:
-            yield Ranks()
+            yield Processes()
             return
         extra: Any = None if "gloo" in dist.get_backend() else dist.new_group(backend="gloo")
         try:
-            yield Ranks(dist.get_rank(), size, extra)
+            yield Processes(dist.get_rank(), size, extra)
         finally:
             if extra is not None:
                 dist.destroy_process_group(extra)
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        dist.init_process_group("gloo", timeout=_TIMEOUT)
         try:
-            yield Ranks(dist.get_rank(), dist.get_world_size())
+            yield Processes(dist.get_rank(), dist.get_world_size())
         finally:
             dist.destroy_process_group()
     else:
-        yield Ranks()
+        yield Processes()
 
 
 def tensor_parallel(model: Any) -> bool:

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,10 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import StatsError
+from .data import StatsData
 from .needs import Need
-
-if TYPE_CHECKING:
-    from .store import Stats
 
 FORMAT = 1
 FACTS, NUMBERS = "stats.json", "stats.safetensors"
@@ -64,13 +62,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise StatsError(f"{str(path)!r} is missing or damaged: {error}") from error
 
 
-def write(folder: Path, stats: Stats) -> Path:
+def write(folder: Path, stats: StatsData) -> Path:
     """Write statistics into a folder; return it."""
     if folder.exists() and not folder.is_dir():
         raise StatsError(f"{str(folder)!r} is a file; statistics are saved as a folder.")
     tensors = {f"array/{need}": array for need, array in stats.arrays.items()}
     tensors |= {f"routed/{site}": array for site, array in stats.routed.items()}
-    tensors |= {f"static/{need}": array for need, array in stats.statics.items()}
+    tensors |= {f"weight_measure/{need}": array for need, array in stats.weight_measures.items()}
     for need, rows in stats.rows.items():
         # By position: a label may hold any character.
         tensors |= {f"rows/{need}/{i}": rows[label] for i, label in enumerate(stats.labels)}
@@ -91,8 +89,8 @@ def write(folder: Path, stats: Stats) -> Path:
     return folder
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """Return the fields of statistics that `write` wrote, checked.
+def read(folder: Path) -> StatsData:
+    """Return the statistics that `write` wrote, checked.
 
     Raises:
         StatsError: If the folder is not there, damaged, or of a newer format.
@@ -106,42 +104,38 @@ def read(folder: Path) -> dict[str, Any]:
             f"{FACTS} and {NUMBERS} in {str(folder)!r} are not from the same save: writing was "
             f"interrupted or the files were mixed. Save or collect again."
         )
-    fields: dict[str, Any] = {
-        "labels": labels,
-        "tokens": _numbers(facts, "tokens", labels, least=1),
-        "texts": _numbers(facts, "texts", labels, least=0),
-        "site_widths": site_widths,
-        "arrays": {},
-        "rows": {},
-        "routed": {},
-        "statics": {},
-        "header": _object(facts, "header"),
-    }
+    stats = StatsData(
+        labels=labels,
+        tokens=_numbers(facts, "tokens", labels, least=1),
+        texts=_numbers(facts, "texts", labels, least=0),
+        site_widths=site_widths,
+        header=_object(facts, "header"),
+    )
     for name, tensor in tensors.items():
         kind, _, rest = name.partition("/")
         if kind == "array":
             need = _need(name, rest, site_widths)
             _shape(name, tensor, (len(labels), *_size(site_widths[need.site])))
-            _sound(name, tensor, need, fields["tokens"])
-            fields["arrays"][need] = tensor
+            _sound(name, tensor, need, stats.tokens)
+            stats.arrays[need] = tensor
         elif kind == "routed":
             _shape(name, tensor, (len(labels), _size(site_widths[rest])[0]))
-            fields["routed"][rest] = tensor
-        elif kind == "static":
+            stats.routed[rest] = tensor
+        elif kind == "weight_measure":
             need = _need(name, rest, site_widths)
             _shape(name, tensor, _size(site_widths[need.site]))
-            _sound(name, tensor, need, fields["tokens"])
-            fields["statics"][need] = tensor
+            _sound(name, tensor, need, stats.tokens)
+            stats.weight_measures[need] = tensor
         elif kind == "rows":
             key, _, position = rest.rpartition("/")
             need = _need(name, key, site_widths)
             if tensor.dim() != 3 or not position.isdecimal() or int(position) >= len(labels):
                 raise StatsError(f"Tensor {name!r} is not [texts, layers, width] of a label.")
             _shape(name, tensor, (len(tensor), *_size(site_widths[need.site])))
-            fields["rows"].setdefault(need, {})[labels[int(position)]] = tensor
+            stats.rows.setdefault(need, {})[labels[int(position)]] = tensor
         else:
             raise StatsError(f"{NUMBERS} holds an unknown tensor {name!r}.")
-    return fields
+    return stats
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -216,10 +210,10 @@ def _numbers(
 
 
 def _need(name: str, text: str, site_widths: dict[str, tuple[int, ...]]) -> Need:
-    reducer, _, site = text.partition("@")
-    if site not in site_widths:
-        raise StatsError(f"Tensor {name!r} is at {site!r}, which 'site_widths' does not list.")
-    return Need(reducer, site)
+    need = Need.parse(text)
+    if need.site not in site_widths:
+        raise StatsError(f"Tensor {name!r} is at {need.site!r}, which 'site_widths' does not list.")
+    return need
 
 
 def _size(widths: tuple[int, ...]) -> tuple[int, int]:

@@ -11,15 +11,15 @@ from torch import nn
 
 from ..errors import ParameterError
 from ..models import Anatomy
-from ..models.readonly_hooks import Listener
-from .activation_collector import Gatherer
+from ..models.readonly_hooks import HookCalls
+from .activation_collector import ActivationCollector
 from .batches import Batch
 
 log = logging.getLogger(__name__)
 
 
-class Forwarder:
-    """Runs batches and lets the gatherer see them.
+class BatchRunner:
+    """Runs batches and collects from them.
 
     Attributes:
         order: For per-text results: positions of the rows that were run for this label, in order.
@@ -29,18 +29,20 @@ class Forwarder:
         committing: A batch is being added to the totals right now.
     """
 
-    def __init__(self, anatomy: Anatomy, gatherer: Gatherer, device: torch.device) -> None:
+    def __init__(
+        self, anatomy: Anatomy, collector: ActivationCollector, device: torch.device
+    ) -> None:
         self.order: list[int] = []
         self.cap: int | None = None
         self.aligned = True
         self.splits = 0
         self.committing = False
-        self._gatherer = gatherer
+        self._collector = collector
         self._decoder = anatomy.decoder()
         self._device = device
         self._checked = False
 
-    def run(self, batch: Batch, listener: Listener) -> None:
+    def run(self, batch: Batch, hooks: HookCalls) -> None:
         """Run a batch, in pieces if it does not fit.
 
         Raises:
@@ -53,36 +55,36 @@ class Forwarder:
             size = len(piece.rows) * piece.length
             if self.cap is not None and len(piece.rows) > 1 and size > self.cap:
                 queue[:0] = piece.halves()
-            elif self._fits(piece, listener):
+            elif self._fits(piece, hooks):
                 continue
             else:
                 # Only here, outside the handler, are the tensors of the failed pass free.
                 self._shrink(piece)
                 queue.insert(0, piece)
 
-    def _fits(self, batch: Batch, listener: Listener) -> bool:
+    def _fits(self, batch: Batch, hooks: HookCalls) -> bool:
         ids, weight = batch.tensors(self.aligned)
-        self._gatherer.begin(ids, weight, len(batch.rows))
+        self._collector.begin(ids, weight, len(batch.rows))
         try:
             output = self._decoder(input_ids=ids.to(self._device), use_cache=False)
-            if self._gatherer.gradient:
-                self._gatherer.finish(output[0])
+            if self._collector.gradient:
+                self._collector.finish(output[0])
             del output
         except (torch.OutOfMemoryError, MemoryError):
-            self._gatherer.drop()
+            self._collector.discard()
             return False
         except RuntimeError as error:
             # What torch raises when the CPU's memory is full.
             if "allocate memory" not in str(error) and "not enough memory" not in str(error):
                 raise
-            self._gatherer.drop()
+            self._collector.discard()
             return False
         if not self._checked:
-            listener.require()
-            self._gatherer.require()
+            hooks.require_all()
+            self._collector.check_read()
             self._checked = True
         self.committing = True
-        self._gatherer.commit()
+        self._collector.commit()
         self.order += [row.text for row in batch.rows]
         self.committing = False
         return True

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import MismatchError, StatsError
+from .data import StatsData
 from .needs import Need
 from .reducers import REDUCERS
 
-if TYPE_CHECKING:
-    from .store import Stats
 
-
-def merged(left: Stats, right: Stats) -> dict[str, Any]:
-    """Return the fields of both together: labels are united, equal labels add up.
+def merged(left: StatsData, right: StatsData) -> StatsData:
+    """Return both together: labels are united, equal labels add up.
 
     Raises:
         StatsError: If they hold different statistics, or the same texts twice.
@@ -29,16 +27,14 @@ def merged(left: Stats, right: Stats) -> dict[str, Any]:
         )
     shared = [label for label in left.labels if label in right.labels]
     for label in shared:
-        mine, theirs = (
-            stats.header.get("calibration", {}).get(label, {}) for stats in (left, right)
-        )
+        mine, theirs = (stats.calibration.get(label, {}) for stats in (left, right))
         if mine.get("sha256") and mine.get("sha256") == theirs.get("sha256"):
             raise StatsError(
                 f"Label {label!r} was collected from the same texts in both statistics; adding "
                 f"them would count every token twice."
             )
     labels = left.labels + tuple(label for label in right.labels if label not in left.labels)
-    return dict(
+    return StatsData(
         labels=labels,
         tokens={k: left.tokens.get(k, 0) + right.tokens.get(k, 0) for k in labels},
         texts={k: left.texts.get(k, 0) + right.texts.get(k, 0) for k in labels},
@@ -55,13 +51,18 @@ def merged(left: Stats, right: Stats) -> dict[str, Any]:
             site: _combine("count", labels, left, right, array, right.routed[site])
             for site, array in left.routed.items()
         },
-        statics={need: _same(need, left, right) for need in left.statics},
+        weight_measures={need: _same(need, left, right) for need in left.weight_measures},
         header={**right.header, **left.header, "calibration": _calibration(left, right)},
     )
 
 
 def _combine(
-    name: str, labels: tuple[str, ...], left: Stats, right: Stats, mine: Tensor, theirs: Tensor
+    name: str,
+    labels: tuple[str, ...],
+    left: StatsData,
+    right: StatsData,
+    mine: Tensor,
+    theirs: Tensor,
 ) -> Tensor:
     reducer = REDUCERS.get(name)
     found = torch.full(
@@ -73,8 +74,8 @@ def _combine(
     return found
 
 
-def _same(need: Need, left: Stats, right: Stats) -> Tensor:
-    mine, theirs = left.statics[need], right.statics[need]
+def _same(need: Need, left: StatsData, right: StatsData) -> Tensor:
+    mine, theirs = left.weight_measures[need], right.weight_measures[need]
     # Another device or batch of unit vectors may round the last bits differently.
     if mine.shape != theirs.shape or not torch.allclose(mine, theirs, rtol=1e-3, atol=1e-6):
         raise MismatchError(
@@ -84,13 +85,13 @@ def _same(need: Need, left: Stats, right: Stats) -> Tensor:
     return mine
 
 
-def _texts(need: Need, label: str, left: Stats, right: Stats) -> Tensor:
+def _texts(need: Need, label: str, left: StatsData, right: StatsData) -> Tensor:
     parts = [rows[label] for rows in (left.rows[need], right.rows[need]) if label in rows]
     return torch.cat(parts)
 
 
-def _calibration(left: Stats, right: Stats) -> dict[str, Any]:
-    mine, theirs = (stats.header.get("calibration", {}) for stats in (left, right))
+def _calibration(left: StatsData, right: StatsData) -> dict[str, Any]:
+    mine, theirs = left.calibration, right.calibration
     found: dict[str, Any] = {**theirs, **mine}
     for label in mine.keys() & theirs.keys():
         both = [mine[label], theirs[label]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import ParameterError, did_you_mean
 from ..models import SITES as MODEL_SITES
@@ -21,8 +21,26 @@ class Need(NamedTuple):
     def __str__(self) -> str:
         return f"{self.reducer}@{self.site}"
 
+    @classmethod
+    def parse(cls, text: str) -> Need:
+        """Return the need that is written as `text`."""
+        reducer, _, site = text.partition("@")
+        return cls(reducer, site)
 
-#: What `collect` gathers unless told otherwise: enough for LAPE, effect and diffmean, and for every
+
+class HasNeeds(Protocol):
+    """What says itself what it needs: a detector."""
+
+    @property
+    def needs(self) -> Iterable[Need]:
+        """Statistics that it reads."""
+        ...
+
+
+#: One thing to collect as users may write it, or a detector, for all that it needs.
+NeedLike = Need | tuple[str, str] | str | HasNeeds
+
+#: What is collected unless told otherwise: enough for LAPE, effect and diffmean, and for every
 #: value that the operations can steer with, except medians.
 DEFAULT_NEEDS = (
     Need("count", "mlp.act"),
@@ -36,27 +54,28 @@ DEFAULT_NEEDS = (
     Need("sum", "resid"),
 )
 
-#: What is gathered at a site that is only named.
+#: What is collected at a site that is only named.
 SITE_REDUCERS = ("count", "sum", "sumsq", "max")
 
 
 def resolve_needs(
-    needs: Iterable[Need | tuple[str, str] | str] | None,
+    needs: NeedLike | Iterable[NeedLike] | None,
     sites: Iterable[str] | None,
     known: Iterable[str],
 ) -> tuple[Need, ...]:
     """Return the needs without duplicates, in a canonical order.
 
     Args:
-        needs: Pairs or `"reducer@site"`; `None` means the defaults.
+        needs: Pairs, `"reducer@site"`, objects with `.needs`, or one of these; `None` means the
+            defaults.
         sites: With `needs`, only the needs at these sites are kept. Without, count, sum, sum of
-            squares and max are gathered at each of them.
-        known: Names of the registered reducers and of the measurements of weights.
+            squares and max are collected at each of them.
+        known: Names of the registered reducers and of the measures of weights.
 
     Raises:
         ParameterError: If a reducer or a site does not exist, or nothing is left.
     """
-    chosen = [_parse(need) for need in needs] if needs is not None else None
+    chosen = None if needs is None else _parsed(needs)
     if sites is not None:
         wanted = [sites] if isinstance(sites, str) else list(sites)
         for site in wanted:
@@ -84,17 +103,25 @@ def canonical(needs: Iterable[Need]) -> tuple[Need, ...]:
     )
 
 
-def _parse(need: Need | tuple[str, str] | str) -> Need:
-    if isinstance(need, str):
-        reducer, mark, site = need.partition("@")
-        if not mark:
-            raise ParameterError(
-                f"The need {need!r} does not name a site; write it as 'reducer@site', e.g. "
-                f"'count@mlp.act'."
-            )
-        return Need(reducer, site)
-    reducer, site = need
-    return Need(reducer, site)
+def _parsed(needs: Any) -> list[Need]:
+    if isinstance(needs, Need | str) or hasattr(needs, "needs"):
+        needs = [needs]
+    found: list[Need] = []
+    for need in needs:
+        if isinstance(need, str):
+            if "@" not in need:
+                raise ParameterError(
+                    f"The need {need!r} does not name a site; write it as 'reducer@site', e.g. "
+                    f"'count@mlp.act'. To collect what a method needs, pass its detector: "
+                    f"needs=neuronsteer.detectors.detector('lape')."
+                )
+            found.append(Need.parse(need))
+        elif hasattr(need, "needs"):
+            found.extend(need.needs)
+        else:
+            reducer, site = need
+            found.append(Need(reducer, site))
+    return found
 
 
 def _check(kind: str, name: str, options: Iterable[str]) -> None:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..errors import ParameterError, StatsError, did_you_mean
 from ..models import SITES
+from .data import StatsData
 from .needs import Need
 
 
-def counted(
+def from_counts(
     counts: Mapping[str, Any], tokens: Mapping[str, int], site: str, header: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the fields of statistics that hold nothing but counts.
+) -> StatsData:
+    """Return statistics that hold nothing but counts.
 
     Raises:
         StatsError: If counts or tokens are malformed, or contradict each other.
@@ -63,7 +64,7 @@ def counted(
             )
     if len(widths) != layers or max(widths) > width:
         raise StatsError(f"widths={widths} contradicts counts of shape [{layers}, {width}].")
-    return dict(
+    return StatsData(
         labels=labels,
         tokens={label: int(tokens[label]) for label in labels},
         texts={label: int(texts.get(label, 0)) for label in labels},

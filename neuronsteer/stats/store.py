@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ..errors import MismatchError, StatsError, unknown_label
-from .files import read, write
+from ..hub import fetch
+from .data import StatsData
+from .files import FACTS, NUMBERS, read, write
 from .merging import merged
-from .needs import Need, canonical
-from .published import counted
+from .needs import Need
+from .published import from_counts
 from .reducers.quantile import estimate
 
 #: Header fields that two statistics must share to be merged or compared.
@@ -22,32 +24,8 @@ _MODEL = ("model_type", "num_layers", "d_ff", "base_model", "revision", "gated")
 IDENTITY = (*_MODEL, "policy", "codec")
 
 
-@dataclass(frozen=True, eq=False)
-class Stats:
-    """Statistics of neurons per label. What `collect` returns; immutable.
-
-    Attributes:
-        labels: The labels, in the order of the first dimension of every tensor.
-        tokens: Counted tokens per label.
-        texts: Texts per label (blocks are not texts).
-        site_widths: Site → number of neurons per layer. Where layers differ, tensors are as wide
-            as the widest and the rest is padding (zeros).
-        arrays: Need → `[labels, layers, width, ...]` on the CPU.
-        rows: Need → label → per-text responses `[texts, layers, width]`.
-        routed: Site → tokens per expert `[labels, layers, experts]`; mixture-of-experts only.
-        statics: Need → `[layers, width]` measured on the weights, the same for every label.
-        header: Facts about model, policy and data; JSON-plain.
-    """
-
-    labels: tuple[str, ...]
-    tokens: dict[str, int]
-    texts: dict[str, int]
-    site_widths: dict[str, tuple[int, ...]]
-    arrays: dict[Need, Tensor] = field(default_factory=dict)
-    rows: dict[Need, dict[str, Tensor]] = field(default_factory=dict)
-    routed: dict[str, Tensor] = field(default_factory=dict)
-    statics: dict[Need, Tensor] = field(default_factory=dict)
-    header: dict[str, Any] = field(default_factory=dict)
+class Stats(StatsData):
+    """Statistics of neurons per label. What `collect` returns; immutable."""
 
     @property
     def model_type(self) -> str | None:
@@ -97,15 +75,10 @@ class Stats:
         """Sites at which something was collected."""
         return tuple(self.site_widths)
 
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        """What was collected, in the order of the sites."""
-        return canonical((*self.arrays, *self.rows, *self.statics))
-
     def has(self, reducer: str, site: str) -> bool:
         """Return whether a reducer was collected at a site."""
         need = Need(reducer, site)
-        return need in self.arrays or need in self.rows or need in self.statics
+        return need in self.arrays or need in self.rows or need in self.weight_measures
 
     def get(self, reducer: str, site: str) -> Tensor:
         """Return what a reducer collected, `[labels, layers, width, ...]`; not to be changed.
@@ -184,9 +157,9 @@ class Stats:
         """Return how far a unit of each neuron moves the residual stream, `[layers, width]`.
 
         Raises:
-            StatsError: If it was not collected; published counts never hold it.
+            StatsError: If it was not collected; published counts do not have it.
         """
-        found = self.statics.get(Need("norm", site))
+        found = self.weight_measures.get(Need("norm", site))
         if found is None:
             raise self._missing("norm", site)
         return found
@@ -209,13 +182,11 @@ class Stats:
                 need: {label: rows[label] for label in labels} for need, rows in self.rows.items()
             },
             routed={site: array[index] for site, array in self.routed.items()},
-            statics=dict(self.statics),
+            weight_measures=dict(self.weight_measures),
             header={
                 **self.header,
                 "calibration": {
-                    label: facts
-                    for label, facts in self.header.get("calibration", {}).items()
-                    if label in labels
+                    label: self.calibration[label] for label in labels if label in self.calibration
                 },
             },
         )
@@ -230,21 +201,63 @@ class Stats:
         found = self
         for other in others:
             found.check_same_model(other)
-            found = Stats(**merged(found, other))
+            found = Stats(**vars(merged(found, other)))
         return found
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a folder with `stats.json` and `stats.safetensors`; return it."""
-        return write(Path(path), self)
+        return write(Path(path).expanduser(), self)
 
     @classmethod
-    def load(cls, path: str | Path) -> Stats:
+    def load(cls, path: str | os.PathLike[str]) -> Stats:
         """Read what `save` wrote, and check it.
 
         Raises:
             StatsError: If the folder is not there, damaged, or of a newer format.
         """
-        return cls(**read(Path(path)))
+        return cls(**vars(read(Path(path).expanduser())))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
+        """Write a folder, as `save` does; upload it with `hf upload` if others should have it."""
+        return self.save(save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        revision: str | None = None,
+        subfolder: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Stats:
+        """Return the statistics in a local folder or Hub repository, checked.
+
+        Args:
+            path_or_repo: Folder, or Hub id of a model repository.
+            revision: Branch, tag or commit.
+            subfolder: Folder inside.
+            token: Hub token; default: the stored one.
+            cache_dir: Download cache.
+            local_files_only: Never ask the network.
+            force_download: Download even if cached.
+
+        Raises:
+            HubError: If it cannot be found or reached.
+            StatsError: If it is damaged, or of a newer format.
+        """
+        folder = fetch(
+            path_or_repo,
+            filenames=(FACTS, NUMBERS),
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return cls.load(folder)
 
     @classmethod
     def from_counts(
@@ -262,7 +275,7 @@ class Stats:
             site: Where they were counted.
             **header: Facts to keep, e.g. `model_type`, `base_model`, `revision`, `texts`.
         """
-        return cls(**counted(counts, tokens, site, header))
+        return cls(**vars(from_counts(counts, tokens, site, header)))
 
     def summary(self) -> dict[str, Any]:
         """Return what is in here, JSON-plain."""
@@ -278,7 +291,7 @@ class Stats:
             "base_model": self.base_model,
             "revision": self.revision,
             "policy": self.policy,
-            "calibration": self.header.get("calibration", {}),
+            "calibration": self.calibration,
             "bytes": sum(array.nbytes for array in self.arrays.values())
             + sum(part.nbytes for rows in self.rows.values() for part in rows.values()),
         }
@@ -330,7 +343,7 @@ class Stats:
         )
 
 
-def load_stats(path: str | Path) -> Stats:
+def load_stats(path: str | os.PathLike[str]) -> Stats:
     """Read statistics from a folder; the same as `Stats.load`."""
     return Stats.load(path)
 

@@ -21,7 +21,7 @@ _INT32 = np.int32
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class TokenRow:
     """One sequence for the model.
 
     Attributes:
@@ -70,7 +70,7 @@ class RowReader:
         self._bos = getattr(tokenizer, "bos_token_id", None)
         self._fast = bool(getattr(tokenizer, "is_fast", False))
 
-    def read(self, items: Iterable[Item], label: str, tally: Tally) -> Iterator[Row]:
+    def read(self, items: Iterable[Item], label: str, tally: Tally) -> Iterator[TokenRow]:
         """Yield the rows of one label in order, keeping `tally`.
 
         The rows depend on the items and the policy only.
@@ -89,7 +89,7 @@ class RowReader:
                 counted = budget - tally.tokens
             tally.tokens += counted
             tally.rows += 1
-            yield Row(ids, counts, tally.rows - 1)
+            yield TokenRow(ids, counts, tally.rows - 1)
             if budget is not None and tally.tokens >= budget:
                 return
 

@@ -1,4 +1,4 @@
-"""Measurements of the weights: taken once per model, without any text.
+"""Measures of the weights: taken once per model, without any text.
 
 The only one so far is `norm`: how far one unit of a neuron moves the residual stream, which is the
 length of its column of the output projection. It puts the activations of different layers on one
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import LayoutError, ParameterError
-from ..models import Anatomy, Tap
+from ..models import Anatomy, HookPoint
 from .forward import evaluating
 from .needs import Need
 
 log = logging.getLogger(__name__)
 
-# Numbers in one chunk of unit vectors, and in the projection's answer to it.
+# Numbers in one chunk of unit vectors, and in what the projection makes of it.
 _CHUNK = 2**24
 
 
@@ -31,34 +31,34 @@ def norms(anatomy: Anatomy, site: str) -> Tensor:
     """Return the length of each neuron's column of the output projection, `[layers, width]`.
 
     Float32, on the CPU, 0 beyond a layer's width. Plain float weights are read; quantised layers
-    and layers with adapters are asked instead: they are given unit vectors. Where a norm follows
+    and layers with adapters are run on unit vectors instead. Where a norm follows
     the MLP (Gemma 2, OLMo 2), this is the length before it.
 
     Raises:
         ParameterError: If the site is not `mlp.neuron`, the only one with an output projection.
-        LayoutError: If a projection does not answer.
+        LayoutError: If a projection cannot be run on them.
     """
     if site != "mlp.neuron":
         raise ParameterError(
             f"'norm' is the length of a neuron's column of the MLP's output projection; it exists "
             f"at 'mlp.neuron', not at {site!r}."
         )
-    taps = anatomy.taps(site)
-    found = torch.zeros(anatomy.num_layers, max(tap.width for tap in taps))
+    points = anatomy.hook_points(site)
+    found = torch.zeros(anatomy.num_layers, max(point.width for point in points))
     with torch.inference_mode():
-        for tap in taps:
+        for point in points:
             try:
-                found[tap.layer, : tap.width] = _norms(tap, anatomy.root.dtype)
+                found[point.layer, : point.width] = _norms(point, anatomy.root.dtype)
             except (RuntimeError, TypeError, ValueError, AttributeError) as error:
                 raise LayoutError(
-                    f"The output projection {tap.name!r} ({type(tap.module).__name__}) cannot be "
-                    f"measured: {error}"
+                    f"The output projection {point.name!r} ({type(point.module).__name__}) cannot "
+                    f"be measured: {error}"
                 ) from error
     return found
 
 
 #: Name → measurement `(anatomy, site) -> [layers, width]`.
-STATICS: dict[str, Callable[[Anatomy, str], Tensor]] = {"norm": norms}
+WEIGHT_MEASURES: dict[str, Callable[[Anatomy, str], Tensor]] = {"norm": norms}
 
 
 def measure(anatomy: Anatomy, needs: Iterable[Need], strict: bool) -> dict[Need, Tensor]:
@@ -66,15 +66,15 @@ def measure(anatomy: Anatomy, needs: Iterable[Need], strict: bool) -> dict[Need,
 
     Args:
         anatomy: The model.
-        needs: What was asked for; others are passed over.
+        needs: What was asked for; others are ignored.
         strict: Raise if one cannot be measured, instead of leaving it out with a warning.
     """
     found: dict[Need, Tensor] = {}
     for need in needs:
-        if need.reducer not in STATICS:
+        if need.reducer not in WEIGHT_MEASURES:
             continue
         try:
-            found[need] = STATICS[need.reducer](anatomy, need.site)
+            found[need] = WEIGHT_MEASURES[need.reducer](anatomy, need.site)
         except LayoutError as error:
             if strict:
                 raise
@@ -82,15 +82,15 @@ def measure(anatomy: Anatomy, needs: Iterable[Need], strict: bool) -> dict[Need,
     return found
 
 
-def _norms(tap: Tap, dtype: torch.dtype) -> Tensor:
-    block = tap.experts
+def _norms(point: HookPoint, dtype: torch.dtype) -> Tensor:
+    block = point.experts
     if block is None:
-        return _linear(tap.module, tap.width, dtype)
+        return _lengths(_images(point.module, point.width, dtype))
     with _loaded(block.module):
         parameter: Any = block.module.get_parameter("down_proj")
         if parameter.dim() != 3 or not _plain(parameter):
             raise LayoutError(
-                f"The experts {tap.name!r} keep their output projections as {type(parameter)} of "
+                f"The experts {point.name!r} keep their output projections as {type(parameter)} of "
                 f"shape {list(parameter.shape)}; expected float [experts, …, …]."
             )
         dim = 1 if getattr(block.module, "is_transposed", False) else 0
@@ -101,53 +101,44 @@ def _norms(tap: Tap, dtype: torch.dtype) -> Tensor:
     return torch.cat(parts)
 
 
-def images(tap: Tap, width: int, dtype: torch.dtype) -> Tensor:
+def images(point: HookPoint, width: int, dtype: torch.dtype) -> Tensor:
     """Return what each of a linear layer's inputs adds to its output, `[width, outputs]` float32.
 
     Args:
-        tap: A tap on the layer.
+        point: A hook point on the layer.
         width: Number of its inputs.
         dtype: What the layer computes in.
 
     Raises:
-        LayoutError: If the layer does not answer.
+        LayoutError: If the layer cannot be run.
     """
     try:
         with torch.inference_mode():
-            return _images(tap.module, width, dtype)
+            return torch.cat([part.cpu() for part in _images(point.module, width, dtype)])
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise LayoutError(
-            f"The projection {tap.name!r} ({type(tap.module).__name__}) cannot be measured: {error}"
+            f"The projection {point.name!r} ({type(point.module).__name__}) cannot be measured: "
+            f"{error}"
         ) from error
 
 
-def _images(module: nn.Module, width: int, dtype: torch.dtype) -> Tensor:
+def _images(module: nn.Module, width: int, dtype: torch.dtype) -> Generator[Tensor, None, None]:
+    """Yield what each input adds to the output, `[inputs, outputs]` float32, in parts."""
     if type(module) is nn.Linear or type(module) is Conv1D:
         with _loaded(module):
             weight: Any = module.weight
             if _plain(weight):
-                found = weight.float().cpu()
-                return found.T if type(module) is nn.Linear else found
-    return torch.cat([part.cpu() for part in _answers(module, width, dtype)])
+                yield weight.float().T if type(module) is nn.Linear else weight.float()
+                return
+    yield from _outputs(module, width, dtype)
 
 
-def _linear(module: nn.Module, width: int, dtype: torch.dtype) -> Tensor:
-    if type(module) is nn.Linear or type(module) is Conv1D:
-        with _loaded(module):
-            weight: Any = module.weight
-            if _plain(weight):
-                dim = 0 if type(module) is nn.Linear else 1
-                return torch.linalg.vector_norm(weight.float(), dim=dim).cpu()
-    return _asked(module, width, dtype)
+def _lengths(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([torch.linalg.vector_norm(part, dim=-1).cpu() for part in parts])
 
 
-def _asked(module: nn.Module, width: int, dtype: torch.dtype) -> Tensor:
-    parts = [torch.linalg.vector_norm(a, dim=-1).cpu() for a in _answers(module, width, dtype)]
-    return torch.cat(parts)
-
-
-def _answers(module: nn.Module, width: int, dtype: torch.dtype) -> Generator[Tensor, None, None]:
-    """Yield the layer's answers to unit vectors, in chunks, without its bias."""
+def _outputs(module: nn.Module, width: int, dtype: torch.dtype) -> Generator[Tensor, None, None]:
+    """Yield the layer's outputs for unit vectors, in chunks, without its bias."""
     device, dtype = _place(module, dtype)
     # Not module(x): hooks that steer the model must not be measured with it.
     call = module.forward
@@ -176,9 +167,9 @@ def _plain(weight: Any) -> bool:
 
 def _place(module: nn.Module, dtype: torch.dtype) -> tuple[torch.device, torch.dtype]:
     """Return where the module wants its input, and in which dtype."""
-    held = [t for t in (*module.parameters(), *module.buffers()) if not t.is_meta]
-    floats = [t.dtype for t in held if t.is_floating_point() and t.element_size() > 1]
-    device = held[0].device if held else torch.device("cpu")
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if not t.is_meta]
+    floats = [t.dtype for t in tensors if t.is_floating_point() and t.element_size() > 1]
+    device = tensors[0].device if tensors else torch.device("cpu")
     hook = getattr(module, "_hf_hook", None)
     device = getattr(hook, "execution_device", None) or device
     # An adapter may be kept in float32 around a layer in half precision, which casts as it needs.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError
-from ..models import Anatomy, Tap
+from ..models import Anatomy, HookPoint
 from ..models.expert_blocks import change_experts
 from ..models.probe import run_tokens
 from ..neuron_set import NeuronSet
@@ -55,11 +55,11 @@ class Attachment:
                 if steered_site(each.site) == site
                 for layer in each.layer.unique().tolist()
             }
-            for point in anatomy.taps(site):
+            for point in anatomy.hook_points(site):
                 if point.layer in layers:
                     self._add(point, capacity)
 
-    def _add(self, point: Tap, capacity: int) -> None:
+    def _add(self, point: HookPoint, capacity: int) -> None:
         key = (point.site, point.layer)
         self.widths[key] = point.width
         shared = (capacity, self.current, self._rows, self._lock)
@@ -174,7 +174,7 @@ class Attachment:
                     "steer.to(…) with that operation once before compiling."
                 )
             layer = hook.point.layer
-            ups = {point.layer: point for point in self._anatomy.up_taps()}
+            ups = {point.layer: point for point in self._anatomy.up_hook_points()}
             up = ups.get(layer)
             if up is not None and up.experts is not None:
                 up = up.experts.shared
@@ -189,7 +189,7 @@ class Attachment:
         return devices[0] if devices else torch.device("cpu")
 
 
-def _tensor_columns(point: Tap, neurons: Tensor) -> Tensor:
+def _tensor_columns(point: HookPoint, neurons: Tensor) -> Tensor:
     if point.columns is None:
         return neurons
     if isinstance(point.columns, slice):

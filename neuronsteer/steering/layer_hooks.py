@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError
-from ..models import Tap
+from ..models import HookPoint
 from ..models.plain_copies import keep_copies_plain, ours, release
 from .tables import Row, RowNumbers, SparseRow, Table, View, check_range, view_of
 
@@ -162,7 +162,7 @@ class LayerHook:
     def __init__(
         self,
         number: int,
-        point: Tap,
+        point: HookPoint,
         width: int,
         capacity: int,
         current: CurrentPlan,
@@ -381,7 +381,7 @@ def uncounted(what: str) -> str:
 
 
 def install(
-    hooks: Iterable[LayerHook], up_points: dict[int, Tap] | None = None
+    hooks: Iterable[LayerHook], up_points: dict[int, HookPoint] | None = None
 ) -> list[Callable[[], None]]:
     """Register all `hooks` and return what removes them; all or none.
 
@@ -448,7 +448,7 @@ def _output_hook(hook: LayerHook) -> Callable[..., Any]:
     return steer_output
 
 
-def _reader(hook: LayerHook, up: Tap) -> Callable[..., Any]:
+def _reader(hook: LayerHook, up: HookPoint) -> Callable[..., Any]:
     def read_up(_module: Any, _args: Any, output: Any) -> None:
         hook.keep_up(up.read(output))
 

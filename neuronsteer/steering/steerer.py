@@ -72,7 +72,7 @@ class Steerer:
                 "that."
             )
         for neurons in sets:
-            widths = [point.width for point in anatomy.taps(steered_site(neurons.site))]
+            widths = [point.width for point in anatomy.hook_points(steered_site(neurons.site))]
             if neurons.site in FEATURE_SITES:
                 widths = list(neurons.width_per_layer)  # the codec's, of which the model has none
             neurons.check_model(anatomy.model_type, anatomy.num_layers, widths)

@@ -33,7 +33,9 @@ def valued(rng, labels=3, layers=2, width=7, tokens=10, widths=None, ties=False)
         texts=dict.fromkeys(names, 1),
         site_widths=dict.fromkeys(MLP, widths),
         arrays=arrays,
-        statics={Need("norm", "mlp.neuron"): torch.tensor(norms * real, dtype=torch.float32)},
+        weight_measures={
+            Need("norm", "mlp.neuron"): torch.tensor(norms * real, dtype=torch.float32)
+        },
         header={"model_type": "llama", "base_model": "org/base"},
     )
 

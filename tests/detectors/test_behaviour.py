@@ -78,7 +78,7 @@ def test_taking_away_what_was_found_hurts_more_than_random_neurons(
     chosen = method(name, model)
     if any(need.site.startswith("sae.") for need in chosen.needs):
         pytest.skip("reads features of autoencoders, and none were trained for the demo model")
-    stats = collect(model, tokenizer, texts_for(name), method=chosen, progress=False)
+    stats = collect(model, tokenizer, texts_for(name), needs=chosen, progress=False)
     neurons = detect(stats, chosen)
     direction = chosen.granularity == "direction"
     operation = {"name": "add", "value": "diffmean", "factor": -1.0} if direction else "zero"

@@ -12,7 +12,7 @@ from neuronsteer.detectors import DETECTORS, Detector, detect, detector
 from neuronsteer.errors import NeuronSteerError, ParameterError, StatsError
 from neuronsteer.neuron_set import NeuronSet
 from neuronsteer.stats import REDUCERS, Need, Stats
-from neuronsteer.stats.weight_norms import STATICS
+from neuronsteer.stats.weight_norms import WEIGHT_MEASURES
 
 from .material import folded
 
@@ -26,18 +26,18 @@ NAMES = DETECTORS.names()
 def stats_for(needs, labels=LABELS, seed=0):
     """Return random statistics that hold exactly these needs, as collecting would leave them."""
     generator = torch.Generator().manual_seed(seed)
-    arrays, rows, statics = {}, {}, {}
+    arrays, rows, measured = {}, {}, {}
     shape = (len(labels), LAYERS, WIDTH)
     for need in needs:
         values = torch.randn(*shape, TOKENS, generator=generator, dtype=torch.float64)
-        if need.reducer in STATICS:
-            statics[need] = torch.rand(LAYERS, WIDTH, generator=generator)
+        if need.reducer in WEIGHT_MEASURES:
+            measured[need] = torch.rand(LAYERS, WIDTH, generator=generator)
         elif need.reducer == "responses":
             rows[need] = {
                 name: torch.randn(5 + k, LAYERS, WIDTH, generator=generator)
                 for k, name in enumerate(labels)
             }
-        elif REDUCERS.get(need.reducer).meter:
+        elif REDUCERS.get(need.reducer).document_measure:
             documents = torch.randn(len(labels), 5, LAYERS, WIDTH, generator=generator)
             arrays[need] = folded(need.reducer, documents.abs())
         elif need.reducer == "count":
@@ -46,7 +46,7 @@ def stats_for(needs, labels=LABELS, seed=0):
         elif need.reducer == "texts":
             arrays[need] = torch.randint(0, 6, shape, generator=generator)
         elif need.reducer == "quantile":
-            bins = REDUCERS.get("quantile").tail[0]
+            bins = REDUCERS.get("quantile").entry_shape[0]
             arrays[need] = torch.randint(0, 4, (*shape, bins), generator=generator).int()
         else:
             arrays[need] = {"sum": values, "sumsq": values**2, "max": values}[need.reducer].sum(-1)
@@ -57,7 +57,7 @@ def stats_for(needs, labels=LABELS, seed=0):
         site_widths={need.site: (WIDTH,) * LAYERS for need in needs},
         arrays=arrays,
         rows=rows,
-        statics=statics,
+        weight_measures=measured,
         header={"model_type": "llama"},
     )
 
@@ -93,7 +93,7 @@ class TestEveryDetector:
         assert needs
         for need in needs:
             assert isinstance(need, Need)
-            assert need.reducer in [*REDUCERS.names(), *STATICS]
+            assert need.reducer in [*REDUCERS.names(), *WEIGHT_MEASURES]
 
     def test_selects_the_same_rows_every_time_and_within_range(self, name):
         stats = stats_for(detector(name).needs)

@@ -124,20 +124,20 @@ def test_relevance_is_the_effect_of_a_small_change(family, site):
     stats = collect(model, tokenizer, {"a": [text]}, needs=needs, progress=False)
     ids = tokenizer(text, return_tensors="pt").input_ids
     for layer in range(2):
-        tap = inspect(model).taps(site)[layer]
-        columns = torch.arange(tap.tensor_width)
-        columns = columns if tap.columns is None else columns[tap.columns]
-        for unit in range(0, tap.width, 13):
+        point = inspect(model).hook_points(site)[layer]
+        columns = torch.arange(point.tensor_width)
+        columns = columns if point.columns is None else columns[point.columns]
+        for unit in range(0, point.width, 13):
 
-            def scaled(factor, column=int(columns[unit]), tap=tap):
+            def scaled(factor, column=int(columns[unit]), point=point):
                 def change(_m, args, *rest):
                     value = (rest[0] if rest else args[0]).clone()
                     value[..., column] *= factor
                     return value if rest else (value,)
 
-                hook = tap.module.register_forward_hook
-                if tap.side == "input":
-                    hook = tap.module.register_forward_pre_hook
+                hook = point.module.register_forward_hook
+                if point.side == "input":
+                    hook = point.module.register_forward_pre_hook
                 handle = hook(change)
                 found = mean_logit(model, ids)
                 handle.remove()
@@ -170,8 +170,8 @@ def test_the_released_variant_sums_the_gradient_of_a_row():
 def test_batches_and_memory_do_not_matter():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     texts = {"a": [f"{'one ' * n}two" for n in range(1, 9)]}
-    first = collect(model, tokenizer, texts, method="crane", progress=False)
-    other = collect(model, tokenizer, texts, method="crane", progress=False, batch_size=1)
+    first = collect(model, tokenizer, texts, needs=detector("crane"), progress=False)
+    other = collect(model, tokenizer, texts, needs=detector("crane"), progress=False, batch_size=1)
     need = detector("crane").needs[0]
     assert torch.allclose(first.arrays[need], other.arrays[need], rtol=1e-3, atol=1e-9)
     # Whatever the number of texts, four numbers are kept of each unit.
@@ -181,7 +181,7 @@ def test_batches_and_memory_do_not_matter():
 def test_frozen_and_half_precision_models():
     model = tiny_model(dtype=torch.bfloat16).requires_grad_(False)
     texts = {"a": ["one two", "three", "four five", "six seven"], "b": ["ñu", "año", "la ñ", "eñe"]}
-    stats = collect(model, tiny_tokenizer(), texts, method="crane", progress=False)
+    stats = collect(model, tiny_tokenizer(), texts, needs=detector("crane"), progress=False)
     assert stats.get("relevance_moments", "mlp.neuron").abs().sum() > 0
     assert not any(p.requires_grad for p in model.parameters())
     assert len(detect(stats, "crane", threshold=0.0))
@@ -205,4 +205,4 @@ def test_mistakes():
     with pytest.raises(StatsError, match="margin"):
         detect(one, "crane", rule="margin")
     with pytest.raises(LayoutError, match="experts"):
-        collect(tiny_model("mixtral"), tiny_tokenizer(), {"a": ["x"]}, method="crane")
+        collect(tiny_model("mixtral"), tiny_tokenizer(), {"a": ["x"]}, needs=detector("crane"))

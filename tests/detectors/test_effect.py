@@ -125,7 +125,7 @@ def test_norms_and_spread_matter():
     stats.arrays[Need("sumsq", "mlp.neuron")][:, first[0], first[1]] *= 1e4
     steady = rows_of(detect(stats, "effect", per_label=8, normalise="std"))
     assert (0, *map(int, first)) in rows_of(plain) - steady
-    without = dataclasses.replace(stats, statics={})
+    without = dataclasses.replace(stats, weight_measures={})
     assert len(detect(without, "effect", per_label=8, norms=False)) == 16
     with pytest.raises(StatsError, match="'norm' at 'mlp.neuron'"):
         detect(without, "effect")

@@ -199,8 +199,8 @@ def test_the_released_variant_measures_what_the_code_does():
 
 def test_collecting_takes_the_method_by_name():
     model, tokenizer = tiny_model(), tiny_tokenizer()
-    stats = collect(model, tokenizer, TEXTS, method="plnd", progress=False)
+    stats = collect(model, tokenizer, TEXTS, needs=detector("plnd"), progress=False)
     assert set(stats.needs) == set(detector("plnd").needs)
     chosen = detector("plnd", site="attn.v", variant="released")
-    stats = collect(model, tokenizer, TEXTS, method=chosen, progress=False)
+    stats = collect(model, tokenizer, TEXTS, needs=chosen, progress=False)
     assert detect(stats, chosen).site == "attn.v"

@@ -25,7 +25,7 @@ from ..tiny_models import tiny_ids, tiny_model
 
 def neurons_of(model, site="mlp.neuron", rows=((0, 0, 3), (0, 1, 7), (1, 0, 3), (1, 1, 2))):
     anatomy = inspect(model)
-    width = max(tap.width for tap in anatomy.taps(site))
+    width = max(point.width for point in anatomy.hook_points(site))
     label, layer, index = zip(*rows, strict=True)
     return NeuronSet.from_rows(
         ["a", "b"],
@@ -136,13 +136,13 @@ def test_attention_units_have_rows(family, site):
     model = tiny_model(family)
     neurons = neurons_of(model, site)
     tuned = enhance(model, neurons, "a")
-    taps = {tap.layer: tap for tap in inspect(model).taps(site)}
+    points = {point.layer: point for point in inspect(model).hook_points(site)}
     seen = {}
     handles = [
-        taps[layer].module.register_forward_hook(
-            lambda _m, _a, out, layer=layer: seen.update({layer: taps[layer].read(out).clone()})
+        points[layer].module.register_forward_hook(
+            lambda _m, _a, out, layer=layer: seen.update({layer: points[layer].read(out).clone()})
         )
-        for layer in taps
+        for layer in points
     ]
     logits(tuned)
     plain = dict(seen)

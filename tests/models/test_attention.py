@@ -28,7 +28,7 @@ def anatomy(request):
 def run(anatomy):
     """Return (input of the last layer's output projection, logits)."""
     seen = {}
-    handle = anatomy.taps("attn.o")[-1].module.register_forward_pre_hook(
+    handle = anatomy.hook_points("attn.o")[-1].module.register_forward_pre_hook(
         lambda _, args: seen.update(x=args[0].clone())
     )
     ids = tiny_ids()
@@ -38,10 +38,10 @@ def run(anatomy):
 
 
 def zeroed(anatomy, site, neurons=None):
-    tap = anatomy.taps(site)[-1]
-    scale = torch.ones(tap.width)
+    point = anatomy.hook_points(site)[-1]
+    scale = torch.ones(point.width)
     scale[slice(None) if neurons is None else neurons] = 0
-    with changing(tap, scale):
+    with changing(point, scale):
         return run(anatomy)
 
 
@@ -59,11 +59,11 @@ def test_zero_v_leaves_nothing_and_zero_q_is_zero_k(anatomy):
 
 def test_v_neurons_are_in_head_order(anatomy):
     """One v neuron feeds its column in each query head of its group, and no other."""
-    tap = anatomy.taps("attn.v")[-1]
+    point = anatomy.hook_points("attn.v")[-1]
     plain, _ = run(anatomy)
     size = plain.shape[-1] // HEADS
-    group = HEADS // (tap.width // size)
-    for neuron in {0, 1, size, tap.width - 1} & set(range(tap.width)):
+    group = HEADS // (point.width // size)
+    for neuron in {0, 1, size, point.width - 1} & set(range(point.width)):
         head, column = divmod(neuron, size)
         without, _ = zeroed(anatomy, "attn.v", [neuron])
         changed = (without != plain).flatten(0, -2).any(0).nonzero().flatten().tolist()
@@ -72,8 +72,8 @@ def test_v_neurons_are_in_head_order(anatomy):
 
 
 def test_o_is_the_output_projection(anatomy):
-    tap = anatomy.taps("attn.o")[-1]
-    assert tap.width == HIDDEN
+    point = anatomy.hook_points("attn.o")[-1]
+    assert point.width == HIDDEN
     _, plain = run(anatomy)
     _, without = zeroed(anatomy, "attn.o")
     assert not torch.allclose(plain, without)
@@ -87,5 +87,5 @@ def test_hooks_fire(anatomy):
 
 def test_layers_without_attention_have_no_attention_taps():
     anatomy = inspect(tiny_model("lfm2", layers=3))
-    assert [tap.layer for tap in anatomy.taps("attn.q")] == [1, 2]
-    assert [tap.layer for tap in anatomy.taps("mlp.neuron")] == [0, 1, 2]
+    assert [point.layer for point in anatomy.hook_points("attn.q")] == [1, 2]
+    assert [point.layer for point in anatomy.hook_points("mlp.neuron")] == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""Every dense family: the taps see the neurons, and changing them is changing the weights."""
+"""Every dense family: hook points see the neurons, and changing them is changing the weights."""
 
 import pytest
 import torch
@@ -33,7 +33,11 @@ def test_every_row_of_the_table_has_a_tiny_model():
 
 
 def test_neurons_are_activation_times_up_and_the_gate_has_their_sign(anatomy):
-    neuron, gate, up = anatomy.taps("mlp.neuron"), anatomy.gate_taps(), anatomy.up_taps()
+    neuron, gate, up = (
+        anatomy.hook_points("mlp.neuron"),
+        anatomy.hook_points("mlp.act"),
+        anatomy.up_hook_points(),
+    )
     with watching([*neuron, *gate, *up]) as seen:
         logits(anatomy)
     assert anatomy.gated == (anatomy.model_type in GATED)
@@ -53,16 +57,16 @@ def test_neurons_are_activation_times_up_and_the_gate_has_their_sign(anatomy):
 
 
 def test_zeroing_by_hook_is_zeroing_weight_columns(anatomy):
-    tap = anatomy.taps("mlp.neuron")[1]
-    chosen = [0, 3, tap.width - 1]
-    scale = torch.ones(tap.width)
+    point = anatomy.hook_points("mlp.neuron")[1]
+    chosen = [0, 3, point.width - 1]
+    scale = torch.ones(point.width)
     scale[chosen] = 0
     plain = logits(anatomy)
-    with changing(tap, scale):
+    with changing(point, scale):
         hooked = logits(anatomy)
     with torch.no_grad():
-        weight = tap.module.weight
-        if isinstance(tap.module, Conv1D):
+        weight = point.module.weight
+        if isinstance(point.module, Conv1D):
             weight[chosen] = 0
         else:
             weight[:, chosen] = 0
@@ -80,9 +84,13 @@ def test_width_is_the_configs(anatomy):
     assert anatomy.d_ff == width
     assert anatomy.hidden_size == HIDDEN
     assert not anatomy.is_moe
-    for tap in (*anatomy.taps("mlp.neuron"), *anatomy.gate_taps(), *anatomy.up_taps()):
-        assert tap.width == width
-        assert tap.flattened == (anatomy.model_type == "opt")
+    for point in (
+        *anatomy.hook_points("mlp.neuron"),
+        *anatomy.hook_points("mlp.act"),
+        *anatomy.up_hook_points(),
+    ):
+        assert point.width == width
+        assert point.flattened == (anatomy.model_type == "opt")
 
 
 def test_every_hook_fires_with_the_width_of_the_tap(anatomy):
@@ -94,12 +102,12 @@ def test_every_hook_fires_with_the_width_of_the_tap(anatomy):
 
 def test_names_are_paths_from_the_root(anatomy):
     for site in anatomy.sites():
-        for tap in anatomy.taps(site):
-            assert anatomy.root.get_submodule(tap.name) is tap.module
+        for point in anatomy.hook_points(site):
+            assert anatomy.root.get_submodule(point.name) is point.module
 
 
 def test_resid_is_what_the_next_layer_gets(anatomy):
-    first = anatomy.taps("resid")[0]
+    first = anatomy.hook_points("resid")[0]
     got = {}
     following = anatomy.layers[1]
     handle = following.register_forward_pre_hook(
@@ -113,18 +121,18 @@ def test_resid_is_what_the_next_layer_gets(anatomy):
 
 
 def test_decoder_runs_the_layers_without_the_head(anatomy):
-    tap = anatomy.taps("mlp.neuron")[-1]
-    with watching([tap]) as seen, torch.no_grad():
+    point = anatomy.hook_points("mlp.neuron")[-1]
+    with watching([point]) as seen, torch.no_grad():
         logits(anatomy)
-        whole = seen.pop(tap)
+        whole = seen.pop(point)
         out = anatomy.decoder()(tiny_ids(), attention_mask=torch.ones_like(tiny_ids()))
     assert out.last_hidden_state.shape == (*tiny_ids().shape, HIDDEN)
-    torch.testing.assert_close(seen[tap], whole)
+    torch.testing.assert_close(seen[point], whole)
 
 
 def test_residual_rule(anatomy):
     """A constant from the down projection, and the same constant after the layer."""
-    down, resid = anatomy.taps("mlp.neuron")[0], anatomy.taps("resid")[0]
+    down, resid = anatomy.hook_points("mlp.neuron")[0], anatomy.hook_points("resid")[0]
     constant = torch.linspace(-1, 1, HIDDEN)
     handle = down.module.register_forward_hook(lambda _, __, out: out + constant)
     inside = logits(anatomy)
@@ -149,7 +157,7 @@ def test_bias_rule(model_type):
         assert rule.field in flags
     for overrides in [{}, *({f: not getattr(default, f)} for f in flags)]:
         anatomy = inspect(tiny_model(model_type, **overrides))
-        bias = anatomy.taps("mlp.neuron")[0].module.bias
+        bias = anatomy.hook_points("mlp.neuron")[0].module.bias
         assert rule.present(anatomy.config) == (bias is not None), overrides
 
 
@@ -161,8 +169,8 @@ def test_granite_residual_multiplier():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
     anatomy = inspect(tiny_model("llama", dtype=dtype))
-    gate = anatomy.gate_taps()
+    gate = anatomy.hook_points("mlp.act")
     with watching(gate) as seen:
         logits(anatomy)
-    assert all(seen[tap].dtype == dtype for tap in gate)
+    assert all(seen[point].dtype == dtype for point in gate)
     assert anatomy.activation(seen[gate[0]]).dtype == dtype

@@ -18,7 +18,7 @@ ADD_RESIDUAL = ("bloom", "mpt")
 def check(model, module_name):
     """A reading is the module's output, and adding there is adding to the module's output."""
     anatomy = inspect(model)
-    points = anatomy.taps("mlp.out")
+    points = anatomy.hook_points("mlp.out")
     assert [point.layer for point in points] == list(range(anatomy.num_layers))
     assert {(point.site, point.side, point.width) for point in points} == {
         ("mlp.out", "output", HIDDEN)

@@ -35,36 +35,36 @@ def routed_by_hand(block, hidden, top_k_index, top_k_weights, scale, shift):
 
 
 def block_inputs(anatomy, layer=1):
-    tap = anatomy.taps("mlp.neuron")[layer]
+    point = anatomy.hook_points("mlp.neuron")[layer]
     seen = {}
 
     def before(_, args, kwargs):
         seen.update(args=args if len(args) == 3 else (*args, *kwargs.values()))
 
-    handle = tap.module.register_forward_pre_hook(before, with_kwargs=True)
+    handle = point.module.register_forward_pre_hook(before, with_kwargs=True)
     with torch.no_grad():
         anatomy.root(tiny_ids())
     handle.remove()
-    return tap, seen["args"]
+    return point, seen["args"]
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
 @torch.no_grad()
 def test_the_loop_by_hand_equals_the_module(anatomy, implementation):
     anatomy.root.set_experts_implementation(implementation)
-    tap, args = block_inputs(anatomy)
-    block = tap.experts
+    point, args = block_inputs(anatomy)
+    block = point.experts
     table = (block.num_experts, block.expert_width)
     got = routed_by_hand(block, *args, torch.ones(table), torch.zeros(table))
-    torch.testing.assert_close(got, tap.module(*args), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got, point.module(*args), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_zeroing_flat_indices_is_zeroing_columns_of_that_expert(anatomy):
-    tap, args = block_inputs(anatomy)
-    block = tap.experts
+    point, args = block_inputs(anatomy)
+    block = point.experts
     flat = [block.flat(1, 5), block.flat(2, 0), block.flat(3, block.expert_width - 1)]
-    scale = torch.ones(tap.width)
+    scale = torch.ones(point.width)
     scale[flat] = 0
     routed, shared = block.split(scale)
     assert routed.shape == (block.num_experts, block.expert_width)
@@ -82,16 +82,24 @@ def test_widths(anatomy):
     assert anatomy.is_moe
     assert anatomy.gated
     assert anatomy.widths == (4 * width + shared,) * 2
-    for taps in (anatomy.taps("mlp.neuron"), anatomy.gate_taps(), anatomy.up_taps()):
-        assert len(taps) == 2
-        for tap in taps:
-            assert (tap.side, tap.width, tap.tensor_width) == ("experts", 4 * width + shared, width)
-            assert tap.flattened
-            assert anatomy.root.get_submodule(tap.name) is tap.module
+    for points in (
+        anatomy.hook_points("mlp.neuron"),
+        anatomy.hook_points("mlp.act"),
+        anatomy.up_hook_points(),
+    ):
+        assert len(points) == 2
+        for point in points:
+            assert (point.side, point.width, point.tensor_width) == (
+                "experts",
+                4 * width + shared,
+                width,
+            )
+            assert point.flattened
+            assert anatomy.root.get_submodule(point.name) is point.module
 
 
 def test_flat_index_round_trip(anatomy):
-    block = anatomy.taps("mlp.neuron")[0].experts
+    block = anatomy.hook_points("mlp.neuron")[0].experts
     assert block.width == anatomy.d_ff
     pairs = [block.locate(flat) for flat in range(block.width)]
     assert [block.flat(*pair) for pair in pairs] == list(range(block.width))
@@ -99,7 +107,7 @@ def test_flat_index_round_trip(anatomy):
     assert pairs[block.expert_width] == (1, 0)
 
 
-def test_probe_and_doctor(anatomy):
+def test_probe_and_diagnose(anatomy):
     assert all(result.fired for result in probe(anatomy.root, anatomy))
     report = diagnose(anatomy.root)
     assert report["steerable"]
@@ -111,8 +119,12 @@ def test_probe_and_doctor(anatomy):
 def test_shared_expert_is_an_ordinary_mlp_without_batch_dimension():
     anatomy = inspect(tiny_model("qwen2_moe"))
     neuron, gate, up = (
-        taps[1].experts.shared
-        for taps in (anatomy.taps("mlp.neuron"), anatomy.gate_taps(), anatomy.up_taps())
+        points[1].experts.shared
+        for points in (
+            anatomy.hook_points("mlp.neuron"),
+            anatomy.hook_points("mlp.act"),
+            anatomy.up_hook_points(),
+        )
     )
     assert neuron.flattened
     assert neuron.width == 40
@@ -133,7 +145,7 @@ def test_shared_expert_is_an_ordinary_mlp_without_batch_dimension():
 
 
 def test_activation_of_routed_experts(anatomy):
-    block = anatomy.gate_taps()[0].experts
+    block = anatomy.hook_points("mlp.act")[0].experts
     fused = torch.randn(5, 2 * block.expert_width) * 4
     g = anatomy.activation(block.gate(fused))
     torch.testing.assert_close(g * block.up(fused), block.module._apply_gate(fused))
@@ -142,12 +154,16 @@ def test_activation_of_routed_experts(anatomy):
 @pytest.mark.parametrize("model_type", ["qwen2_moe", "qwen3_moe"])
 def test_dense_layers_between_sparse_ones(model_type):
     anatomy = inspect(tiny_model(model_type, layers=3, mlp_only_layers=[1]))
-    sides = [tap.side for tap in anatomy.taps("mlp.neuron")]
+    sides = [point.side for point in anatomy.hook_points("mlp.neuron")]
     assert sides == ["experts", "input", "experts"]
     assert anatomy.widths[1] == 80
     assert anatomy.d_ff == max(anatomy.widths)
-    assert [tap.side for tap in anatomy.up_taps()] == ["experts", "output", "experts"]
-    gate, up, neuron = anatomy.gate_taps()[1], anatomy.up_taps()[1], anatomy.taps("mlp.neuron")[1]
+    assert [point.side for point in anatomy.up_hook_points()] == ["experts", "output", "experts"]
+    gate, up, neuron = (
+        anatomy.hook_points("mlp.act")[1],
+        anatomy.up_hook_points()[1],
+        anatomy.hook_points("mlp.neuron")[1],
+    )
     with watching([gate, up, neuron]) as seen, torch.no_grad():
         anatomy.root(tiny_ids())
     got = anatomy.activation(seen[gate], 1) * seen[up]
@@ -155,4 +171,4 @@ def test_dense_layers_between_sparse_ones(model_type):
 
 
 def test_resid(anatomy):
-    assert [tap.width for tap in anatomy.taps("resid")] == [HIDDEN, HIDDEN]
+    assert [point.width for point in anatomy.hook_points("resid")] == [HIDDEN, HIDDEN]

@@ -1,4 +1,4 @@
-"""Listening: all hooks or none, gone however the block ends."""
+"""Read-only hooks: all of them or none, gone however the block ends."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import torch
 
 from neuronsteer.errors import HookError
 from neuronsteer.models import inspect
-from neuronsteer.models.readonly_hooks import listen
+from neuronsteer.models.readonly_hooks import read_activations
 from tests.tiny_models import tiny_ids, tiny_model
 
 from ..stats.material import hooks
@@ -17,38 +17,44 @@ def test_callbacks_get_the_neurons():
     model = tiny_model("phi3")
     anatomy = inspect(model)
     seen = []
-    taps = [*anatomy.taps("mlp.neuron"), *anatomy.taps("mlp.act"), *anatomy.taps("resid")]
-    with listen([(tap, lambda x, tap=tap: seen.append((tap, x.shape))) for tap in taps]) as ear:
-        assert len(ear.silent()) == len(taps)
+    points = [
+        *anatomy.hook_points("mlp.neuron"),
+        *anatomy.hook_points("mlp.act"),
+        *anatomy.hook_points("resid"),
+    ]
+    with read_activations(
+        [(point, lambda x, point=point: seen.append((point, x.shape))) for point in points]
+    ) as calls:
+        assert len(calls.missing()) == len(points)
         with pytest.raises(HookError, match="did not fire"):
-            ear.require()
+            calls.require_all()
         before = model(tiny_ids(2, 5)).logits
-        ear.require()
-    assert [(tap, shape) for tap, shape in seen if shape != (2, 5, tap.width)] == []
-    assert len(seen) == len(taps)
+        calls.require_all()
+    assert [(point, shape) for point, shape in seen if shape != (2, 5, point.width)] == []
+    assert len(seen) == len(points)
     assert torch.equal(before, model(tiny_ids(2, 5)).logits)
     assert hooks(model) == 0
 
 
 def test_nothing_is_left_after_an_exception():
     model = tiny_model("llama")
-    tap = inspect(model).taps("mlp.neuron")[0]
+    point = inspect(model).hook_points("mlp.neuron")[0]
 
     def fail(x):
         raise ValueError("in the callback")
 
-    with pytest.raises(ValueError, match="in the callback"), listen([(tap, fail)]):
+    with pytest.raises(ValueError, match="in the callback"), read_activations([(point, fail)]):
         model(tiny_ids())
     assert hooks(model) == 0
 
 
-def test_a_bad_tap_leaves_no_hook():
+def test_a_bad_hook_point_leaves_no_hook():
     model = tiny_model("llama")
-    taps = inspect(model).taps("mlp.neuron")
-    bad = dataclasses.replace(taps[1], side="experts")
+    points = inspect(model).hook_points("mlp.neuron")
+    bad = dataclasses.replace(points[1], side="experts")
     with (
         pytest.raises(HookError, match="block of experts"),
-        listen([(taps[0], print), (bad, print)]),
+        read_activations([(points[0], print), (bad, print)]),
     ):
         pass
     assert hooks(model) == 0

@@ -1,4 +1,4 @@
-"""Families without a row: what the shape rule finds, what it refuses, and what the doctor says."""
+"""Families without a row: what the shape rule finds, what it refuses, and what `diagnose` says."""
 
 import json
 import types
@@ -75,7 +75,11 @@ def test_real_families_without_a_row(model_type):
     assert anatomy.widths == (width, width)
     assert anatomy.sites() == ["mlp.act", "mlp.neuron", "mlp.out", "resid"]
     assert all(result.fired for result in probe(anatomy.root, anatomy))
-    neuron, gate, up = anatomy.taps("mlp.neuron")[1], anatomy.gate_taps()[1], anatomy.up_taps()
+    neuron, gate, up = (
+        anatomy.hook_points("mlp.neuron")[1],
+        anatomy.hook_points("mlp.act")[1],
+        anatomy.up_hook_points(),
+    )
     with watching([neuron, gate, *up]) as seen, torch.no_grad():
         anatomy.root(tiny_ids())
     g = anatomy.activation(seen[gate], 1)
@@ -90,7 +94,7 @@ def test_the_rule_finds_what_the_table_says(model_type):
     found = inspect(as_unknown(model)).layout
     for field in ("layers", "down", "gate", "up", "act", "flattened"):
         assert getattr(found, field) == getattr(row, field), field
-    bias = inspect(model).taps("mlp.neuron")[0].module.bias
+    bias = inspect(model).hook_points("mlp.neuron")[0].module.bias
     assert found.bias.present(model.config) == (bias is not None)
 
 
@@ -99,7 +103,7 @@ def test_the_gate_is_not_guessed():
     anatomy = inspect(as_unknown(tiny_model("lfm2")))
     assert anatomy.sites() == ["mlp.neuron", "mlp.out", "resid"]
     with pytest.raises(LayoutError, match=r"mlp\.act.*Register a Layout"):
-        anatomy.gate_taps()
+        anatomy.hook_points("mlp.act")
     report = diagnose(anatomy.root)
     assert report["steerable"]
     assert any("mlp.act" in problem for problem in report["problems"])
@@ -201,10 +205,10 @@ def test_a_wrong_width_is_refused():
 def test_sites():
     anatomy = inspect(tiny_model("llama"))
     with pytest.raises(ParameterError, match=r"mlp\.nueron.*Did you mean 'mlp\.neuron'"):
-        anatomy.taps("mlp.nueron")
+        anatomy.hook_points("mlp.nueron")
     unknown = inspect(as_unknown(tiny_model("llama")))
     with pytest.raises(LayoutError, match=r"attn\.q"):
-        unknown.taps("attn.q")
+        unknown.hook_points("attn.q")
 
 
 # What fused kernels do, see integration.md on Liger.
@@ -247,7 +251,7 @@ def test_bloom_can_bypass_its_down_projection():
 def test_reprs_are_one_line():
     anatomy = inspect(tiny_model("mixtral"))
     assert "\n" not in repr(anatomy)
-    assert "\n" not in repr(anatomy.taps("mlp.neuron")[0])
+    assert "\n" not in repr(anatomy.hook_points("mlp.neuron")[0])
 
 
 def test_one_dead_layer_is_enough():

@@ -45,16 +45,16 @@ def test_lora_sees_the_steered_input(model_type, targets):
     assert anatomy.root is base
     assert anatomy.wrapped == ("peft",)
     assert fired(anatomy)
-    tap = anatomy.taps("mlp.neuron")[1]
-    assert isinstance(tap.module, peft.tuners.lora.LoraLayer)
-    assert tap.width == WIDTH
+    point = anatomy.hook_points("mlp.neuron")[1]
+    assert isinstance(point.module, peft.tuners.lora.LoraLayer)
+    assert point.width == WIDTH
     scale = torch.ones(WIDTH)
     scale[[0, 7]] = 0
-    with changing(tap, scale):
+    with changing(point, scale):
         hooked = wrapped(tiny_ids()).logits
     # Zeroing the columns of the base weight and of the adapter's A is the same only if both were
     # given the steered input.
-    weight, a = tap.module.base_layer.weight, tap.module.lora_A["default"].weight
+    weight, a = point.module.base_layer.weight, point.module.lora_A["default"].weight
     a[:, [0, 7]] = 0
     (weight if model_type == "gpt2" else weight.T)[[0, 7]] = 0
     torch.testing.assert_close(wrapped(tiny_ids()).logits, hooked, atol=1e-5, rtol=1e-4)
@@ -64,7 +64,7 @@ def test_lora_added_by_transformers():
     model = tiny_model("llama")
     model.add_adapter(peft.LoraConfig(target_modules=["down_proj"]))
     anatomy = inspect(model)
-    assert isinstance(anatomy.taps("mlp.neuron")[0].module, peft.tuners.lora.LoraLayer)
+    assert isinstance(anatomy.hook_points("mlp.neuron")[0].module, peft.tuners.lora.LoraLayer)
     assert fired(anatomy)
 
 
@@ -84,10 +84,10 @@ def as_unknown(model):
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe"])
 def test_lora_around_experts_is_unwrapped(model_type):
     model = tiny_model(model_type)
-    inside = inspect(model).taps("mlp.neuron")[0].module
+    inside = inspect(model).hook_points("mlp.neuron")[0].module
     config = peft.LoraConfig(r=2, target_modules=[], target_parameters=["experts.down_proj"])
     anatomy = inspect(peft.get_peft_model(model, config).eval())
-    assert anatomy.taps("mlp.neuron")[0].module is inside
+    assert anatomy.hook_points("mlp.neuron")[0].module is inside
 
 
 def test_prompt_tuning_is_unwrapped():
@@ -222,7 +222,7 @@ def test_multimodal_models_are_read_through_their_language_model(kind):
     assert anatomy.source == "table"
     assert anatomy.hidden_size == HIDDEN
     assert anatomy.widths == (WIDTH, WIDTH)
-    assert model.get_submodule(anatomy.taps("mlp.neuron")[0].name) is not None
+    assert model.get_submodule(anatomy.hook_points("mlp.neuron")[0].name) is not None
     assert fired(anatomy)
     assert diagnose(model)["steerable"]
 

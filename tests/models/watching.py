@@ -1,4 +1,4 @@
-"""Reading and changing what taps see by plain hooks: an oracle sharing no code with hooks.py."""
+"""Reading and changing activations with hooks of its own, which share no code with the package."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from neuronsteer.models import Tap
+from neuronsteer.models import HookPoint
 
 
 @contextmanager
-def watching(taps: Iterable[Tap]):
-    """Yield {tap: what its neurons were in the last forward pass}."""
-    seen: dict[Tap, torch.Tensor] = {}
+def watching(points: Iterable[HookPoint]):
+    """Yield {point: what its neurons were in the last forward pass}."""
+    seen: dict[HookPoint, torch.Tensor] = {}
     with ExitStack() as stack:
-        for tap in taps:
-            stack.callback(_watch(tap, seen).remove)
+        for point in points:
+            stack.callback(_watch(point, seen).remove)
         yield seen
 
 
-def _watch(tap: Tap, seen: dict[Tap, torch.Tensor]):
-    if tap.side == "input":
-        return tap.module.register_forward_pre_hook(
-            lambda _, args: seen.update({tap: tap.read(args[0]).detach().clone()})
+def _watch(point: HookPoint, seen: dict[HookPoint, torch.Tensor]):
+    if point.side == "input":
+        return point.module.register_forward_pre_hook(
+            lambda _, args: seen.update({point: point.read(args[0]).detach().clone()})
         )
-    return tap.module.register_forward_hook(
-        lambda _, __, out: seen.update({tap: tap.read(out).detach().clone()})
+    return point.module.register_forward_hook(
+        lambda _, __, out: seen.update({point: point.read(out).detach().clone()})
     )
 
 
 @contextmanager
-def changing(tap: Tap, scale: torch.Tensor, shift: torch.Tensor | None = None):
-    """Apply a -> a*scale + shift to the tap's neurons."""
-    wide = tap.widen(scale, 1.0)
-    add = tap.widen(torch.zeros_like(scale) if shift is None else shift, 0.0)
-    if tap.side == "input":
-        handle = tap.module.register_forward_pre_hook(
+def changing(point: HookPoint, scale: torch.Tensor, shift: torch.Tensor | None = None):
+    """Apply a -> a*scale + shift to the hook point's neurons."""
+    wide = point.widen(scale, 1.0)
+    add = point.widen(torch.zeros_like(scale) if shift is None else shift, 0.0)
+    if point.side == "input":
+        handle = point.module.register_forward_pre_hook(
             lambda _, args: (args[0] * wide + add, *args[1:])
         )
     else:
@@ -46,7 +46,7 @@ def changing(tap: Tap, scale: torch.Tensor, shift: torch.Tensor | None = None):
                 return (out[0] * wide + add, *out[1:])
             return out * wide + add
 
-        handle = tap.module.register_forward_hook(after)
+        handle = point.module.register_forward_hook(after)
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ def one_by_one(model, rows: list[tuple[list[int], list[bool]]]) -> dict[str, tor
         seen: dict[tuple[str, int], torch.Tensor] = {}
         handles = []
         for site in found:
-            for tap in anatomy.taps(site):
+            for tap in anatomy.hook_points(site):
                 handles.append(_watch(tap, site, seen, anatomy))
         with torch.no_grad():
             model.get_decoder()(input_ids=torch.tensor([ids]), use_cache=False)

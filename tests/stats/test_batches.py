@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronsteer.stats.batches import ALIGNMENT, LEAST, BatchPlan, alignment, padded
-from neuronsteer.stats.tokens import Row
+from neuronsteer.stats.tokens import TokenRow
 
 
 def make(lengths):
     return [
-        Row(np.arange(n, dtype=np.int32) + 10 * i, np.arange(n) % 3 > 0, i)
+        TokenRow(np.arange(n, dtype=np.int32) + 10 * i, np.arange(n) % 3 > 0, i)
         for i, n in enumerate(lengths)
     ]
 

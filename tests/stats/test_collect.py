@@ -8,6 +8,7 @@ import torch
 import neuronsteer.stats as st
 from neuronsteer.errors import HookError, LayoutError, ParameterError, StatsError, TextError
 from neuronsteer.models import inspect
+from neuronsteer.stats.weight_norms import WEIGHT_MEASURES
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 from .material import corpus, hooks, one_by_one, texts
@@ -162,7 +163,7 @@ def test_every_site_can_be_collected(family):
     anatomy = inspect(model)
     stats = run(model, data, sites=anatomy.sites())
     for site in anatomy.sites():
-        widths = [tap.width for tap in anatomy.taps(site)]
+        widths = [tap.width for tap in anatomy.hook_points(site)]
         assert stats.get("sum", site).shape == (1, 2, max(widths))
         assert stats.site_widths[site] == tuple(widths)
         share = stats.probabilities(site)
@@ -346,3 +347,28 @@ def test_the_bar_goes_to_stderr(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "tokens" in captured.err
+
+
+class Method:
+    needs = (st.Need("count", "mlp.act"), st.Need("norm", "mlp.neuron"))
+
+
+def test_needs_are_given_by_name_as_objects_or_by_a_method():
+    model, data = tiny_model(), corpus("a", count=2)
+    count, norm = Method.needs
+    for given in (Method(), [Method()], list(Method.needs), ["count@mlp.act", tuple(norm)]):
+        assert run(model, data, needs=given).needs == (count, norm)
+    assert run(model, data, needs=[Method(), "max@resid"]).has("max", "resid")
+    for given in ("count@mlp.act", count):
+        assert run(model, data, needs=given).needs == (count,)
+    for given in ({"needs": "lape"}, {"needs": ["lape"]}, {"method": "lape"}):
+        with pytest.raises(ParameterError, match=r"detectors\.detector\('lape'\)"):
+            run(model, data, **given)
+
+
+def test_weights_are_measured_once(monkeypatch):
+    calls = []
+    measure = WEIGHT_MEASURES["norm"]
+    monkeypatch.setitem(WEIGHT_MEASURES, "norm", lambda *args: calls.append(1) or measure(*args))
+    run(tiny_model(), corpus("a", count=2), needs=["count@mlp.act", "norm@mlp.neuron"])
+    assert len(calls) == 1

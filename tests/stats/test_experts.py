@@ -20,7 +20,7 @@ def by_hand(model, rows):
     """Return per (layer, expert) the gate readings, activations, g of the counted tokens."""
     anatomy = inspect(model)
     seen: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    taps = anatomy.taps("mlp.act")
+    taps = anatomy.hook_points("mlp.act")
     for ids, counts in rows:
         keep = torch.tensor(counts)
 
@@ -48,7 +48,7 @@ def test_counts_per_expert(family):
     stats = run(model, data)
     assert getattr(model.config, "_experts_implementation", None) == before
     assert hooks(model) == 0
-    block = inspect(model).taps("mlp.act")[0].experts
+    block = inspect(model).hook_points("mlp.act")[0].experts
     width = block.expert_width
     for k, label in enumerate(stats.labels):
         rows = [

@@ -7,7 +7,7 @@ import neuronsteer.stats as st
 from neuronsteer.errors import HookError, LayoutError, ParameterError, StatsError
 from neuronsteer.models import inspect
 from neuronsteer.stats import REDUCERS
-from neuronsteer.stats.document_measures import METERS
+from neuronsteer.stats.document_measures import DOCUMENT_MEASURES
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 from .material import corpus, hooks, stop_after
@@ -22,9 +22,9 @@ def run(model, data, needs, **options):
 def without_each(model, ids, site, layer):
     """The layer's MLP or attention output, `[1 + units, tokens, hidden]`: as is, then without."""
     anatomy = inspect(model)
-    tap = next(tap for tap in anatomy.taps(site) if tap.layer == layer)
+    tap = next(tap for tap in anatomy.hook_points(site) if tap.layer == layer)
     place = "mlp.neuron" if site == "mlp.neuron" else "attn.o"
-    output = next(tap for tap in anatomy.taps(place) if tap.layer == layer).module
+    output = next(tap for tap in anatomy.hook_points(place) if tap.layer == layer).module
     columns = torch.arange(tap.tensor_width)
     if tap.columns is not None:
         columns = columns[tap.columns]
@@ -41,7 +41,7 @@ def without_each(model, ids, site, layer):
             hook = tap.module.register_forward_hook
             if tap.side == "input":
                 hook = tap.module.register_forward_pre_hook
-            # Before the watching hook, which may be on the same module.
+            # Before the reading hook, which may be on the same module.
             handles.append(hook(change, prepend=True))
         with torch.no_grad():
             model.get_decoder()(input_ids=torch.tensor([ids]), use_cache=False)
@@ -86,7 +86,7 @@ def test_equals_switching_units_off(family, site):
     assert sorted(rank.tolist()) == list(range(want.shape[1]))
     assert (want[0][rank.argsort()].diff() <= 1e-3 * want.max()).all()
     assert hooks(model) == 0
-    assert model.config._attn_implementation != "neuronsteer_watched"
+    assert model.config._attn_implementation != "neuronsteer_observed"
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
@@ -167,7 +167,7 @@ def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path, need):
 
 def test_statistics_of_two_halves_merge_and_save(tmp_path):
     model, data = tiny_model("llama"), corpus("a", count=10)["a"]
-    needs = [f"{name}@mlp.neuron" for name, r in REDUCERS.items() if r.meter]
+    needs = [f"{name}@mlp.neuron" for name, r in REDUCERS.items() if r.document_measure]
     whole = run(model, {"a": data}, needs)
     parts = [run(model, {"a": half}, needs) for half in (data[:5], data[5:])]
     merged = parts[0].merge(parts[1])
@@ -189,7 +189,7 @@ def test_what_cannot_be_measured_is_refused():
         with pytest.raises(error):
             run(model, data, [f"importance_min@{site}"])
         assert hooks(model) == 0
-        assert model.config._attn_implementation != "neuronsteer_watched"
+        assert model.config._attn_implementation != "neuronsteer_observed"
     with pytest.raises(LayoutError, match="gated"):
         run(tiny_model("gpt2"), data, ["released_min@mlp.neuron"])
     with pytest.raises(ParameterError, match="block_size"):
@@ -198,7 +198,9 @@ def test_what_cannot_be_measured_is_refused():
         run(tiny_model("llama"), data, ["count@mlp.act"]).get("importance_min", "mlp.neuron")
 
 
-def test_meters_are_described():
-    for name, meter in METERS.items():
-        assert meter.name == name and meter.__doc__
-    assert {r.meter for _, r in REDUCERS.items()} - {""} == set(METERS.names())
+def test_document_measures_are_described():
+    for name, measure in DOCUMENT_MEASURES.items():
+        assert measure.name == name and measure.__doc__
+    assert {r.document_measure for _, r in REDUCERS.items()} - {""} == set(
+        DOCUMENT_MEASURES.names()
+    )

@@ -2,16 +2,19 @@
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import neuronsteer.stats as st
-from neuronsteer.errors import LabelError, MismatchError, ParameterError, StatsError
+from neuronsteer.errors import HubError, LabelError, MismatchError, ParameterError, StatsError
 from neuronsteer.stats import Need, Stats, load_stats
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 from .material import corpus, texts
+
+pytest_plugins = ("tests.hub_server.fixtures",)
 
 NEEDS = [*st.DEFAULT_NEEDS, "responses@mlp.neuron", "quantile@mlp.act"]
 
@@ -53,6 +56,20 @@ def test_round_trip(stats, tmp_path):
     assert Stats.load(folder).labels == ("b",)
 
 
+def test_hugging_face_verbs_read_folders_and_repositories(stats, tmp_path, hub):
+    folder = stats.save_pretrained(tmp_path / "stats")
+    assert same(stats, Stats.from_pretrained(folder))
+    assert same(stats, Stats.from_pretrained(tmp_path, subfolder="stats"))
+    huggingface_hub.create_repo("ann/stats")
+    huggingface_hub.upload_folder(repo_id="ann/stats", folder_path=folder, path_in_repo="a")
+    hub.fresh_cache()
+    assert same(stats, Stats.from_pretrained("ann/stats", subfolder="a"))
+    with pytest.raises(HubError, match="stats.json"):
+        Stats.from_pretrained("ann/stats")
+    with pytest.raises(HubError, match="nothing"):
+        Stats.from_pretrained(tmp_path / "nothing")
+
+
 def test_files_are_as_readable_as_any_other(stats, tmp_path):
     (tmp_path / "other").write_text("")
     folder = stats.save(tmp_path / "s")
@@ -92,7 +109,7 @@ def test_only_selects_and_reorders(stats):
     assert part.labels == ("c", "a")
     assert torch.equal(part.mean("mlp.act"), stats.mean("mlp.act")[[2, 0]])
     assert part.responses("mlp.neuron")["c"] is stats.responses("mlp.neuron")["c"]
-    assert set(part.header["calibration"]) == {"a", "c"}
+    assert list(part.calibration) == ["c", "a"]
     with pytest.raises(LabelError, match="Unknown label 'x'"):
         stats.only("x")
     with pytest.raises(StatsError, match="different labels"):

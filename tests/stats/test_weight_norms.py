@@ -10,8 +10,7 @@ from torch import nn
 
 from neuronsteer.errors import LayoutError, MismatchError, ParameterError, StatsError
 from neuronsteer.models import inspect
-from neuronsteer.stats import Need, Stats, collect
-from neuronsteer.stats import weight_norms as statics
+from neuronsteer.stats import Need, Stats, collect, weight_norms
 
 from ..tiny_models import ALL_FAMILIES, MOE, tiny_model, tiny_tokenizer
 
@@ -33,9 +32,9 @@ def effects(model, tap, neurons):
 def test_length_is_what_one_unit_of_a_neuron_does(family):
     model = tiny_model(family)
     anatomy = inspect(model)
-    norms = statics.norms(anatomy, "mlp.neuron")
+    norms = weight_norms.norms(anatomy, "mlp.neuron")
     assert norms.shape == (anatomy.num_layers, anatomy.d_ff) and norms.dtype == torch.float32
-    for tap in anatomy.taps("mlp.neuron"):
+    for tap in anatomy.hook_points("mlp.neuron"):
         neurons = [0, 1, tap.width - 1]
         with torch.no_grad():
             assert torch.allclose(
@@ -46,8 +45,8 @@ def test_length_is_what_one_unit_of_a_neuron_does(family):
 @pytest.mark.parametrize("family", MOE)
 def test_experts_are_measured_one_by_one(family):
     model = tiny_model(family)
-    tap = inspect(model).taps("mlp.neuron")[0]
-    norms = statics.norms(inspect(model), "mlp.neuron")[0]
+    tap = inspect(model).hook_points("mlp.neuron")[0]
+    norms = weight_norms.norms(inspect(model), "mlp.neuron")[0]
     block, expert, i = tap.experts, 2, 5
     down = block.module.down_proj[expert].detach()
     column = down[i] if family == "gpt_oss" else down[:, i]
@@ -58,15 +57,16 @@ def test_experts_are_measured_one_by_one(family):
         assert norms[block.flat(block.num_experts, 3)] == pytest.approx(float(column.norm()))
 
 
-def test_asking_with_unit_vectors_gives_what_reading_gives(monkeypatch):
+def test_running_on_unit_vectors_gives_what_reading_gives(monkeypatch):
     for family in ("llama", "gpt2"):
-        module = inspect(tiny_model(family)).taps("mlp.neuron")[0].module
+        module = inspect(tiny_model(family)).hook_points("mlp.neuron")[0].module
         width = getattr(module, "in_features", None) or module.nx
-        expected = statics._linear(module, width, torch.float32)
+        expected = torch.cat(list(weight_norms._images(module, width, torch.float32)))
         for size in (2**24, 7 * width):
-            monkeypatch.setattr(statics, "_CHUNK", size)
+            monkeypatch.setattr(weight_norms, "_CHUNK", size)
             with torch.no_grad():
-                assert torch.allclose(statics._asked(module, width, torch.float32), expected)
+                found = torch.cat(list(weight_norms._outputs(module, width, torch.float32)))
+                assert torch.allclose(found, expected)
 
 
 class Quantised(nn.Module):
@@ -85,33 +85,33 @@ class Quantised(nn.Module):
 
 def test_quantised_layers_are_asked():
     model = tiny_model()
-    expected = statics.norms(inspect(model), "mlp.neuron")
+    expected = weight_norms.norms(inspect(model), "mlp.neuron")
     for layer in model.model.layers:
         layer.mlp.down_proj = Quantised(layer.mlp.down_proj)
-    assert torch.allclose(statics.norms(inspect(model), "mlp.neuron"), expected, rtol=0.05)
+    assert torch.allclose(weight_norms.norms(inspect(model), "mlp.neuron"), expected, rtol=0.05)
 
 
 def test_adapters_count_and_dropout_does_not():
     config = LoraConfig(target_modules=["down_proj"], lora_dropout=0.5, init_lora_weights=False)
     model = get_peft_model(tiny_model(), config).train()
-    norms = statics.norms(inspect(model), "mlp.neuron")
+    norms = weight_norms.norms(inspect(model), "mlp.neuron")
     assert model.training
     merged = model.merge_and_unload()
-    assert torch.allclose(statics.norms(inspect(merged), "mlp.neuron"), norms, rtol=1e-4)
+    assert torch.allclose(weight_norms.norms(inspect(merged), "mlp.neuron"), norms, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])
 def test_offloaded_weights_are_fetched(family):
     model = tiny_model(family)
-    expected = statics.norms(inspect(model), "mlp.neuron")
+    expected = weight_norms.norms(inspect(model), "mlp.neuron")
     cpu_offload(model, execution_device=torch.device("cpu"))
-    assert torch.allclose(statics.norms(inspect(model), "mlp.neuron"), expected)
+    assert torch.allclose(weight_norms.norms(inspect(model), "mlp.neuron"), expected)
 
 
 def test_half_precision():
     model = tiny_model(dtype=torch.bfloat16)
-    expected = statics.norms(inspect(tiny_model()), "mlp.neuron")
-    assert torch.allclose(statics.norms(inspect(model), "mlp.neuron"), expected, rtol=0.02)
+    expected = weight_norms.norms(inspect(tiny_model()), "mlp.neuron")
+    assert torch.allclose(weight_norms.norms(inspect(model), "mlp.neuron"), expected, rtol=0.02)
 
 
 def test_collected_by_default_kept_and_merged(tmp_path):
@@ -119,7 +119,7 @@ def test_collected_by_default_kept_and_merged(tmp_path):
     stats = collect(model, tokenizer, TEXTS, progress=False)
     assert stats.has("norm", "mlp.neuron") and Need("norm", "mlp.neuron") in stats.needs
     norms = stats.norms()
-    assert torch.equal(norms, statics.norms(inspect(model), "mlp.neuron"))
+    assert torch.equal(norms, weight_norms.norms(inspect(model), "mlp.neuron"))
     stats.save(tmp_path)
     assert torch.equal(Stats.load(tmp_path).norms(), norms)
     assert torch.equal(stats.only("b").norms(), norms)
@@ -127,7 +127,7 @@ def test_collected_by_default_kept_and_merged(tmp_path):
         collect(model, tokenizer, {name: texts}, progress=False) for name, texts in TEXTS.items()
     ]
     assert torch.equal(parts[0].merge(parts[1]).norms(), norms)
-    other = dataclasses.replace(parts[1], statics={Need("norm", "mlp.neuron"): norms * 1.1})
+    other = dataclasses.replace(parts[1], weight_measures={Need("norm", "mlp.neuron"): norms * 1.1})
     with pytest.raises(MismatchError, match="norm@mlp.neuron"):
         parts[0].merge(other)
 
@@ -142,7 +142,7 @@ def test_only_what_is_asked_for(tmp_path):
     without = collect(model, tokenizer, TEXTS, needs=["count@mlp.act"], progress=False)
     with pytest.raises(StatsError, match="'norm' at 'mlp.neuron'"):
         without.norms()
-    with pytest.raises(ParameterError, match="needs no text"):
+    with pytest.raises(ParameterError, match="no text would"):
         collect(model, tokenizer, TEXTS, needs=["norm@mlp.neuron"], progress=False)
     with pytest.raises(ParameterError, match="not at 'resid'"):
         collect(model, tokenizer, TEXTS, needs=["sum@resid", "norm@resid"], progress=False)

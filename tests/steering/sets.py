@@ -15,7 +15,7 @@ LABELS = ("en", "fr", "ja")
 def toy_set(model, site="mlp.act", labels=LABELS, per_layer=6, seed=0, empty=(), **header):
     """Return a set with `per_layer` random neurons per label and layer, some of them shared."""
     anatomy = inspect(model)
-    taps = anatomy.taps(steered_site(site))
+    taps = anatomy.hook_points(steered_site(site))
     widths = [tap.width for tap in taps]
     generator = torch.Generator().manual_seed(seed)
     rows = [

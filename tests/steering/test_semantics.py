@@ -17,10 +17,10 @@ def by_hand(model, neurons, label, change):
     """Return logits with `change(a, u, values)` done to the label's neurons in plain hooks."""
     anatomy = inspect(model)
     rows, handles, ups = neurons.rows(label), [], {}
-    for up in anatomy.up_taps():
+    for up in anatomy.up_hook_points():
         hook = lambda _m, _a, out, up=up: ups.__setitem__(up.layer, up.read(out))  # noqa: E731
         handles.append(up.module.register_forward_hook(hook))
-    for tap in anatomy.taps("mlp.neuron"):
+    for tap in anatomy.hook_points("mlp.neuron"):
         here = rows.layer == tap.layer
         columns = rows.index[here].long()
 
@@ -117,7 +117,9 @@ def test_experts_are_steered_per_expert(family):
             assert torch.equal(model(ids).logits, plain)
             report = steer.report()
         rows = neurons.rows("fr")
-        for tap in anatomy.taps("mlp.neuron"):  # zeroing a neuron is zeroing its weight column
+        for tap in anatomy.hook_points(
+            "mlp.neuron"
+        ):  # zeroing a neuron is zeroing its weight column
             if tap.experts is None:
                 continue
             module = tap.experts.module
@@ -154,7 +156,7 @@ def test_other_sites_are_steered_in_their_own_columns(family, site):
             steer.to("ja", operation={"name": "set", "value": 1.25})
             got = model(ids).logits
         handles = []
-        for tap in anatomy.taps(site):
+        for tap in anatomy.hook_points(site):
             neurons_here = rows.index[rows.layer == tap.layer].long()
             columns = torch.arange(tap.tensor_width)
             columns = columns if tap.columns is None else columns[tap.columns]
@@ -184,7 +186,7 @@ def test_the_source_is_deactivated_first_and_the_target_wins_on_shared_neurons()
             return a
 
         handles = []
-        for tap in inspect(model).taps("mlp.neuron"):
+        for tap in inspect(model).hook_points("mlp.neuron"):
             off = en.index[en.layer == tap.layer].long()
             on = fr.index[fr.layer == tap.layer].long()
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...codecs import FEATURE_SITES, Codec, open_codec
 from ...errors import ParameterError
-from ...models import Tap, inspect
-from ...models.readonly_hooks import Callback, listen
+from ...models import HookPoint, inspect
+from ...models.readonly_hooks import Callback, read_activations
 from ...neuron_set import NeuronSet
 from ...stats.forward import evaluating
 from .langid import Verdict
@@ -59,9 +59,9 @@ class Activity:
                 raise ParameterError(
                     f"The set has features at {neurons.site!r}; pass the codec that reads them."
                 )
-            taps = self._codec.taps(self._anatomy)
+            taps = self._codec.hook_points(self._anatomy)
         elif neurons.site in ("mlp.act", "mlp.neuron"):
-            taps = self._anatomy.taps("mlp.act")
+            taps = self._anatomy.hook_points("mlp.act")
         else:
             raise ParameterError(
                 f"Activity is about neurons that are on or off, at 'mlp.act' or of a codec; this "
@@ -96,7 +96,7 @@ class Activity:
         device: Any = self._anatomy.root.get_input_embeddings().weight.device
         row = 0
 
-        def reader(tap: Tap) -> Callback:
+        def reader(tap: HookPoint) -> Callback:
             label, index = self._rows[tap.layer]
 
             def read(tensor: Tensor) -> None:
@@ -111,7 +111,7 @@ class Activity:
         with (
             torch.no_grad(),
             evaluating(self._anatomy.root),
-            listen([(tap, reader(tap)) for tap in self._taps]),
+            read_activations([(tap, reader(tap)) for tap in self._taps]),
         ):
             for row, text in enumerate(texts):  # noqa: B007 - the callbacks read it
                 ids = self._tokenizer(

@@ -54,7 +54,7 @@ class NeuronSteerModel(BaseTuner):
             if config.target_modules is None:
                 raise
             return
-        taps = {tap.layer: tap for tap in anatomy.taps(SITE)}
+        taps = {tap.layer: tap for tap in anatomy.hook_points(SITE)}
         if config.model_type not in (None, anatomy.model_type):
             raise MismatchError(
                 f"Field 'model_type': this adapter was made for {config.model_type}, the model is "
@@ -260,7 +260,7 @@ def as_peft_model(
 
 
 def _fill(tuner: Any, name: str, made: Mapping[int, Affine]) -> None:
-    modules = {tap.layer: tap.module for tap in inspect(tuner.model).taps(SITE)}
+    modules = {tap.layer: tap.module for tap in inspect(tuner.model).hook_points(SITE)}
     for layer, each in made.items():
         cast(NeuronSteerLayer, modules[layer]).assign(name, each.scale, each.shift)
 

@@ -1,9 +1,10 @@
-"""Meters: what a unit did for a whole document, measured while the model reads it.
+"""Document measures: what a unit did for a whole document, measured while the model reads it.
 
-A reducer folds single values; a meter gives it one number per document and unit instead: how much a
-layer's output would change without the unit, or how relevant it was to the model's predictions. One
-file per meter, found by scanning. A reducer names its meter (`Reducer.meter`) and folds the numbers
-into accumulators of fixed size, so that memory does not grow with the number of documents.
+A reducer folds single values; a document measure gives it one number per document and unit instead:
+how much a layer's output would change without the unit, or how relevant it was to the model's
+predictions. One file per measure, found by scanning. A reducer names its measure
+(`Reducer.document_measure`) and folds the numbers into accumulators of fixed size, so that memory
+does not grow with the number of documents.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...errors import LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from ...registry import Registry
-from ..accumulators import Current
+from ..accumulators import CurrentBatch
 
 #: Takes a layer and the numbers `[documents, width]` of the batch's documents.
 Emit = Callable[[int, Tensor], None]
 
 
-class Meter(ABC):
+class DocumentMeasure(ABC):
     """Measures the documents of each batch at one site.
 
     Args:
@@ -43,12 +44,12 @@ class Meter(ABC):
     def __init__(self, anatomy: Anatomy, site: str) -> None:
         self.anatomy = anatomy
         self.site = site
-        self.taps = anatomy.taps(site)
+        self.points = anatomy.hook_points(site)
         #: Returns the batch that is being run.
-        self.current: Callable[[], Current] = Current
+        self.batch: Callable[[], CurrentBatch] = CurrentBatch
         #: Takes the numbers of all texts of the batch, for one layer after the other.
         self.emit: Emit = lambda _layer, _scores: None
-        sparse = [tap for tap in self.taps if tap.experts is not None]
+        sparse = [point for point in self.points if point.experts is not None]
         if sparse:
             raise LayoutError(
                 f"{self.name!r} is not available at {site!r} of {anatomy.model_type!r}: every "
@@ -56,8 +57,8 @@ class Meter(ABC):
             )
 
     @abstractmethod
-    def entries(self) -> list[tuple[Tap, Callback]]:
-        """Return what has to be listened to, with callbacks that end in calls of `emit`."""
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
+        """Return what has to be read, with callbacks that end in calls of `emit`."""
 
     @contextmanager
     def prepared(self) -> Generator[None, None, None]:
@@ -67,24 +68,20 @@ class Meter(ABC):
     def finish(self, hidden: Tensor) -> None:  # noqa: B027 - most have nothing to do
         """Take the decoder's output `[rows, length, hidden]` at the end of a forward pass."""
 
-    def drop(self) -> None:  # noqa: B027
+    def discard(self) -> None:  # noqa: B027
         """Forget the running batch."""
 
-    def require(self) -> None:  # noqa: B027
-        """Raise if the first forward pass was not seen as it should be."""
+    def check_measured(self) -> None:  # noqa: B027
+        """Raise if the first forward pass was not measured as it should be."""
 
 
-METERS: Registry[type[Meter]] = Registry("meter", "neuronsteer.stats.document_measures")
+DOCUMENT_MEASURES: Registry[type[DocumentMeasure]] = Registry(
+    "document measure", "neuronsteer.stats.document_measures", "document_measures"
+)
 
 
-def documents(values: Tensor, current: Current) -> tuple[Tensor, Tensor]:
+def documents(values: Tensor, batch: CurrentBatch) -> tuple[Tensor, Tensor]:
     """Return values `[texts, length, width]` in float32 and weights `[texts, length]`."""
-    weight = current.weight_on(values.device)
-    shaped = values.detach().reshape(*weight.shape, -1)[: current.real].float()
-    return shaped, weight[: current.real]
-
-
-def size(values: Tensor, current: Current) -> Tensor:
-    """Return the length of each unit's values over the counted tokens, `[texts, width]`."""
-    shaped, weight = documents(values, current)
-    return (shaped.square() * weight[..., None]).sum(1).sqrt()
+    weight = batch.weight_on(values.device)
+    shaped = values.detach().reshape(*weight.shape, -1)[: batch.texts].float()
+    return shaped, weight[: batch.texts]

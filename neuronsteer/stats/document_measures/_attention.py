@@ -1,4 +1,4 @@
-"""Seeing queries and keys where they meet, through transformers' attention interface."""
+"""Reading queries and keys where they meet, through transformers' attention interface."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...errors import LayoutError
 
-NAME = "neuronsteer_watched"
+NAME = "neuronsteer_observed"
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class AttentionInputs:
     """What one attention was called with.
 
     Attributes:
@@ -49,12 +49,12 @@ class Scores:
         return (raw + bias).softmax(-1)
 
 
-_WATCHED: dict[nn.Module, list[Callable[[Scores], None]]] = {}
+_CALLS: dict[nn.Module, list[Callable[[AttentionInputs], None]]] = {}
 
 
 @contextmanager
-def watched(
-    root: Any, calls: dict[nn.Module, Callable[[Scores], None]]
+def attention_inputs(
+    root: Any, calls: dict[nn.Module, Callable[[AttentionInputs], None]]
 ) -> Generator[None, None, None]:
     """Call each function with what its attention module is called with, inside the block.
 
@@ -69,15 +69,15 @@ def watched(
         if before != NAME:
             root.set_attn_implementation(NAME)
         for module, call in calls.items():
-            _WATCHED.setdefault(module, []).append(call)
+            _CALLS.setdefault(module, []).append(call)
         yield
     finally:
         for module, call in calls.items():
-            found = _WATCHED.get(module, [])
+            found = _CALLS.get(module, [])
             if call in found:
                 found.remove(call)
             if not found:
-                _WATCHED.pop(module, None)
+                _CALLS.pop(module, None)
         if before != NAME:
             root.set_attn_implementation(before)
 
@@ -104,11 +104,11 @@ def _attention(
         shape = (length, length)
         attention_mask = torch.full(shape, -torch.inf, device=query.device).triu(1)[None, None]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = Scores(query, key, value, attention_mask[..., :length], scale, softcap)
+    inputs = AttentionInputs(query, key, value, attention_mask[..., :length], scale, softcap)
     repeats = query.shape[1] // key.shape[1]
     keys, values = (each.repeat_interleave(repeats, 1) for each in (key, value))
     raw = (query @ keys.transpose(-1, -2)).float() * scale
-    weights = scores.weights(raw, attention_mask[..., :length].float()).to(value.dtype)
-    for call in _WATCHED.get(module, ()):
-        call(scores)
+    weights = inputs.weights(raw, attention_mask[..., :length].float()).to(value.dtype)
+    for call in _CALLS.get(module, ()):
+        call(inputs)
     return (weights @ values).transpose(1, 2).contiguous(), None

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.modules import find, in_size
 from ..weight_norms import images
-from ._attention import Scores
-from ._rotation import Rotation, meet
+from ._attention import AttentionInputs
+from ._rotation import Rotation, inner_products
 
-# Attention weights in one chunk, which a core's cache should hold, and tokens per document.
-CHUNK = 2**20
+# Attention weights in one chunk, to fit into a core's cache, and tokens per document.
+_CHUNK = 2**20
 _ROWS = 12
 
 
@@ -43,18 +43,18 @@ class Heads:
     roots: Tensor
 
     @classmethod
-    def of(cls, anatomy: Anatomy, tap: Tap) -> Heads:
-        """Return the heads of a tap's layer.
+    def of(cls, anatomy: Anatomy, point: HookPoint) -> Heads:
+        """Return the heads of a hook point's layer.
 
         Raises:
             LayoutError: If the projections do not fit the number of heads.
         """
         attention = anatomy.layout.attention
         path = "" if attention is None else attention.q.rpartition(".")[0]
-        module = find(anatomy.layers[tap.layer], path)
+        module = find(anatomy.layers[point.layer], path)
         count = getattr(anatomy.config, "num_attention_heads", None)
         values, outputs = (
-            next(each for each in anatomy.taps(site) if each.layer == tap.layer)
+            next(each for each in anatomy.hook_points(site) if each.layer == point.layer)
             for site in ("attn.v", "attn.o")
         )
         total = in_size(outputs.module)
@@ -62,7 +62,7 @@ class Heads:
         groups = values.width // size if size and values.width % size == 0 else 0
         if module is None or not groups or not count or count % groups:
             raise LayoutError(
-                f"The heads of {tap.name!r} are not known: {count} heads, {total} inputs of the "
+                f"The heads of {point.name!r} are not known: {count} heads, {total} inputs of the "
                 f"output projection and {values.width} values. Measure 'mlp.neuron' instead."
             )
         repeats = count // groups
@@ -70,8 +70,8 @@ class Heads:
         grouped = found.reshape(groups, repeats, size, -1)
         shared = torch.einsum("grdo,gsdo->gdrs", grouped, grouped)
         # A query unit acts in one head, a key unit in all heads of its group.
-        apart = tap.site == "attn.q"
-        parts = grouped.flatten(0, 1) if apart else grouped.flatten(1, 2)
+        per_head = point.site == "attn.q"
+        parts = grouped.flatten(0, 1) if per_head else grouped.flatten(1, 2)
         roots = _roots(parts).view(groups, repeats, size, -1)
         return cls(module, groups, repeats, size, shared, roots)
 
@@ -84,7 +84,9 @@ def _roots(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def off(site: str, heads: Heads, values: Tensor, scores: Scores, weight: Tensor) -> Tensor:
+def change_without_units(
+    site: str, heads: Heads, values: Tensor, inputs: AttentionInputs, weight: Tensor
+) -> Tensor:
     """Return how far the output moves when each query or key unit is off, `[texts, width]`.
 
     The attention is computed again without each unit, which for every token of a long document
@@ -95,54 +97,85 @@ def off(site: str, heads: Heads, values: Tensor, scores: Scores, weight: Tensor)
         site: `attn.q` or `attn.k`.
         heads: The layer's heads.
         values: What the projection gave, `[texts, length, width]` float32.
-        scores: What the attention was called with.
+        inputs: What the attention was called with.
         weight: `[texts, length]`, 1 for tokens that count.
     """
     texts = len(weight)
-    mine = scores.query if site == "attn.q" else scores.key
+    mine = inputs.query if site == "attn.q" else inputs.key
     size, dtype = mine.shape[-1], mine.dtype
     before = values.unflatten(-1, (-1, size)).transpose(1, 2)
     rotation = Rotation.of(heads.module, site, before, mine[:texts].float(), dtype)
     found = torch.empty(texts, values.shape[-1], device=values.device)
     roots = heads.roots.to(values.device)
-    rows, share = spread(weight)
+    rows, share = _sampled(weight)
     text = torch.arange(texts, device=rows.device)[:, None]
     for group in range(heads.groups):
         part = slice(group * heads.repeats, (group + 1) * heads.repeats)
-        query = scores.query[:texts, part].float()[text, :, rows].transpose(1, 2)
-        key, value = (each[:texts, group, None].float() for each in (scores.key, scores.value))
+        query = inputs.query[:texts, part].float()[text, :, rows].transpose(1, 2)
+        key, value = (each[:texts, group, None].float() for each in (inputs.key, inputs.value))
         # [texts, repeats, rows, length]
-        raw = query @ key.transpose(-1, -2) * scores.scaling
-        bias = scores.bias(texts, part)[text, :, rows].transpose(1, 2)
-        passed = value @ roots[group]
-        base = scores.weights(raw, bias) @ passed
+        raw = query @ key.transpose(-1, -2) * inputs.scaling
+        bias = inputs.bias(texts, part)[text, :, rows].transpose(1, 2)
+        handed_on = value @ roots[group]
+        base = inputs.weights(raw, bias) @ handed_on
         for head in range(part.start, part.stop) if site == "attn.q" else (group,):
             one = head - part.start
             acting = slice(one, one + 1) if site == "attn.q" else slice(None)
             mask = bias[:, None, acting if bias.shape[1] > 1 else slice(None)]
-            step = max(1, CHUNK // raw[:, acting].numel())
+            step = max(1, _CHUNK // raw[:, acting].numel())
             for start in range(0, size, step):
                 units = torch.arange(start, min(start + step, size), device=values.device)
                 change, where = rotation.without(head, units)
                 if site == "attn.q":
-                    met = meet(change[text, :, rows].transpose(1, 2), where, key)
+                    product = inner_products(change[text, :, rows].transpose(1, 2), where, key)
                 else:
-                    met = meet(change, where, query[:, acting]).transpose(-1, -2)
+                    product = inner_products(change, where, query[:, acting]).transpose(-1, -2)
                 # [texts, units, heads, rows, length]
-                weights = scores.weights(raw[:, None, acting] - scores.scaling * met, mask)
-                moved = (weights @ passed[:, None, acting] - base[:, None, acting]).sum(2)
+                weights = inputs.weights(raw[:, None, acting] - inputs.scaling * product, mask)
+                moved = (weights @ handed_on[:, None, acting] - base[:, None, acting]).sum(2)
                 square = (moved.square().sum(-1) * share[:, None]).sum(-1)
                 found[:, head * size + start : head * size + start + len(units)] = square.sqrt()
     return found
 
 
-def spread(weight: Tensor) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def weight_changes(heads: Heads, inputs: AttentionInputs, weight: Tensor) -> Tensor:
+    """Return by how much the attention weights change without a product of query and key.
+
+    The squared change, `[texts, groups, repeats, size]`: for each coordinate of the query heads, as
+    the released code of the PLND paper has it, and of 12 tokens as in `change_without_units`.
+    """
+    texts, size = len(weight), inputs.query.shape[-1]
+    rows, share = _sampled(weight)
+    text = torch.arange(texts, device=rows.device)[:, None]
+    found = torch.empty(texts, heads.groups, heads.repeats, size, device=rows.device)
+    for head in range(heads.groups * heads.repeats):
+        group, one = divmod(head, heads.repeats)
+        query = inputs.query[:texts, head].float()[text, rows]
+        key = inputs.key[:texts, group].float()
+        bias = inputs.bias(texts, slice(head, head + 1))[text, 0, rows]
+        raw = query @ key.transpose(-1, -2) * inputs.scaling
+        base = inputs.weights(raw, bias)
+        step = max(1, _CHUNK // raw.numel())
+        for start in range(0, size, step):
+            part = slice(start, min(start + step, size))
+            # [texts, units, rows, length]
+            product = (
+                query[..., part].transpose(1, 2)[..., None]
+                * key[..., part].transpose(1, 2)[:, :, None]
+            )
+            moved = inputs.weights(raw[:, None] - product, bias[:, None]) - base[:, None]
+            found[:, group, one, part] = (moved.square().sum(-1) * share[:, None]).sum(-1)
+    return found
+
+
+def _sampled(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return positions `[texts, n]` of counted tokens, and how many tokens each stands for."""
     counts = (weight > 0).sum(1, keepdim=True)
     most = min(_ROWS, max(1, int(counts.max())))
-    place = torch.arange(most, device=weight.device)
+    nth_part = torch.arange(most, device=weight.device)
     # The middle of each of `most` equal parts; where there are fewer tokens, each one once.
-    nth = torch.where(counts > most, (2 * place + 1) * counts // (2 * most), place)
+    nth = torch.where(counts > most, (2 * nth_part + 1) * counts // (2 * most), nth_part)
     # A stable sort puts the counted positions in front, in order.
     order = (weight <= 0).to(torch.int8).argsort(dim=1, stable=True)
     rows = order.gather(1, nth.clamp(max=weight.shape[1] - 1))

@@ -57,7 +57,7 @@ class Rotation:
         for first, second in _pairings(before.shape[-1]):
             found = _fit(before, norm, values, after, first, second)
             scale = after.abs().max().clamp(min=1e-12)
-            worst = min(worst, float((found.turned(values) - after).abs().max() / scale))
+            worst = min(worst, float((found.rotated(values) - after).abs().max() / scale))
             if worst <= _TOLERANCE.get(dtype, 1e-3):
                 return found
         raise LayoutError(
@@ -66,7 +66,7 @@ class Rotation:
             f"'attn.v', 'attn.o' or 'mlp.neuron'."
         )
 
-    def turned(self, values: Tensor) -> Tensor:
+    def rotated(self, values: Tensor) -> Tensor:
         """Return values `[…, length, size]` after the rotation."""
         moved = torch.zeros_like(values)
         moved[..., self.partner] = values * self.sine
@@ -91,12 +91,12 @@ class Rotation:
             return pair, torch.stack([units, self.partner[units]], dim=-1)
         gone = values[:, None].repeat(1, len(units), 1, 1)
         gone[:, torch.arange(len(units), device=units.device), :, units] = 0
-        full = self.turned(self.norm(values))[:, None]
-        return full - self.turned(self.norm(gone)), self._own.expand(len(units), -1)
+        full = self.rotated(self.norm(values))[:, None]
+        return full - self.rotated(self.norm(gone)), self._own.expand(len(units), -1)
 
 
-def meet(change: Tensor, where: Tensor, other: Tensor) -> Tensor:
-    """Return the inner products of changes with what they meet.
+def inner_products(change: Tensor, where: Tensor, other: Tensor) -> Tensor:
+    """Return the inner products of changes with other vectors.
 
     Args:
         change: `[texts, units, length, n]`.
@@ -106,8 +106,8 @@ def meet(change: Tensor, where: Tensor, other: Tensor) -> Tensor:
     Returns:
         `[texts, units, heads, length of the change, length of the other]`.
     """
-    met = other[..., where].permute(0, 3, 1, 4, 2)
-    return change[:, :, None] @ met
+    found = other[..., where].permute(0, 3, 1, 4, 2)
+    return change[:, :, None] @ found
 
 
 def _fit(

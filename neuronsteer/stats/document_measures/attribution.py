@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LayoutError, ParameterError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from ..weight_norms import images
-from . import METERS, Meter
+from . import DOCUMENT_MEASURES, DocumentMeasure
 
 
-@METERS.register("attribution")
-class Attribution(Meter):
+@DOCUMENT_MEASURES.register("attribution")
+class Attribution(DocumentMeasure):
     """The neuron's column of the down projection times the unembedding rows of a text's tokens.
 
     The direct path only: what the final norm's gain and the unembedding make of the column, summed
@@ -37,7 +37,7 @@ class Attribution(Meter):
         weight = getattr(head, "weight", None)
         if not isinstance(weight, Tensor) or weight.shape[-1] != anatomy.hidden_size:
             raise LayoutError(
-                f"The output embeddings of a {type(anatomy.root).__name__} are no rows of the "
+                f"The output embeddings of a {type(anatomy.root).__name__} are not rows of the "
                 f"residual stream's {anatomy.hidden_size} coordinates, so a neuron's direct effect "
                 "on logits is not known. Use attribution='norm'."
             )
@@ -46,37 +46,39 @@ class Attribution(Meter):
         self._columns: dict[int, Tensor] = {}
         self._batch: tuple[Tensor, Tensor] | None = None
 
-    def entries(self) -> list[tuple[Tap, Callback]]:
-        """Return the neurons' taps: where a layer computes, its columns are at hand."""
-        return [(tap, self._measure(tap)) for tap in self.taps]
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
+        """Return the neurons' hook points: where a layer computes, its columns are at hand."""
+        return [(point, self._measure(point)) for point in self.points]
 
-    def _measure(self, tap: Tap) -> Callback:
+    def _measure(self, point: HookPoint) -> Callback:
         def measure(_values: Tensor) -> None:
-            module: Any = tap.module
+            module: Any = point.module
             towards = self._towards()
             weight = module.weight if type(module) is nn.Linear else None
             if weight is None or not weight.is_floating_point() or weight.is_meta:
-                if tap.layer not in self._columns:
-                    self._columns[tap.layer] = images(tap, tap.width, self.anatomy.root.dtype).T
-                weight = self._columns[tap.layer]
-            self.emit(tap.layer, towards.to(weight) @ weight.detach())
+                if point.layer not in self._columns:
+                    self._columns[point.layer] = images(
+                        point, point.width, self.anatomy.root.dtype
+                    ).T
+                weight = self._columns[point.layer]
+            self.emit(point.layer, towards.to(weight) @ weight.detach())
 
         return measure
 
     def _towards(self) -> Tensor:
         """Return, per text, the sum of its tokens' unembedding rows, `[texts, hidden]`."""
-        current = self.current()
-        if self._batch is None or self._batch[0] is not current.ids:
-            weight = current.weight[: current.real]
-            ids = current.ids[: current.real].to(self._rows.device)
+        batch = self.batch()
+        if self._batch is None or self._batch[0] is not batch.ids:
+            weight = batch.weight[: batch.texts]
+            ids = batch.ids[: batch.texts].to(self._rows.device)
             found = torch.zeros(len(ids), self._rows.shape[1], device=self._rows.device)
             for row, (tokens, counts) in enumerate(zip(ids, weight, strict=True)):
                 kept = tokens[counts.to(tokens.device) > 0]
                 found[row] = self._rows.detach()[kept].float().sum(0)
-            self._batch = (current.ids, found * self._gain.to(found))
+            self._batch = (batch.ids, found * self._gain.to(found))
         return self._batch[1]
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Forget the running batch."""
         self._batch = None
 

@@ -2,11 +2,12 @@
 
 Switching a unit off leaves the rest of its layer as it was, so nothing has to be run again: the
 change of the MLP's or the attention's output is computed from what flowed through the layer anyway.
-It is the Euclidean length of that change over the counted tokens of a document.
+Beside it, what the released code of the PLND paper computes in its place.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,17 +16,75 @@ import torch
 from torch import Tensor
 
 from ...errors import HookError, LayoutError
-from ...models import Anatomy, Tap
+from ...models import Anatomy, HookPoint
 from ...models.readonly_hooks import Callback
 from ..weight_norms import norms
-from . import METERS, Meter, documents, size
-from ._attention import Scores, watched
-from ._heads import Heads, off
+from . import DOCUMENT_MEASURES, DocumentMeasure, documents
+from ._attention import AttentionInputs, attention_inputs
+from ._heads import Heads, change_without_units, weight_changes
 
 
-@METERS.register("importance")
-class Importance(Meter):
-    """Length of the change of the layer's output when the unit is off.
+class _AttentionMeasure(DocumentMeasure):
+    """What is measured where queries meet keys, and on what enters the output projection."""
+
+    def __init__(self, anatomy: Anatomy, site: str) -> None:
+        super().__init__(anatomy, site)
+        self.needs_attention = site in ("attn.q", "attn.k")
+        self._calls = 0
+        self.heads: dict[int, Heads] = {}
+        if self.needs_attention or site == "attn.v":
+            self.heads = {point.layer: Heads.of(anatomy, point) for point in self.points}
+
+    @abstractmethod
+    def in_attention(
+        self, layer: int, heads: Heads, inputs: AttentionInputs, weight: Tensor
+    ) -> Tensor:
+        """Return the numbers of query or key units, `[texts, width]`."""
+
+    @contextmanager
+    def prepared(self) -> Generator[None, None, None]:
+        """Let queries and keys be seen where they meet."""
+        if not self.needs_attention:
+            yield
+            return
+        calls = {
+            heads.module: self._attention_callback(layer) for layer, heads in self.heads.items()
+        }
+        with attention_inputs(self.anatomy.root, calls):
+            yield
+
+    def _attention_callback(self, layer: int) -> Callable[[AttentionInputs], None]:
+        def measure(inputs: AttentionInputs) -> None:
+            self._calls += 1
+            batch = self.batch()
+            weight = batch.weight_on(inputs.query.device)[: batch.texts]
+            self.emit(layer, self.in_attention(layer, self.heads[layer], inputs, weight))
+
+        return measure
+
+    def output_points(self) -> list[HookPoint]:
+        """Return hook points on what enters the output projections."""
+        outputs = {point.layer: point for point in self.anatomy.hook_points("attn.o")}
+        found: list[HookPoint] = []
+        for layer, heads in self.heads.items():
+            width = heads.groups * heads.repeats * heads.size
+            sizes = {"width": width, "tensor_width": width, "columns": None}
+            found.append(replace(outputs[layer], side="input", **sizes))
+        return found
+
+    def check_measured(self) -> None:
+        """Raise if the attention did not run where it can be seen."""
+        if self.needs_attention and not self._calls:
+            raise HookError(
+                f"The attention of {self.anatomy.model_type!r} does not run through transformers' "
+                f"attention interface, so that {self.name!r} at {self.site!r} cannot be measured. "
+                f"Measure 'attn.v' or 'mlp.neuron'."
+            )
+
+
+@DOCUMENT_MEASURES.register("importance")
+class Importance(_AttentionMeasure):
+    """Euclidean length, over a document's counted tokens, of the output's change without the unit.
 
     - `mlp.neuron`: the unit adds its value times its column of the down projection, so it is the
       length of the values times that of the column (a row of the up projection being off is the
@@ -40,49 +99,43 @@ class Importance(Meter):
 
     def __init__(self, anatomy: Anatomy, site: str) -> None:
         super().__init__(anatomy, site)
-        self._calls = 0
-        if site == "mlp.neuron":
-            self._norms = norms(anatomy, site)
-        elif site in ("attn.q", "attn.k", "attn.v"):
-            self._heads = {tap.layer: Heads.of(anatomy, tap) for tap in self.taps}
-        elif site != "attn.o":
+        self._norms = norms(anatomy, site) if site == "mlp.neuron" else None
+        if not (self.heads or site in ("mlp.neuron", "attn.o")):
             raise LayoutError(
                 f"{self.name!r} is measured at 'mlp.neuron', 'attn.q', 'attn.k', 'attn.v' and "
                 f"'attn.o', not at {site!r}."
             )
         self._readings: dict[int, Tensor] = {}
 
-    def entries(self) -> list[tuple[Tap, Callback]]:
-        """Return taps on the site, or for `attn.v` on what enters the output projection."""
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
+        """Return hook points on the site, or for `attn.v` on what enters the output projection."""
         if self.site == "attn.v":
-            outputs = {tap.layer: tap for tap in self.anatomy.taps("attn.o")}
-            return [
-                (_entering(outputs[tap.layer], self._heads[tap.layer]), self._values(tap.layer))
-                for tap in self.taps
-            ]
-        return [(tap, self._callback(tap.layer)) for tap in self.taps]
+            return [(point, self._shares(point.layer)) for point in self.output_points()]
+        read = self._keep if self.needs_attention else self._lengths
+        return [(point, read(point.layer)) for point in self.points]
 
-    def _callback(self, layer: int) -> Callback:
-        if self.site == "mlp.neuron":
-            return lambda values: self.emit(layer, self._columns(layer, values))
-        if self.site == "attn.o":
-            return lambda values: self.emit(layer, size(values, self.current()))
-
+    def _keep(self, layer: int) -> Callback:
         def keep(values: Tensor) -> None:
-            # Picked up by the attention function, which is called next.
+            # Picked up by `in_attention`, which is called next.
             self._readings[layer] = values
 
         return keep
 
-    def _columns(self, layer: int, values: Tensor) -> Tensor:
-        found = size(values, self.current())
-        return found * self._norms[layer, : found.shape[1]].to(found.device)
+    def _lengths(self, layer: int) -> Callback:
+        def read(values: Tensor) -> None:
+            shaped, weight = documents(values, self.batch())
+            found = (shaped.square() * weight[..., None]).sum(1).sqrt()
+            if self._norms is not None:
+                found = found * self._norms[layer, : found.shape[1]].to(found.device)
+            self.emit(layer, found)
 
-    def _values(self, layer: int) -> Callback:
-        heads = self._heads[layer]
+        return read
+
+    def _shares(self, layer: int) -> Callback:
+        heads = self.heads[layer]
 
         def read(values: Tensor) -> None:
-            shaped, weight = documents(values, self.current())
+            shaped, weight = documents(values, self.batch())
             z = shaped.unflatten(-1, (heads.groups, heads.repeats, heads.size))
             z = z * weight[:, :, None, None, None]
             # The unit's part of the output is a sum over the heads that share it.
@@ -92,43 +145,69 @@ class Importance(Meter):
 
         return read
 
-    @contextmanager
-    def prepared(self) -> Generator[None, None, None]:
-        """Let queries and keys be seen where they meet."""
-        if self.site not in ("attn.q", "attn.k"):
-            yield
-            return
-        calls = {heads.module: self._meeting(layer) for layer, heads in self._heads.items()}
-        with watched(self.anatomy.root, calls):
-            yield
+    def in_attention(
+        self, layer: int, heads: Heads, inputs: AttentionInputs, weight: Tensor
+    ) -> Tensor:
+        """Return how far the output moves when each query or key unit is off."""
+        values, _ = documents(self._readings.pop(layer), self.batch())
+        return change_without_units(self.site, heads, values, inputs, weight)
 
-    def _meeting(self, layer: int) -> Callable[[Scores], None]:
-        heads = self._heads[layer]
-
-        def see(scores: Scores) -> None:
-            self._calls += 1
-            values, current = self._readings.pop(layer), self.current()
-            weight = current.weight_on(values.device)[: current.real]
-            shaped = values.reshape(len(current.weight), weight.shape[1], -1)[: current.real]
-            self.emit(layer, off(self.site, heads, shaped.float(), scores, weight))
-
-        return see
-
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Forget the running batch."""
         self._readings.clear()
 
-    def require(self) -> None:
-        """Raise if the attention did not run where it can be seen."""
-        if self.site in ("attn.q", "attn.k") and not self._calls:
-            raise HookError(
-                f"The attention of {self.anatomy.model_type!r} does not run through transformers' "
-                f"attention interface, so that 'importance' at {self.site!r} cannot be measured. "
-                f"Measure 'attn.v', 'attn.o' or 'mlp.neuron'."
+
+@DOCUMENT_MEASURES.register("importance_released")
+class ReleasedImportance(_AttentionMeasure):
+    """The shortcuts of the released code, which rank units otherwise than their effect does.
+
+    - `mlp.neuron`: the sum of |u|, the up projection's output, whatever gate and down projection.
+    - `attn.q`, `attn.k`: the squared change of the attention weights when a coordinate's product of
+      query and key is subtracted from the scores, which are scaled while the product is not.
+    - `attn.v`: the sum of the sizes of what the heads pass on.
+
+    One number per coordinate of the query heads; a unit of a shared key or value head gets the sum
+    over the heads that share it. As for `importance`, queries are those of 12 tokens per document.
+    """
+
+    name = "importance_released"
+
+    def __init__(self, anatomy: Anatomy, site: str) -> None:
+        super().__init__(anatomy, site)
+        if not self.heads and (site != "mlp.neuron" or not anatomy.gated):
+            raise LayoutError(
+                f"The released code of PLND has no measurement at {site!r} of "
+                f"{anatomy.model_type!r}: it measures 'mlp.neuron' of gated MLPs, 'attn.q', "
+                f"'attn.k' and 'attn.v'."
             )
 
+    def callbacks(self) -> list[tuple[HookPoint, Callback]]:
+        """Return hook points on the up projection, or on what enters the output projection."""
+        if self.needs_attention:
+            return []
+        points = self.output_points() if self.heads else self.anatomy.up_hook_points()
+        return [(point, self._sizes(point.layer)) for point in points]
 
-def _entering(tap: Tap, heads: Heads) -> Tap:
-    """Return a tap on what enters the output projection."""
-    width = heads.groups * heads.repeats * heads.size
-    return replace(tap, side="input", width=width, tensor_width=width, columns=None)
+    def _sizes(self, layer: int) -> Callback:
+        heads = self.heads.get(layer)
+
+        def read(values: Tensor) -> None:
+            shaped, weight = documents(values, self.batch())
+            sums = (shaped.abs() * weight[..., None]).sum(1)
+            if heads is not None:
+                sums = sums.unflatten(-1, (heads.groups, heads.repeats, heads.size)).sum(2)
+            self.emit(layer, sums.flatten(1))
+
+        return read
+
+    def in_attention(
+        self,
+        layer: int,  # noqa: ARG002
+        heads: Heads,
+        inputs: AttentionInputs,
+        weight: Tensor,
+    ) -> Tensor:
+        """Return the squared change of the attention weights, as the released code has it."""
+        # [texts, groups, repeats, size]
+        found = weight_changes(heads, inputs, weight)
+        return (found.sum(2) if self.site == "attn.k" else found).flatten(1)

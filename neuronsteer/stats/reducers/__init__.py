@@ -1,9 +1,9 @@
 """Reducers: what is kept of a neuron's values. One file per family, found by scanning.
 
 A reducer sees the values of the counted tokens of one forward pass, chunk by chunk, and folds them
-into a *stage*. Only when the whole forward pass has succeeded is the stage added to the *total*, so
-that a batch that ran out of memory half-way leaves no trace. Totals of several processes, shards or
-checkpoints are combined with `merge`, in any order.
+into what is *pending*. Only when the whole forward pass has succeeded is that added to the *total*,
+so that a batch that ran out of memory half-way leaves no trace. Totals of several processes, shards
+or checkpoints are combined with `merge`, in any order.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ from ...registry import Registry
 
 
 class Scratch:
-    """One float32 buffer per device, reused for every chunk."""
+    """Float32 buffers on each device, reused for every chunk."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[torch.device, int], Tensor] = {}
 
-    def take(self, like: Tensor, slot: int = 0) -> Tensor:
-        """Return an uninitialised float32 tensor of the shape of `like`, on its device."""
-        key = (like.device, slot)
+    def take(self, like: Tensor, number: int = 0) -> Tensor:
+        """Return an uninitialised float32 tensor of the shape of `like`, on its device.
+
+        Args:
+            like: A tensor.
+            number: Which buffer: one with another number is not overwritten.
+        """
+        key = (like.device, number)
         size = like.numel()
         buffer = self._buffers.get(key)
         if buffer is None or buffer.numel() < size:
@@ -43,13 +48,13 @@ class Chunk:
     Attributes:
         values: `[tokens, width]` in the model's dtype.
         weight: `[tokens]` float32, 1 for tokens that count and 0 for all others.
-        whole: Every token counts.
+        all_count: Every token counts.
     """
 
-    def __init__(self, values: Tensor, weight: Tensor, whole: bool, scratch: Scratch) -> None:
+    def __init__(self, values: Tensor, weight: Tensor, all_count: bool, scratch: Scratch) -> None:
         self.values = values
         self.weight = weight
-        self.whole = whole
+        self.all_count = all_count
         self._scratch = scratch
         self._floats: Tensor | None = None
 
@@ -81,28 +86,29 @@ class Reducer(ABC):
     sign_only: ClassVar[bool] = False
     #: Whether it keeps something per text; then `rows` is called instead of `observe`.
     per_text: ClassVar[bool] = False
-    #: The meter that gives it one number per document (see `meters/`); then `fold` is called.
-    meter: ClassVar[str] = ""
+    #: The measure that gives it one number per document (see `document_measures/`); then `fold`
+    #: is called.
+    document_measure: ClassVar[str] = ""
     #: What the numbers are worth, for documentation: exactness or error.
     error: ClassVar[str] = "exact"
-    stage_dtype: ClassVar[torch.dtype] = torch.float64
+    pending_dtype: ClassVar[torch.dtype] = torch.float64
     total_dtype: ClassVar[torch.dtype] = torch.float64
     #: Size of what is kept per neuron; `()` is one number.
-    tail: ClassVar[tuple[int, ...]] = ()
+    entry_shape: ClassVar[tuple[int, ...]] = ()
     #: Value of an accumulator that has seen nothing.
     empty: ClassVar[float] = 0
 
     @abstractmethod
-    def observe(self, chunk: Chunk, stage: Tensor) -> None:
-        """Fold a chunk into `stage` `[width, *tail]`, in place."""
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
+        """Fold a chunk into `pending` `[width, *entry_shape]`, in place."""
 
     def start(self, shape: tuple[int, ...], device: torch.device, total: bool) -> Tensor:
-        """Return accumulators `[*shape, *tail]` that have seen nothing."""
-        dtype = self.total_dtype if total else self.stage_dtype
-        return torch.full((*shape, *self.tail), self.empty, dtype=dtype, device=device)
+        """Return accumulators `[*shape, *entry_shape]` that have seen nothing."""
+        dtype = self.total_dtype if total else self.pending_dtype
+        return torch.full((*shape, *self.entry_shape), self.empty, dtype=dtype, device=device)
 
     def merge(self, total: Tensor, other: Tensor) -> None:
-        """Fold another accumulator, or a stage, into `total`, in place."""
+        """Fold another accumulator, or what is pending, into `total`, in place."""
         other = other.to(device=total.device, dtype=total.dtype)
         if self.merging == "max":
             torch.maximum(total, other, out=total)
@@ -113,15 +119,15 @@ class Reducer(ABC):
 
 
 class DocumentReducer(Reducer):
-    """Base of reducers that are given one number per document and unit by a meter."""
+    """Base of reducers that are given one number per document and unit by a document measure."""
 
     @abstractmethod
-    def fold(self, scores: Tensor, stage: Tensor) -> None:
-        """Fold `scores` `[documents, width]` into `stage` `[width, *tail]`, in place."""
+    def fold(self, scores: Tensor, pending: Tensor) -> None:
+        """Fold `scores` `[documents, width]` into `pending` `[width, *entry_shape]`, in place."""
 
-    def observe(self, chunk: Chunk, stage: Tensor) -> None:
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
         """Fold every counted token as if it were a document of its own."""
-        self.fold(chunk.floats[chunk.weight > 0], stage)
+        self.fold(chunk.floats[chunk.weight > 0], pending)
 
 
 REDUCERS: Registry[Reducer] = Registry("reducer", "neuronsteer.stats.reducers")

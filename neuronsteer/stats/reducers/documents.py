@@ -15,14 +15,14 @@ class Least(DocumentReducer):
 
     merging = "min"
     error: ClassVar[str] = "exact minimum of float32 measurements"
-    stage_dtype = torch.float32
+    pending_dtype = torch.float32
     total_dtype = torch.float32
     empty: ClassVar[float] = float("inf")
 
-    def fold(self, scores: Tensor, stage: Tensor) -> None:
-        """Lower the stage to the documents' minimum."""
+    def fold(self, scores: Tensor, pending: Tensor) -> None:
+        """Lower what is pending to the documents' minimum."""
         if len(scores):
-            torch.minimum(stage, scores.amin(0).to(stage.dtype), out=stage)
+            torch.minimum(pending, scores.amin(0).to(pending.dtype), out=pending)
 
 
 class WorstRank(DocumentReducer):
@@ -34,34 +34,34 @@ class WorstRank(DocumentReducer):
 
     merging = "max"
     error: ClassVar[str] = "exact ranks of float32 measurements"
-    stage_dtype = torch.int32
+    pending_dtype = torch.int32
     total_dtype = torch.int32
     empty: ClassVar[float] = -1
 
-    def fold(self, scores: Tensor, stage: Tensor) -> None:
-        """Raise the stage to the documents' worst rank."""
+    def fold(self, scores: Tensor, pending: Tensor) -> None:
+        """Raise what is pending to the documents' worst rank."""
         if not len(scores):
             return
         order = scores.argsort(dim=1, descending=True, stable=True)
-        places = torch.arange(scores.shape[1], dtype=stage.dtype, device=scores.device)
-        ranks = torch.empty_like(order, dtype=stage.dtype)
-        ranks.scatter_(1, order, places.expand_as(ranks))
-        torch.maximum(stage, ranks.amax(0), out=stage)
+        positions = torch.arange(scores.shape[1], dtype=pending.dtype, device=scores.device)
+        ranks = torch.empty_like(order, dtype=pending.dtype)
+        ranks.scatter_(1, order, positions.expand_as(ranks))
+        torch.maximum(pending, ranks.amax(0), out=pending)
 
 
 class Moments(DocumentReducer):
     """Sums of the first four powers over the documents: mean, variance, skewness and kurtosis."""
 
     error: ClassVar[str] = "float64 sums of float32 measurements"
-    tail: ClassVar[tuple[int, ...]] = (4,)
+    entry_shape: ClassVar[tuple[int, ...]] = (4,)
 
-    def fold(self, scores: Tensor, stage: Tensor) -> None:
+    def fold(self, scores: Tensor, pending: Tensor) -> None:
         """Add the powers of each document."""
         values = scores.double()
         square = values.square()
         powers = (values, square, square * values, square.square())
         for position, power in enumerate(powers):
-            stage[..., position] += power.sum(0)
+            pending[..., position] += power.sum(0)
 
 
 class Total(DocumentReducer):
@@ -69,14 +69,16 @@ class Total(DocumentReducer):
 
     error: ClassVar[str] = "float64 sum of float32 measurements"
 
-    def fold(self, scores: Tensor, stage: Tensor) -> None:
+    def fold(self, scores: Tensor, pending: Tensor) -> None:
         """Add the documents' numbers."""
-        stage.add_(scores.double().sum(0))
+        pending.add_(scores.double().sum(0))
 
 
 def _named(base: type[DocumentReducer], reducer: str, measured: str) -> DocumentReducer:
     return type(
-        base.__name__, (base,), {"name": reducer, "meter": measured, "__doc__": base.__doc__}
+        base.__name__,
+        (base,),
+        {"name": reducer, "document_measure": measured, "__doc__": base.__doc__},
     )()
 
 

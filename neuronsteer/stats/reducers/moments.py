@@ -17,12 +17,12 @@ class Count(Reducer):
     sign_only = True
     error: ClassVar[str] = "exact integers"
     # Zeros and ones add up exactly in float32 below 2**24, far more tokens than a forward holds.
-    stage_dtype = torch.float32
+    pending_dtype = torch.float32
     total_dtype = torch.int64
 
-    def observe(self, chunk: Chunk, stage: Tensor) -> None:
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
         """Add a product of the token weights with a matrix of zeros and ones."""
-        stage.add_(chunk.total(torch.gt(chunk.values, 0, out=chunk.buffer())))
+        pending.add_(chunk.total(torch.gt(chunk.values, 0, out=chunk.buffer())))
 
 
 class Sum(Reducer):
@@ -31,9 +31,9 @@ class Sum(Reducer):
     name = "sum"
     error: ClassVar[str] = "float32 inside a chunk of tokens, float64 beyond"
 
-    def observe(self, chunk: Chunk, stage: Tensor) -> None:
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
         """Add the chunk's sum."""
-        stage.add_(chunk.total(chunk.floats))
+        pending.add_(chunk.total(chunk.floats))
 
 
 class SumOfSquares(Reducer):
@@ -42,9 +42,9 @@ class SumOfSquares(Reducer):
     name = "sumsq"
     error: ClassVar[str] = "float32 inside a chunk of tokens, float64 beyond"
 
-    def observe(self, chunk: Chunk, stage: Tensor) -> None:
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
         """Add the chunk's sum of squares."""
-        stage.add_(chunk.total(torch.mul(chunk.floats, chunk.floats, out=chunk.buffer())))
+        pending.add_(chunk.total(torch.mul(chunk.floats, chunk.floats, out=chunk.buffer())))
 
 
 class Max(Reducer):
@@ -53,17 +53,17 @@ class Max(Reducer):
     name = "max"
     merging = "max"
     error: ClassVar[str] = "exact float32"
-    stage_dtype = torch.float32
+    pending_dtype = torch.float32
     total_dtype = torch.float32
     empty: ClassVar[float] = float("-inf")
 
-    def observe(self, chunk: Chunk, stage: Tensor) -> None:
-        """Raise the stage to the chunk's maximum."""
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
+        """Raise what is pending to the chunk's maximum."""
         values = chunk.values
-        if not chunk.whole:
+        if not chunk.all_count:
             keep = chunk.weight[:, None] > 0
             values = torch.where(keep, values, torch.full_like(values[:1, :1], float("-inf")))
-        torch.maximum(stage, values.amax(0).to(stage.dtype), out=stage)
+        torch.maximum(pending, values.amax(0).to(pending.dtype), out=pending)
 
 
 for _reducer in (Count(), Sum(), SumOfSquares(), Max()):

@@ -44,14 +44,14 @@ class Quantile(Reducer):
         "a quantile is within 9.1 % of the true one for magnitudes from 2**-10 to 2**6; smaller "
         "ones read as 0, larger ones as 64"
     )
-    stage_dtype = torch.int32
+    pending_dtype = torch.int32
     total_dtype = torch.int32
-    tail: ClassVar[tuple[int, ...]] = (BINS,)
+    entry_shape: ClassVar[tuple[int, ...]] = (BINS,)
 
     def __init__(self) -> None:
         self._edges: dict[torch.device, Tensor] = {}
 
-    def observe(self, chunk: Chunk, stage: Tensor) -> None:
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
         """Count each value in its bin."""
         values = chunk.floats
         boundaries = self._edges.get(values.device)
@@ -60,7 +60,7 @@ class Quantile(Reducer):
         bins = torch.bucketize(values.contiguous(), boundaries, right=True)
         bins += torch.arange(values.shape[1], device=values.device) * BINS
         weight = chunk.weight.to(torch.int32)[:, None].expand_as(bins)
-        flat = stage.view(-1) if stage.is_contiguous() else stage.reshape(-1)
+        flat = pending.view(-1) if pending.is_contiguous() else pending.reshape(-1)
         flat.scatter_add_(0, bins.flatten(), weight.flatten())
 
 

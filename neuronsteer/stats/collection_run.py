@@ -1,4 +1,4 @@
-"""One run: labels, windows, batches; out of memory; checkpoints; the final reduction."""
+"""One collection from start to end: labels, windows, batches, checkpoints, the final reduction."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..errors import StatsError, TextError
 from ..models import Anatomy
-from ..models.readonly_hooks import Listener
-from .activation_collector import ROUTED, Gatherer
+from ..models.readonly_hooks import HookCalls
+from .activation_collector import ROUTED, ActivationCollector
 from .batches import Batch, BatchPlan
-from .checkpoint import Checkpoint, Position
-from .distributed import Ranks
-from .forward import Forwarder, evaluating
+from .checkpoint import CollectionCheckpoint, Position
+from .distributed import Processes
+from .forward import BatchRunner, evaluating
 from .needs import Need
 from .progress import Progress, Report, reporting
 from .texts import Source
@@ -33,16 +33,16 @@ Facts = dict[str, Any]
 _ORDER = Need("order", "texts")
 
 
-class Run:
+class CollectionRun:
     """Collects every label in turn.
 
     Args:
         anatomy: The model.
-        gatherer: What is gathered from it.
+        collector: What is collected from it.
         reader: Turns texts into rows.
         plan: Turns rows into batches.
         sources: The texts.
-        ranks: The processes.
+        processes: The processes.
         device: Where the model takes its input.
         checkpoint: Where the state is kept.
     """
@@ -50,22 +50,22 @@ class Run:
     def __init__(
         self,
         anatomy: Anatomy,
-        gatherer: Gatherer,
+        collector: ActivationCollector,
         reader: RowReader,
         plan: BatchPlan,
         sources: tuple[Source, ...],
-        ranks: Ranks,
+        processes: Processes,
         device: torch.device,
-        checkpoint: Checkpoint | None,
+        checkpoint: CollectionCheckpoint | None,
     ) -> None:
         self.anatomy = anatomy
-        self.gatherer = gatherer
+        self.collector = collector
         self.reader = reader
         self.plan = plan
         self.sources = sources
-        self.ranks = ranks
+        self.processes = processes
         self.checkpoint = checkpoint
-        self._forward = Forwarder(anatomy, gatherer, device)
+        self._runner = BatchRunner(anatomy, collector, device)
         self._tokens = 0
 
     def collect(self, resume: bool, progress: bool | Report) -> dict[str, Any]:
@@ -78,23 +78,23 @@ class Run:
         error: BaseException | None = None
         try:
             with (
-                reporting(progress, self.ranks.rank == 0) as report,
+                reporting(progress, self.processes.rank == 0) as report,
                 evaluating(self.anatomy.root),
-                self.gatherer.mode(),
-                self.gatherer.listening() as listener,
+                self.collector.mode(),
+                self.collector.reading() as hooks,
             ):
-                self._labels(resume, report, listener, done)
+                self._labels(resume, report, hooks, done)
         except Exception as found:
             error = found
         # Every process gets here, so that a failed one does not leave the others waiting.
-        self.ranks.check(error)
+        self.processes.raise_together(error)
         return self._reduce(done)
 
     def _labels(
         self,
         resume: bool,
         report: Report,
-        listener: Listener,
+        hooks: HookCalls,
         done: list[tuple[Facts, dict[Need, Tensor]]],
     ) -> None:
         start, tensors = Position(), {}
@@ -107,35 +107,35 @@ class Run:
                 self.checkpoint.remove()
             for label in range(start.label):
                 facts, finished = self.checkpoint.read_finished(label)
-                done.append((facts, {_need(name): value for name, value in finished.items()}))
+                done.append((facts, {Need.parse(name): value for name, value in finished.items()}))
         began = time.monotonic()
         for label in range(start.label, len(self.sources)):
             here = start if label == start.label else Position(label)
             self._restore(here, tensors if label == start.label else {})
-            facts = self._label(label, here, report, listener, began)
+            facts = self._label(label, here, report, hooks, began)
             totals = self._state()
             done.append((facts, totals))
             if self.checkpoint is not None:
                 self.checkpoint.finish(label, facts, {str(n): t for n, t in totals.items()})
 
     def _restore(self, here: Position, tensors: dict[str, Tensor]) -> None:
-        held = {_need(name): value for name, value in tensors.items()}
-        order = held.pop(_ORDER, None)
-        self.gatherer.load(held)
-        forward = self._forward
-        forward.order = [] if order is None else order.tolist()
-        forward.cap = here.cap or forward.cap
-        forward.aligned = forward.aligned and here.aligned
+        restored = {Need.parse(name): value for name, value in tensors.items()}
+        order = restored.pop(_ORDER, None)
+        self.collector.load(restored)
+        runner = self._runner
+        runner.order = [] if order is None else order.tolist()
+        runner.cap = here.cap or runner.cap
+        runner.aligned = runner.aligned and here.aligned
 
     def _label(
-        self, label: int, start: Position, report: Report, listener: Listener, began: float
+        self, label: int, start: Position, report: Report, hooks: HookCalls, began: float
     ) -> Facts:
         source, tally = self.sources[label], Tally()
         rows = self.reader.read(source.read(), source.label, tally)
-        here, dealt = replace(start, label=label), -1
+        here, number = replace(start, label=label), -1
         try:
-            for window, held in enumerate(self.plan.windows(rows)):
-                batches = self.plan.batches(held)
+            for window, members in enumerate(self.plan.windows(rows)):
+                batches = self.plan.batches(members)
                 seen = tally.digest.hexdigest()
                 if window == start.window and start.digest and start.digest != seen:
                     raise StatsError(
@@ -143,12 +143,12 @@ class Run:
                         f"are not those that the run was started with."
                     )
                 for position, batch in enumerate(batches):
-                    dealt += 1
+                    number += 1
                     if (window, position) < (start.window, start.batch):
                         continue
-                    if not self.ranks.mine(dealt):
+                    if not self.processes.owns(number):
                         continue
-                    self._forward.run(batch, listener)
+                    self._runner.run(batch, hooks)
                     self._tokens += batch.tokens
                     here = Position(
                         label,
@@ -156,15 +156,15 @@ class Run:
                         position + 1,
                         seen,
                         here.tokens + batch.tokens,
-                        self._forward.cap,
-                        self._forward.aligned,
+                        self._runner.cap,
+                        self._runner.aligned,
                     )
                     report(self._event(label, tally, here, batch, began))
                     if self.checkpoint is not None and self.checkpoint.due():
-                        self._keep(here)
+                        self._write_checkpoint(here)
         except KeyboardInterrupt:
-            if self.checkpoint is not None and not self._forward.committing:
-                self._keep(here)
+            if self.checkpoint is not None and not self._runner.committing:
+                self._write_checkpoint(here)
             raise
         if not tally.tokens:
             raise TextError(
@@ -188,11 +188,11 @@ class Run:
 
     def _state(self) -> dict[Need, Tensor]:
         return {
-            **self.gatherer.totals(),
-            _ORDER: torch.tensor(self._forward.order, dtype=torch.int64),
+            **self.collector.totals(),
+            _ORDER: torch.tensor(self._runner.order, dtype=torch.int64),
         }
 
-    def _keep(self, here: Position) -> None:
+    def _write_checkpoint(self, here: Position) -> None:
         if self.checkpoint is not None:
             tensors = {str(need): value for need, value in self._state().items()}
             self.checkpoint.write(here, tensors)
@@ -203,17 +203,17 @@ class Run:
         source, policy = self.sources[label], self.reader.policy
         part: float | None = None
         if policy.max_tokens is not None:
-            part = min(1.0, here.tokens * self.ranks.size / policy.max_tokens)
+            part = min(1.0, here.tokens * self.processes.size / policy.max_tokens)
         size = source.size
         if size and tally.tokens:
             # How much of the source was read, less what was read ahead.
-            ahead = here.tokens * self.ranks.size / tally.tokens
+            ahead = here.tokens * self.processes.size / tally.tokens
             part = max(part or 0.0, min(1.0, ahead) * tally.seen / size)
         return Progress(
             source.label,
             label,
             len(self.sources),
-            self._tokens * self.ranks.size,
+            self._tokens * self.processes.size,
             time.monotonic() - began,
             None if part is None else (label + part) / len(self.sources),
             len(batch.rows),
@@ -221,21 +221,21 @@ class Run:
 
     def _reduce(self, done: list[tuple[Facts, dict[Need, Tensor]]]) -> dict[str, Any]:
         facts = {s.label: found for s, (found, _) in zip(self.sources, done, strict=True)}
-        self.ranks.agree("texts", json.dumps(facts, sort_keys=True))
+        self.processes.require_equal("texts", json.dumps(facts, sort_keys=True))
         arrays: dict[Need, Tensor] = {}
-        for need, slot in self.gatherer.slots.items():
-            # Taken out one by one, so that nothing is held twice for long.
+        for need, accumulator in self.collector.accumulators.items():
+            # Taken out one by one, so that nothing is in memory twice for long.
             stacked = torch.stack([totals.pop(need) for _, totals in done])
-            arrays[need] = self.ranks.reduce(stacked, slot.reducer.merging)
+            arrays[need] = self.processes.reduce(stacked, accumulator.reducer.merging)
             _check_finite(need, arrays[need])
         rows: dict[Need, dict[str, Tensor]] = {}
-        for need in self.gatherer.texts:
+        for need in self.collector.text_rows:
             rows[need] = {}
             for source, (found, totals) in zip(self.sources, done, strict=True):
                 shape = (found["rows"], *totals[need].shape[1:])
                 full = torch.zeros(shape)
                 full[totals[_ORDER]] = totals[need]
-                rows[need][source.label] = self.ranks.reduce(full, "sum")
+                rows[need][source.label] = self.processes.reduce(full, "sum")
         routed = {need.site: arrays.pop(need) for need in list(arrays) if need.reducer == ROUTED}
         return {
             "tokens": {label: found["tokens"] for label, found in facts.items()},
@@ -247,13 +247,8 @@ class Run:
                 label: {name: value for name, value in found.items() if name != "rows"}
                 for label, found in facts.items()
             },
-            "out_of_memory": self._forward.splits,
+            "out_of_memory": self._runner.splits,
         }
-
-
-def _need(name: str) -> Need:
-    reducer, _, site = name.partition("@")
-    return Need(reducer, site)
 
 
 def _check_finite(need: Need, array: Tensor) -> None:
