@@ -57,7 +57,7 @@ def push(
     """
     from .models import load_set
 
-    url = load_set(neurons).push_to_hub(
+    made = load_set(neurons).push_to_hub(
         repo,
         private=private or None,
         revision=revision,
@@ -66,6 +66,7 @@ def push(
         subfolder=subfolder,
         token=token,
     )
+    url = str(made.pr_url or made.commit_url)
     if as_json:
         console.dump({"url": url})
         return
@@ -101,7 +102,7 @@ def pull(
     What was downloaded before is taken from the cache, also without a network.
     """
     from ..neuron_set import NeuronSet
-    from ..neuron_set.hub_repository import companions
+    from ..neuron_set.hub_repository import companion_files
 
     name = (subfolder or repo).strip("/").rpartition("/")[2]
     folder = Path(name) if out is None else out
@@ -111,7 +112,7 @@ def pull(
             "mixed up with it. Choose another one with --out."
         )
     rows = NeuronSet.from_pretrained(repo, revision=revision, subfolder=subfolder, token=token)
-    files = companions(repo, revision=revision, subfolder=subfolder, token=token)
+    files = companion_files(repo, revision=revision, subfolder=subfolder, token=token)
     rows.save_pretrained(folder, peft=peft)
     for file, content in files.items():
         (folder / file).write_bytes(content)

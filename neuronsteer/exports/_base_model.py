@@ -228,7 +228,7 @@ class Source:
         try:
             found = snapshot_download(repo, revision=self.revision, allow_patterns=list(_CARRIED))
         except Exception as error:
-            raise hub.translate(error, repo, self.revision) from error
+            raise hub.hub_error(error, repo, self.revision) from error
         return Path(found)
 
 
