@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ParameterError, require
-from . import commands, steering
+from . import options
 from .commands import command
-from .models import DEMO
+from .models import DEMO, model_path
 
 # `vllm serve` is the same program, but builds of vLLM under another name do not have it.
 _SERVER = ("-m", "vllm.entrypoints.openai.api_server")
@@ -33,7 +33,7 @@ _ALLOWED = "VLLM_PLUGINS"
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def serve(
-    model: commands.Model,
+    model: options.Model,
     sets: Annotated[
         list[str],
         typer.Argument(
@@ -72,7 +72,7 @@ def serve(
     if not named:
         raise ParameterError("Name at least one neuron set: neuronsteer serve MODEL SET.")
     block = _block(named, default, capacity)
-    path = steering.model_path(model)
+    path = model_path(model)
     wanted = [sys.executable, *_SERVER, "--model", path, "--additional-config", json.dumps(block)]
     if model == DEMO and not any(text.startswith("--served-model-name") for text in passed):
         wanted += ["--served-model-name", DEMO]
