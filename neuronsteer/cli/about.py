@@ -149,8 +149,7 @@ def _print_report(name: str, report: dict[str, Any]) -> None:
         table.add_row(site, str(facts["layers"]), str(facts["width"]), mark, escape(path))
     out.print(table)
     if report.get("bias"):
-        told = report["bias"]
-        text = ", ".join(f"{key}: {value}" for key, value in told.items())
+        text = ", ".join(f"{key}: {value}" for key, value in report["bias"].items())
         out.print(f"bias for baking: {escape(text)}")
     for problem in report["problems"]:
         out.print(f"[yellow]problem:[/yellow] {escape(problem)}")

@@ -1,4 +1,4 @@
-"""`neuronsteer analyze`: where labels live, what they share, what each layer would say."""
+"""`neuronsteer analyze`: where labels are, what they share, what each layer would predict."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How a command is declared: its help shows examples, its errors are messages with an exit code.
 
-What a user can cause is told in one message, without a traceback, and exits with 2. Anything else
-is a mistake of ours, and its traceback is wanted.
+What a user can cause is explained in one message, without a traceback, and exits with 2. Anything
+else is a mistake of ours, and its traceback is wanted.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _message(error: Exception) -> str | None:
             "convert it with: iconv -t utf-8."
         )
     if isinstance(error, OSError):
-        # A reader that went away (`neuronsteer show … | head`) is no error to talk about.
+        # A reader that went away (`neuronsteer show … | head`) is not an error to report.
         return None if error.errno == errno.EPIPE else _system_message(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         return (

@@ -98,7 +98,7 @@ def demo(
         prompt=prompt,
         temperature=temperature,
         seed=seed,
-        whole=model == "demo",
+        full_length=model == "demo",
         identify=judge(labels),
         out=None if as_json else console.out(),
     )
@@ -162,8 +162,8 @@ class DemoRun:
         prompt: What to go on from.
         temperature: For sampling.
         seed: For sampling; every line of a part starts from it, so that only steering differs.
-        whole: Whether a text must not end before all its tokens are used.
-        identify: Tells the language of a text, or `None` if nobody here can.
+        full_length: Whether a text must not end before all its tokens are used.
+        identify: Returns the language of a text; `None` if no identifier is installed.
         out: Where to show the part; `None` gives facts only.
     """
 
@@ -173,7 +173,7 @@ class DemoRun:
     prompt: str
     temperature: float
     seed: int
-    whole: bool
+    full_length: bool
     identify: Judge | None
     out: Console | None
 
@@ -192,7 +192,7 @@ class DemoRun:
             prompt=self.prompt,
             schedule=schedule,
             max_new_tokens=tokens,
-            min_new_tokens=tokens if self.whole else 0,
+            min_new_tokens=tokens if self.full_length else 0,
             temperature=self.temperature,
             seed=self.seed,
             away_from=(PREVIOUS,),
@@ -247,7 +247,7 @@ def show_turned_off(run: DemoRun) -> dict[str, Any] | None:
     """The model's own language turned off, and as many random neurons as the control.
 
     Returns:
-        The facts; `None` if nobody can tell languages apart, or the model's own is not in the set.
+        The facts; `None` without an identifier, or if the model's own language is not in the set.
     """
     own = run.detect_language(_unsteered(run))
     if own is None or own not in run.labels:

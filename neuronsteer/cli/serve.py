@@ -78,7 +78,7 @@ def serve(
         wanted += ["--served-model-name", DEMO]
     if any(text.split("=")[0] == "--additional-config" for text in passed):
         raise ParameterError(
-            "--additional-config is how the neuron sets are told to vLLM, so it cannot be passed "
+            "--additional-config passes the neuron sets to vLLM, so it cannot be given "
             "as well. Start vLLM yourself; --show prints what this command would pass."
         )
     wanted += passed
@@ -103,7 +103,7 @@ def _block(named: list[str], default: str | None, capacity: int | None) -> dict[
     block: dict[str, Any] = {"sets": sets}
     if default is not None:
         block["default"] = default
-    # Whether they suit the model is left to vLLM, which knows it.
+    # Whether they fit the model is checked by vLLM, which loads it.
     found = Catalogue(Settings.read({**block, "capacity": capacity or sys.maxsize}))
     rows = found.describe()["used"]
     return {KEY: Settings.read({**block, "capacity": capacity or max(CAPACITY, rows)}).to_dict()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import ParameterError
-from ..neuron_set.peft_files import SCALE, SHIFT, SITE, spell
+from ..neuron_set.peft_files import SCALE, SHIFT, SITE, index_text
 from ..neuron_set.storage import PEFT_TYPE
 from . import EXPORTS, Export, ModelEdit
 from ._adapter import refuse_experts, tensor_bytes, write_adapter
@@ -53,7 +53,7 @@ class NeuronSteerAdapter(Export):
             "model_type": edit.model_type,
             "label": state.label,
             "operation": {"text": edit.text},
-            "neurons": {str(each.tap.layer): spell(each.columns) for each in edit.projections},
+            "neurons": {str(each.tap.layer): index_text(each.columns) for each in edit.projections},
         }
         return write_adapter(
             edit,

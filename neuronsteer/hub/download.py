@@ -155,7 +155,7 @@ def _explain(
     token: str | bool | None,
     fetched: Path | None,
 ) -> HubError:
-    """Return the translated error, with what more the Hub knows about the repository."""
+    """Return the error for the user, with what else the Hub says about the repository."""
     from huggingface_hub import HfApi, errors
 
     api = HfApi(token=token, library_name="neuronsteer")

@@ -87,7 +87,7 @@ def retry_after(error: BaseException) -> float | None:
 
 
 def is_broken_connection(error: BaseException | None) -> bool:
-    """Return whether a connection broke, or bytes arrived that nobody sent."""
+    """Return whether a connection broke, or what arrived is not what was sent."""
     if isinstance(error, ConnectionError | TimeoutError):
         return type(error).__name__ != "OfflineModeIsEnabled"
     # The errors of the HTTP library, whichever of its versions is installed.

@@ -1,6 +1,6 @@
 r"""Any task of lm-evaluation-harness on a steered model.
 
-The harness has no entry points: it knows a model class only after something imported it. So its
+The harness has no entry points: it finds a model class only after something imported it. So its
 command is started from here, with the same arguments::
 
     neuronsteer lm-eval run --model neuronsteer \

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from rich.table import Table
 
-# Written into every generated card: a README without it belongs to somebody else.
+# Written into every generated card: a README without it was written by hand.
 MARK = "<!-- made by neuronsteer; delete this line to keep your own text on saving -->"
 
 #: The picture's file, beside the card.
@@ -51,7 +51,7 @@ def languages(labels: Sequence[str]) -> list[str]:
 
 
 def hub_id(base_model: str | None) -> str | None:
-    """Return `base_model` if it can be a Hub id; a local path is nobody else's business."""
+    """Return `base_model` if it can be a Hub id; a local path means nothing to others."""
     if base_model and _REPO_ID.fullmatch(base_model) and not base_model.startswith("."):
         return base_model
     return None
@@ -277,13 +277,13 @@ def _complete(each: Mapping[str, Any]) -> dict[str, Any]:
     given = each.get("controls")
     given = given if isinstance(given, Mapping) else {}
     interval = each.get("interval")
-    whole = isinstance(interval, Sequence) and len(interval) == 2 and all(map(_is_number, interval))
+    valid = isinstance(interval, Sequence) and len(interval) == 2 and all(map(_is_number, interval))
     return {
         "task": each["task"],
         "metric": each["metric"],
         "value": each["value"],
         "label": str(each.get("label") or ""),
-        "interval": list(interval) if whole and interval is not None else None,
+        "interval": list(interval) if valid and interval is not None else None,
         "dataset": {"name": name, "type": str(dataset.get("type") or name)},
         "controls": {str(key): value for key, value in given.items() if _is_number(value)},
     }

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
     from typing_extensions import Unpack
 
-# What neuronsteer writes into a set's folder, and may therefore take away again: `peft_files` owns
-# the second line.
+# What neuronsteer writes into a set's folder, and may therefore delete; `peft_files` writes what is
+# in the second line.
 _OWN_FILES = re.compile(
     rf"{storage.CONFIG}|{storage.TENSORS}|{card.PICTURE}"
     r"|adapter_model\.safetensors|lang_[^/]+/adapter_(config\.json|model\.safetensors)"

@@ -63,7 +63,7 @@ def test_a_control_vector_says_what_is_missing(disk: Disk, call: Call, tmp_path:
     ("words", "message"),
     [
         ("export @set --model @model --to fr --operation set -o @out", "IA3 multiplies"),
-        ("export @set --model @model --label rf --operation zero -o @out", "Did you mean 'fr'"),
+        ("export @set --model @model --to rf --operation zero -o @out", "Did you mean 'fr'"),
         ("export @set --model @model --format lorra --to fr -o @out", "Did you mean 'lora'"),
         ("export @set --model @model --to fr --operation sett -o @out", "Unknown operation"),
         ("export @set --model ./nowhere --to fr --operation zero -o @out", "nowhere"),
