@@ -1,7 +1,7 @@
 """Writing files and folders so that they are there completely or not at all.
 
 Everything is written under a hidden name beside its place and then renamed. A process that is
-killed leaves what was there before, and the data is on disk before the name is.
+killed leaves what was there before; the data of single files is on disk before their name is.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def fetch(
         HubError: If there is no such folder or repository, or it cannot be reached or read.
     """
     name = os.fspath(repo_or_path)
-    check_options("A download", options, DownloadOptions.__optional_keys__)
+    check_options("Loading", options, DownloadOptions.__optional_keys__)
     subfolder = clean_subfolder(options.get("subfolder"))
     local = local_folder(name, filenames, subfolder)
     if local is not None:
@@ -100,7 +100,7 @@ def check_options(what: str, given: Iterable[str], known: Iterable[str]) -> None
     for option in given:
         if option not in known:
             raise ParameterError(
-                f"{what} has no option {option!r}; it takes {', '.join(sorted(known))}."
+                f"{what} takes no argument {option!r}; expected {', '.join(sorted(known))}."
                 + did_you_mean(option, known)
             )
 

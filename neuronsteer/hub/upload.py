@@ -63,7 +63,7 @@ class Repository:
     def __init__(self, repo_id: str, **options: Unpack[UploadOptions]) -> None:
         from huggingface_hub import HfApi
 
-        check_options("An upload", options, UploadOptions.__optional_keys__)
+        check_options("Uploading", options, UploadOptions.__optional_keys__)
         check_repo_id(repo_id)
         self.repo_id = repo_id
         self.revision = options.get("revision")
