@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from neuronsteer.errors import ParameterError  # noqa: E402
 from neuronsteer.exports import bake  # noqa: E402
-from tests.exports.workshop import NEW, OPERATIONS, Outcome, Workshop  # noqa: E402, TID251
+from tests.exports.export_checks import NEW, OPERATIONS, ExportChecks, Outcome  # noqa: E402, TID251
 from tests.steering.sets import toy_set  # noqa: E402, TID251
 from tests.tiny_models import ALL_FAMILIES, GATED, MOE, tiny_model  # noqa: E402, TID251
 
@@ -47,27 +47,27 @@ COLUMNS = [
 LIMIT = 1e-4
 
 
-def prepare(shop: Workshop, name: str, family: str, config: dict) -> float:
+def prepare(checks: ExportChecks, name: str, family: str, config: dict) -> float:
     """Export everything that does not refuse; returns the size of the largest logit."""
     model = tiny_model(family, layers=3, **config)
-    base = shop.base(model, slug(name))
+    base = checks.base(model, slug(name))
     for _, to, operations in COLUMNS[:-1]:
         for operation in operations:
             if "act" in operation and family not in GATED and family not in MOE:
                 continue
             try:
-                shop.add(base, to, case(name, to, operation), operation=OPERATIONS[operation])
+                checks.add(base, to, case(name, to, operation), operation=OPERATIONS[operation])
             except ParameterError:
                 continue
     neurons = base.neurons
     later = neurons.take(neurons.layer > 0, neurons.labels)
     base.neurons = later
     try:
-        shop.add(base, "gguf", case(name, "gguf", "add"), operation="add")
+        checks.add(base, "gguf", case(name, "gguf", "add"), operation="add")
     except ParameterError:
         return float(base.plain.abs().max())
-    half = bake(base.folder, later, shop.root / "half" / slug(name), "fr", "set", part="scale")
-    shop.add(
+    half = bake(base.folder, later, checks.root / "half" / slug(name), "fr", "set", part="scale")
+    checks.add(
         base,
         "gguf",
         case(name, "gguf", "set"),
@@ -78,13 +78,13 @@ def prepare(shop: Workshop, name: str, family: str, config: dict) -> float:
     return float(base.plain.abs().max())
 
 
-def half_precision(shop: Workshop) -> None:
+def half_precision(checks: ExportChecks) -> None:
     """Export bfloat16 models, whose rounding each route meets elsewhere."""
     for family in ("llama", "gpt2"):
-        folder = shop.root / "half-precision" / family
+        folder = checks.root / "half-precision" / family
         tiny_model(family, layers=3, dtype=torch.bfloat16).save_pretrained(folder)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-        base = shop.base(model, f"bf16-{family}", toy_set(model))
+        base = checks.base(model, f"bf16-{family}", toy_set(model))
         for to, operation in (
             ("ia3", "zero"),
             ("lora", "zero"),
@@ -92,7 +92,7 @@ def half_precision(shop: Workshop) -> None:
             ("lora", "set"),
             ("baked", "set"),
         ):
-            shop.add(base, to, case(f"bf16-{family}", to, operation), operation=operation)
+            checks.add(base, to, case(f"bf16-{family}", to, operation), operation=operation)
 
 
 def case(name: str, to: str, operation: str) -> str:
@@ -200,11 +200,11 @@ def main() -> int:
     if arguments.families is None:
         models |= VARIANTS
     with tempfile.TemporaryDirectory() as scratch:
-        shop = Workshop(Path(scratch))
-        rows = {name: prepare(shop, name, *model) for name, model in models.items()}
-        half_precision(shop)
-        outcomes = shop.run()
-        if shop.report["neuronsteer"] or shop.report["modules"]:
+        checks = ExportChecks(Path(scratch))
+        rows = {name: prepare(checks, name, *model) for name, model in models.items()}
+        half_precision(checks)
+        outcomes = checks.run()
+        if checks.report["neuronsteer"] or checks.report["modules"]:
             raise SystemExit("neuronsteer could be imported in the fresh process: not a test")
     text = document(rows, outcomes)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

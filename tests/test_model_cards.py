@@ -14,7 +14,6 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 
 from neuronsteer.neuron_set import NeuronSet, card
-from neuronsteer.neuron_set import layer_picture as picture
 from tests.hub_server.cards import validate
 from tests.sharing import make_set
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -187,11 +186,11 @@ def test_tables_have_no_holes():
 
 def test_the_picture():
     layers = {"en": [0, 3, 9, 1], "日本語": [1, 0, 0, 0], "$x^": [0, 0, 0, 0]}
-    drawn = picture.draw(layers)
-    assert drawn.startswith(PNG) and drawn == picture.draw(layers)
-    assert drawn != picture.draw({**layers, "en": [1, 3, 9, 1]})
-    assert picture.draw({"a": [0]}).startswith(PNG)
-    assert len(picture.draw({str(i): [i] * 80 for i in range(60)})) < 300_000
+    drawn = card.draw_layers(layers)
+    assert drawn.startswith(PNG) and drawn == card.draw_layers(layers)
+    assert drawn != card.draw_layers({**layers, "en": [1, 3, 9, 1]})
+    assert card.draw_layers({"a": [0]}).startswith(PNG)
+    assert len(card.draw_layers({str(i): [i] * 80 for i in range(60)})) < 300_000
 
 
 def test_a_push_carries_the_picture_if_it_can_be_drawn(hub, monkeypatch):

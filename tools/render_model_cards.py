@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from neuronsteer.neuron_set import NeuronSet, card
-from neuronsteer.neuron_set import layer_picture as picture
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 
@@ -61,11 +60,11 @@ def main() -> None:
     for path in sorted(CARDS.glob("*/facts.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
         path.with_name("README.md").write_text(render(facts), encoding="utf-8")
-        drawn = picture.draw(facts["summary"]["layers"])
+        drawn = card.draw_layers(facts["summary"]["layers"])
         if drawn is None:
             print("matplotlib is missing: pictures stay as they are (pip install matplotlib)")
         else:
-            path.with_name(picture.FILE).write_bytes(drawn)
+            path.with_name(card.PICTURE).write_bytes(drawn)
         print(path.parent)
 
 

@@ -1,4 +1,4 @@
-"""`neuronsteer analyze`: where labels live, what they share, what each layer would say."""
+"""`neuronsteer analyze`: where labels are, what they share, what each layer would predict."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import MissingExtraError, NeuronSteerError, ParameterError, did_you_mean
-from . import commands, console
-from .collect import corpora_of
+from ..errors import MissingExtraError, NeuronSteerError, ParameterError
+from . import console, options
+from .collect import read_corpora
 from .commands import command
-from .detect import value_of
 
 if TYPE_CHECKING:
     from ..analysis import Result
@@ -39,6 +38,7 @@ def analyze(
             "compared: before and after.",
         ),
     ] = None,
+    *,
     what: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,18 +59,12 @@ def analyze(
             "--out", "-o", metavar="DIR", help="Folder for JSON, PNG and SVG of each analysis."
         ),
     ] = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the analyses."),
-    ] = None,
+    parameters: options.Parameters = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw PNG and SVG.")] = True,
     listing: Annotated[bool, typer.Option("--list", help="List the analyses.")] = False,
-    device: commands.Device = "auto",
-    dtype: commands.Dtype = "auto",
-    revision: commands.Revision = None,
-    trust_remote_code: commands.TrustRemoteCode = False,
-    as_json: commands.Json = False,
-    quiet: commands.Quiet = False,
+    loading: options.LoadOptions,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Analyse neuron sets, statistics, and the model behind them.
 
@@ -108,23 +102,15 @@ def analyze(
             "There is nothing to analyse: give a neuron set, statistics, or --model and --texts. "
             "'neuronsteer analyze --list' says what each analysis needs."
         )
-    given = _parameters(parameters or [], kinds)
+    given = options.read_parameters(parameters or [], kinds)
     # Parameters are checked before a large model is loaded.
     chosen: dict[str, Analysis] = {
         name: analysis(name, **{k: v for k, v in given.items() if k in _fields(kind)})
         for name, kind in kinds.items()
     }
     if model and any("model" in kind.needs for kind in kinds.values()):
-        from .models import load_model
-
-        loaded, tokenizer = load_model(
-            model,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
-        material |= {"model": loaded, "tokenizer": tokenizer, "texts": corpora_of(texts or [])}
+        loaded, tokenizer = loading.load(model)
+        material |= {"model": loaded, "tokenizer": tokenizer, "texts": read_corpora(texts or [])}
     found: list[Result] = []
     failed: NeuronSteerError | None = None
     for name, each in chosen.items():
@@ -189,22 +175,6 @@ def _wanting(missing: list[str]) -> str:
 
 def _fields(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
-
-
-def _parameters(given: list[str], kinds: dict[str, Any]) -> dict[str, Any]:
-    known = {name for kind in kinds.values() for name in _fields(kind)}
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ParameterError(f"Cannot read --set {text!r}; expected NAME=VALUE.")
-        if name not in known:
-            raise ParameterError(
-                f"None of the analyses {', '.join(kinds)} has a parameter {name!r}; they take "
-                f"{', '.join(sorted(known)) or 'none'}.{did_you_mean(name, known)}"
-            )
-        found[name] = value_of(value)
-    return found
 
 
 def _list(as_json: bool) -> None:

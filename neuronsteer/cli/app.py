@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import failures
-from .commands import app
+from .commands import app, show_tracebacks
 
 # Importing a module registers its commands; the order is the order of `neuronsteer --help`.
 from . import demo as demo  # isort: skip
@@ -18,15 +17,10 @@ from . import show as show  # isort: skip
 from . import analyze as analyze  # isort: skip
 from . import generate as generate  # isort: skip
 from . import evaluate as evaluate  # isort: skip
-from . import lm_eval as lm_eval  # isort: skip
 from . import export as export  # isort: skip
-from . import bake as bake  # isort: skip
 from . import serve as serve  # isort: skip
-from . import convert as convert  # isort: skip
 from . import hub as hub  # isort: skip
-from . import push_metrics as push_metrics  # isort: skip
 from . import space as space  # isort: skip
-from . import methods as methods  # isort: skip
 from . import about as about  # isort: skip
 
 
@@ -49,7 +43,7 @@ def _globals(  # pyright: ignore[reportUnusedFunction]
 ) -> None:
     """Find the neurons that decide which language a model speaks, and steer with them."""
     if debug:
-        failures.debug()
+        show_tracebacks()
 
 
 def run() -> None:

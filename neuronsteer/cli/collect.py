@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ParameterError, TextError
-from . import commands, console
+from . import console, options
 from .commands import command
-from .detect import detector_parameters
 
 _HUB = "hf://"
 
@@ -27,7 +26,7 @@ _HUB = "hf://"
     resume="Work up to the last checkpoint is kept; go on with the same command and --resume.",
 )
 def collect(
-    model: commands.Model,
+    model: options.Model,
     texts: Annotated[
         list[str],
         typer.Option(
@@ -35,6 +34,7 @@ def collect(
             "LABEL=hf://owner/dataset/config:split, once per label."
         ),
     ],
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="STATS", help="Folder to write.")],
     method: Annotated[
         str | None,
@@ -44,14 +44,7 @@ def collect(
         str | None,
         typer.Option(metavar="DIR", help="Sparse autoencoders, for methods about their features."),
     ] = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="A parameter of the detector that changes what it needs, e.g. site=attn.q.",
-        ),
-    ] = None,
+    parameters: options.Parameters = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Stop each label after so many tokens.")
     ] = None,
@@ -72,22 +65,17 @@ def collect(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Texts per batch; found by itself if not given.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
-    ] = False,
-    device: commands.Device = "auto",
-    dtype: commands.Dtype = "auto",
-    revision: commands.Revision = None,
-    trust_remote_code: commands.TrustRemoteCode = False,
-    as_json: commands.Json = False,
-    quiet: commands.Quiet = False,
+    resume: options.Resume = False,
+    loading: options.LoadOptions,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run texts through a model and keep statistics of every neuron per label.
 
     Memory does not grow with the corpus. Under torchrun or accelerate launch the texts are split
     over the processes.
     """
-    corpora = corpora_of(texts)
+    corpora = read_corpora(texts)
     policy: dict[str, Any] = {
         "max_tokens": max_tokens,
         "max_texts": max_texts,
@@ -97,18 +85,15 @@ def collect(
     }
     from ..detectors import DETECTORS, detector
     from ..stats import collect as run
-    from .models import load_model
 
     chosen = None
     if method is not None:
-        given = detector_parameters(method, DETECTORS.get(method), parameters or [])
+        given = options.read_parameters(parameters or [], {method: DETECTORS.get(method)})
         chosen = detector(method, **given)
     elif parameters:
         raise ParameterError("--set is about a detector; name it with --method.")
 
-    loaded, tokenizer = load_model(
-        model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
-    )
+    loaded, tokenizer = loading.load(model)
     stats = run(
         loaded,
         tokenizer,
@@ -143,21 +128,15 @@ def collect(
     console.note(f"Wrote {out}. Next: neuronsteer detect {out} -o neurons", quiet=quiet)
 
 
-def corpora_of(given: list[str]) -> Any:
+def read_corpora(given: list[str]) -> Any:
     """Return what `collect` of the package takes: one folder, or a mapping of labels."""
-    if len(given) == 1 and "=" not in given[0]:
-        return Path(given[0])
-    found: dict[str, Any] = {}
-    for entry in given:
-        label, equals, source = entry.partition("=")
-        if not equals or not label or not source:
-            raise ParameterError(
-                f"Cannot read --texts {entry!r}: give one folder, or LABEL=FILE once per label."
-            )
-        if label in found:
-            raise ParameterError(f"--texts names the label {label!r} twice; join the files.")
-        found[label] = _dataset(source) if source.startswith(_HUB) else Path(source)
-    return found
+    found = options.read_sources(given, "--texts", "LABEL=FILE")
+    if isinstance(found, Path):
+        return found
+    return {
+        label: _dataset(source) if source.startswith(_HUB) else Path(source)
+        for label, source in found.items()
+    }
 
 
 def _dataset(address: str) -> Any:

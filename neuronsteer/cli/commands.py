@@ -1,16 +1,30 @@
-"""How a command is declared: its help teaches, its errors are messages."""
+"""How a command is declared: its help shows examples, its errors are messages with an exit code.
+
+What a user can cause is explained in one message, without a traceback, and exits with 2. Anything
+else is a mistake of ours, and its traceback is wanted.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import functools
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+import inspect
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar, get_type_hints
 
 import typer
 
-from . import failures
+from ..errors import NeuronSteerError
+from . import console
 
 Command = TypeVar("Command", bound=Callable[..., None])
+
+USER_ERROR = 2
+INTERRUPTED = 130
+_DEBUG = "NEURONSTEER_DEBUG"
 
 app = typer.Typer(
     name="neuronsteer",
@@ -27,6 +41,9 @@ def command(
 ) -> Callable[[Command], Command]:
     """Register a command.
 
+    A parameter that is annotated with a dataclass stands for all of its fields: `options.py` holds
+    the blocks of options that several commands share.
+
     Args:
         name: What the user types.
         examples: One shell line per line, shown under the help.
@@ -35,53 +52,99 @@ def command(
     """
 
     def register(function: Command) -> Command:
-        @functools.wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> None:
-            with failures.reported(resume):
-                function(*args, **kwargs)
+        signature, blocks = _flat_signature(function)
 
+        @functools.wraps(function)
+        def wrapper(**given: Any) -> None:
+            for parameter, block in blocks.items():
+                names = [field.name for field in dataclasses.fields(block)]
+                given[parameter] = block(**{name: given.pop(name) for name in names})
+            with errors_reported(resume):
+                function(**given)
+
+        wrapper.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
         lines = [line.strip() for line in examples.strip().splitlines()]
         # In rich markup a lone line break would be read as a space.
         epilog = "[bold]Examples[/bold]\n\n" + "\n\n".join(
             line.replace("[", r"\[") for line in lines
         )
-        app.command(name, epilog=epilog, **settings)(guarded)
+        app.command(name, epilog=epilog, **settings)(wrapper)
         return function
 
     return register
 
 
-# Options that several commands share.
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Folder or Hub id of a causal language model; 'demo' is the embedded one.",
-    ),
-]
-NeuronSet = Annotated[
-    str,
-    typer.Argument(
-        metavar="SET", help="Folder or Hub id of a neuron set; 'demo' is the embedded one."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Write the result to stdout as JSON.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on stderr.")
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        help="auto, cpu, cuda, cuda:1, mps; 'map' spreads the model over all devices (accelerate)."
-    ),
-]
-Dtype = Annotated[
-    str, typer.Option(help="auto (as the checkpoint was saved), float32, bfloat16 or float16.")
-]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")
-]
-TrustRemoteCode = Annotated[
-    bool,
-    typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint."),
-]
+def _flat_signature(function: Callable[..., None]) -> tuple[inspect.Signature, dict[str, Any]]:
+    """Return the signature with blocks of options unfolded, and the block of each parameter."""
+    found: list[inspect.Parameter] = []
+    blocks: dict[str, Any] = {}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        block = parameter.annotation
+        if not dataclasses.is_dataclass(block):
+            found.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        blocks[parameter.name] = block
+        types = get_type_hints(block, include_extras=True)
+        for field in dataclasses.fields(block):
+            required = field.default is dataclasses.MISSING
+            found.append(
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=inspect.Parameter.empty if required else field.default,
+                    annotation=types[field.name],
+                )
+            )
+    return inspect.Signature(found), blocks
+
+
+def show_tracebacks() -> None:
+    """Show tracebacks from now on, in this process and in those it starts."""
+    os.environ[_DEBUG] = "1"
+
+
+@contextmanager
+def errors_reported(resume: str | None = None) -> Generator[None, None, None]:
+    """Turn errors that a user can cause into a message and an exit code.
+
+    Args:
+        resume: What to say after an interruption: what was kept, and how to go on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.error("Interrupted." + (f" {resume}" if resume else ""), heading="")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        message = _message(error)
+        if message is None or os.environ.get(_DEBUG, "0") not in ("", "0"):
+            raise
+        console.error(message)
+        raise typer.Exit(USER_ERROR) from None
+
+
+def _message(error: Exception) -> str | None:
+    """Return what to tell the user, or None for an error that is not theirs."""
+    if isinstance(error, NeuronSteerError):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return (
+            f"Cannot decode the text as {error.encoding}: byte {error.start} is "
+            f"0x{error.object[error.start]:02x} ({error.reason}). Save the file as UTF-8, or "
+            "convert it with: iconv -t utf-8."
+        )
+    if isinstance(error, OSError):
+        # A reader that went away (`neuronsteer show … | head`) is not an error to report.
+        return None if error.errno == errno.EPIPE else _system_message(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+        return (
+            "The device ran out of memory. Try --dtype bfloat16, a smaller batch or context, or "
+            f"--device cpu. ({console.first_line(error)})"
+        )
+    return None
+
+
+def _system_message(error: OSError) -> str:
+    if error.strerror and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__

@@ -37,7 +37,7 @@ def error(message: str, heading: str = "Error: ") -> None:
 
 def dump(value: object) -> None:
     """Write `value` to stdout as JSON."""
-    # Text in many scripts is meant to be read; only a stdout that cannot carry it gets escapes.
+    # Text in many scripts is meant to be read; only a stdout that cannot encode it gets escapes.
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
     typer.echo(json.dumps(value, ensure_ascii=not encoding.startswith("utf"), indent=2))
 

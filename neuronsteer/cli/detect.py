@@ -1,16 +1,14 @@
-"""`neuronsteer detect`: from statistics to a neuron set."""
+"""`neuronsteer detect` and `convert`: neuron sets from statistics, and from published masks."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..errors import ParameterError, did_you_mean
-from . import commands, console
+from ..errors import ParameterError
+from . import console, options
 from .commands import command
 
 
@@ -33,15 +31,12 @@ def detect(
     rate: Annotated[
         float | None, typer.Option(help="Share of all neurons to select (lape: 0.01).")
     ] = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter of the detector."),
-    ] = None,
+    parameters: options.Parameters = None,
     labels: Annotated[
         str | None, typer.Option(help="Use only these labels, comma-separated.")
     ] = None,
-    as_json: commands.Json = False,
-    quiet: commands.Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Find the neurons of each label in statistics, and write them as a neuron set.
 
@@ -51,12 +46,12 @@ def detect(
     from ..detectors import detect as run
     from ..stats import load_stats
 
-    given = detector_parameters(method, DETECTORS.get(method), parameters or [])
+    given = options.read_parameters(parameters or [], {method: DETECTORS.get(method)})
     if rate is not None:
         given["rate"] = rate
     loaded = load_stats(stats)
-    if labels is not None:
-        loaded = loaded.only(*(name.strip() for name in labels.split(",")))
+    if names := options.read_list(labels):
+        loaded = loaded.only(*names)
     neurons = run(loaded, method=method, **given)
     neurons.save_pretrained(out)
     empty = [label for label, count in neurons.counts.items() if count == 0]
@@ -73,30 +68,58 @@ def detect(
     console.note(f"Wrote {out}. Next: neuronsteer show {out}", quiet=quiet)
 
 
-def detector_parameters(method: str, detector: Any, given: list[str]) -> dict[str, Any]:
-    """Return the parameters in `--set NAME=VALUE` options, values read as JSON where they are.
+@command(
+    "convert",
+    examples="""
+    neuronsteer convert llama.pth --labels en,zh,fr --base meta-llama/Llama-2-7b-hf -o neurons
+    neuronsteer convert mask.pth --labels en,fr --width 11008 --model-type llama -o neurons
+    """,
+)
+def convert(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .pth file of LAPE or of a fork of it.")
+    ],
+    labels: Annotated[
+        str, typer.Option(help="Names of the languages in the file's order, comma-separated.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="Folder to write.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Hub id or folder of the model that the masks were made for."),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(min=1, help="Neurons per layer, if the model's config cannot be read."),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Layers the file must have; checked if given.")
+    ] = None,
+    model_type: Annotated[
+        str | None, typer.Option(help="Model family, if the model's config cannot be read.")
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Import masks published with torch.save: per language, per layer, the neurons.
 
-    Raises:
-        ParameterError: If the detector has no such parameter.
+    Only tensors are read; code in the file is refused. Such files carry no language names, so give
+    them in the file's order. A file with more or fewer lists than names is refused.
     """
-    known = {field.name for field in dataclasses.fields(detector)}
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ParameterError(f"Cannot read --set {text!r}; expected NAME=VALUE.")
-        if name not in known:
-            raise ParameterError(
-                f"The detector {method!r} has no parameter {name!r}; it takes "
-                f"{', '.join(sorted(known))}.{did_you_mean(name, known)}"
-            )
-        found[name] = value_of(value)
-    return found
+    names = [name.strip() for name in labels.split(",")]
+    if not all(names):
+        raise ParameterError(f"--labels {labels!r} has an empty name between commas.")
+    from ..neuron_set.paper_masks import load_mask
 
-
-def value_of(text: str) -> Any:
-    """Return what `NAME=text` means: JSON where it is some, otherwise the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    neurons = load_mask(
+        file, names, num_layers=layers, d_ff=width, model_type=model_type, base_model=base
+    )
+    neurons.save_pretrained(out)
+    if as_json:
+        console.dump(neurons.summary())
+    elif not quiet:
+        console.out().print(neurons.table())
+    console.note(
+        f"Wrote {out}. The masks hold no statistics, so these neurons can be zeroed, scaled or set "
+        "to a number.",
+        quiet=quiet,
+    )

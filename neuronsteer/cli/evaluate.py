@@ -1,19 +1,22 @@
-"""`neuronsteer evaluate` and `neuronsteer report`: what a set does, beside its controls."""
+"""`neuronsteer evaluate`, `report` and `lm-eval`: what a set does, beside its controls."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ParameterError
-from . import commands, console
+from . import console, options
 from .commands import command
 
 if TYPE_CHECKING:
     from ..evaluation.reports import Report
+
+_DEMO_ARGUMENT = re.compile(r"(?<![^,])(pretrained|neurons)=demo(?![^,])")
 
 
 @command(
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
     resume="Every finished cell is kept; go on with the same command and --resume.",
 )
 def evaluate(
-    model: commands.Model,
-    neurons: commands.NeuronSet,
+    model: options.Model,
+    neurons: options.NeuronSet,
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="REPORT", help="Folder to write.")],
     tasks: Annotated[
         str | None,
@@ -74,7 +78,7 @@ def evaluate(
     ] = None,
     identifier: Annotated[
         str,
-        typer.Option(help="Who hears languages: lingua, or a fastText or GlotLID model file."),
+        typer.Option(help="What detects languages: lingua, or a fastText or GlotLID model file."),
     ] = "lingua",
     languages: Annotated[
         str,
@@ -91,29 +95,23 @@ def evaluate(
     strength: Annotated[float, typer.Option(help="How much of the set's operation.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 64,
     seed: Annotated[int, typer.Option(help="Of sampling and bootstraps.")] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
-    ] = False,
-    device: commands.Device = "auto",
-    dtype: commands.Dtype = "auto",
-    revision: commands.Revision = None,
-    trust_remote_code: commands.TrustRemoteCode = False,
-    as_json: commands.Json = False,
-    quiet: commands.Quiet = False,
+    resume: options.Resume = False,
+    loading: options.LoadOptions,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure what a neuron set does to a model, beside controls, and write a report.
 
     REPORT gets report.html to read, report.md to paste and report.json to compute with.
     """
     given = _tasks(tasks, task or [])
-    sources = _data(data or [])
+    sources = options.read_sources(data, "--data", "KIND=SOURCE") if data else None
     from ..evaluation.experiments.run import evaluate as run
-    from .models import load_model, load_set
+    from .models import load_set
 
     rows = load_set(neurons)
-    loaded, tokenizer = load_model(
-        model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
-    )
+    loaded, tokenizer = loading.load(model)
+    chosen = languages if languages in ("auto", "all") else options.read_list(languages) or "auto"
     report = run(
         loaded,
         rows,
@@ -121,11 +119,11 @@ def evaluate(
         tasks=given,
         controls=controls,
         data=sources,
-        labels=_listed(labels),
+        labels=options.read_list(labels),
         limit=limit,
         stats=stats,
         identifier=identifier,
-        languages=languages if languages in ("auto", "all") else _listed(languages) or "auto",
+        languages=chosen,
         generation={"do_sample": False, "repetition_penalty": 1.1} if greedy else None,
         strength=strength,
         batch_size=batch_size,
@@ -137,7 +135,7 @@ def evaluate(
     if as_json:
         console.dump(report.to_dict())
     elif not quiet:
-        _show(report)
+        _print_report(report)
     console.note(f"Wrote {out}. Read {out / 'report.html'} in a browser.", quiet=quiet)
 
 
@@ -163,8 +161,8 @@ def report(
             metavar="SET", help="Write the results into this set's folder: its header and card."
         ),
     ] = None,
-    as_json: commands.Json = False,
-    quiet: commands.Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show a report, or two side by side."""
     from ..evaluation.reports import Report
@@ -190,8 +188,38 @@ def report(
         typer.echo(first.to_markdown())
 
 
+@command(
+    "lm-eval",
+    examples="""
+    neuronsteer lm-eval run --model neuronsteer --model_args pretrained=ID,neurons=SET,to=fr --tasks xnli_fr
+    neuronsteer lm-eval run --model neuronsteer --model_args pretrained=demo,neurons=demo,to=none --tasks T --include_path tasks/
+    neuronsteer lm-eval ls tasks
+    """,  # noqa: E501  # shell lines are shown as they are typed
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+    },
+)
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-evaluation-harness with --model neuronsteer: any of its tasks on a steered model.
+
+    All arguments are the harness's own. --model_args takes those of its hf model, and neurons=SET,
+    to=LABEL, operation=, value=, strength=, away_from=A+B, site=.
+    """
+    from ..integrations.lm_eval import main
+
+    main([_DEMO_ARGUMENT.sub(_demo_folder, argument) for argument in context.args])
+
+
+def _demo_folder(found: re.Match[str]) -> str:
+    from ..demo import model_folder, set_folder
+
+    return f"{found[1]}={model_folder() if found[1] == 'pretrained' else set_folder()}"
+
+
 def _tasks(tasks: str | None, more: list[str]) -> list[Any] | None:
-    found: list[Any] = _listed(tasks) or []
+    found: list[Any] = options.read_list(tasks) or []
     for text in more:
         try:
             spec = json.loads(text)
@@ -206,28 +234,7 @@ def _tasks(tasks: str | None, more: list[str]) -> list[Any] | None:
     return found or None
 
 
-def _data(given: list[str]) -> dict[str, str] | Path | None:
-    """Return what `evaluate` of the package takes: one folder, or a mapping of kinds."""
-    if len(given) == 1 and "=" not in given[0]:
-        return Path(given[0])
-    found: dict[str, str] = {}
-    for entry in given:
-        kind, equals, source = entry.partition("=")
-        if not equals or not kind or not source:
-            raise ParameterError(
-                f"Cannot read --data {entry!r}: give one folder, or KIND=SOURCE once per kind."
-            )
-        if kind in found:
-            raise ParameterError(f"--data names {kind!r} twice.")
-        found[kind] = source
-    return found or None
-
-
-def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _show(report: Report) -> None:
+def _print_report(report: Report) -> None:
     from rich.markup import escape
     from rich.table import Table
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ParameterError
-from . import commands, console, steering
+from . import console, options
 from .commands import command
-from .streaming import Painter
+from .steered_text import GenerationRequest, LabelPrinter, generate_text
 
 if TYPE_CHECKING:
     from ..steering.schedule import Schedule
@@ -27,16 +27,10 @@ if TYPE_CHECKING:
     """,
 )
 def generate(
-    model: commands.Model,
-    neurons: commands.NeuronSet,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            metavar="LABEL",
-            help="Steer to this label throughout; 'fr - en' also switches en off, see 'arith'.",
-        ),
-    ] = None,
+    model: options.Model,
+    neurons: options.NeuronSet,
+    *,
+    to: options.To = None,
     schedule: Annotated[
         str | None,
         typer.Option(
@@ -50,29 +44,14 @@ def generate(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 64,
     stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come.")] = False,
-    operation: steering.Operate = None,
-    value: steering.Value = None,
-    site: steering.Site = None,
-    strength: steering.Strength = 1,
-    away_from: steering.AwayFrom = None,
-    away: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VALUE",
-            help="What switched-off neurons are held at: a number or mean, median, p10 …; 0 if not "
-            "given.",
-        ),
-    ] = None,
+    steering: options.SteeringOptions,
     temperature: Annotated[
         float, typer.Option(min=0, help="0 takes the likeliest token, more samples.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="For sampling.")] = 0,
-    device: commands.Device = "auto",
-    dtype: commands.Dtype = "auto",
-    revision: commands.Revision = None,
-    trust_remote_code: commands.TrustRemoteCode = False,
-    as_json: commands.Json = False,
-    quiet: commands.Quiet = False,
+    loading: options.LoadOptions,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Generate text while steering with a neuron set.
 
@@ -81,14 +60,12 @@ def generate(
     """
     if as_json and stream:
         raise ParameterError("--json prints one object at the end, --stream prints tokens: choose.")
-    text = _prompt(prompt)
-    target = _schedule(to, schedule)
-    from .models import load_model, load_set
-    from .running import Request, run
+    text = _read_prompt(prompt)
+    target = _read_schedule(to, schedule)
+    from ..steering.schedule import Schedule
+    from .models import load_set
 
     rows = load_set(neurons)
-    from ..steering.schedule import Schedule
-
     if target is None and rows.schedule is not None:
         stored = rows.schedule
         target = Schedule.parse(stored) if isinstance(stored, str) else Schedule.from_dict(stored)
@@ -96,26 +73,21 @@ def generate(
         raise ParameterError(
             f"Say what to steer to: --to LABEL or --schedule. The set has {', '.join(rows.labels)}."
         )
-    request = Request(
+    request = GenerationRequest(
         prompt=text,
         schedule=target,
-        operation=steering.chosen_operation(operation, value, site, rows.operation),
-        strength=strength,
-        away_from=away_from or [],
-        away=None if away is None else steering.chosen_operation("set", away, None, {}),
+        **steering.arguments(rows.operation),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
     )
     request.check(rows)
-    loaded, tokenizer = load_model(
-        model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
-    )
-    painter = Painter(console.out(), tuple(dict.fromkeys(rows.labels + target.labels)))
-    legend = painter.legend(target.labels)
+    loaded, tokenizer = loading.load(model)
+    printer = LabelPrinter(console.out(), tuple(dict.fromkeys(rows.labels + target.labels)))
+    legend = printer.legend(target.labels)
     if legend and not (quiet or as_json):
         console.err().print(legend)
-    done = run(loaded, tokenizer, rows, request, painter if stream else None)
+    done = generate_text(loaded, tokenizer, rows, request, printer if stream else None)
     if as_json:
         console.dump(
             {
@@ -128,13 +100,13 @@ def generate(
             }
         )
     elif not stream:
-        painter.prompt(text)
+        printer.prompt(text)
         for span in done.spans:
-            painter.piece(done.text[span["start"] : span["end"]], span["label"])
-        painter.end()
+            printer.piece(done.text[span["start"] : span["end"]], span["label"])
+        printer.end()
 
 
-def _prompt(given: str | None) -> str:
+def _read_prompt(given: str | None) -> str:
     if given is None:
         raise ParameterError("A prompt is missing: --prompt TEXT, or --prompt - to read stdin.")
     text = sys.stdin.read().rstrip("\n") if given == "-" else given
@@ -143,7 +115,7 @@ def _prompt(given: str | None) -> str:
     return text
 
 
-def _schedule(to: str | None, schedule: str | None) -> Schedule | None:
+def _read_schedule(to: str | None, schedule: str | None) -> Schedule | None:
     from ..steering.schedule import Schedule
 
     if to is not None and schedule is not None:

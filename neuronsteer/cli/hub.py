@@ -1,28 +1,17 @@
-"""`neuronsteer push` and `neuronsteer pull`: sets to and from the Hugging Face Hub."""
+"""`neuronsteer push`, `pull` and `push-metrics`: to and from the Hugging Face Hub."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import HubError
-from . import commands, console
+from . import console, options
 from .commands import command
 
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
-Subfolder = Annotated[
-    str | None, typer.Option(help="Folder inside the repository, if it holds several sets.")
-]
-Token = Annotated[
-    str | None,
-    typer.Option(
-        help="Access token. Better run `hf auth login` or set HF_TOKEN: other users of this "
-        "machine can read command lines.",
-        show_default=False,
-    ),
-]
 Repo = Annotated[str, typer.Argument(metavar="REPO", help="Hub repository: owner/name.")]
 
 
@@ -36,7 +25,7 @@ Repo = Annotated[str, typer.Argument(metavar="REPO", help="Hub repository: owner
     resume="The repository is as it was before, or has the whole set; push again to be sure.",
 )
 def push(
-    neurons: commands.NeuronSet,
+    neurons: options.NeuronSet,
     repo: Repo,
     private: Annotated[
         bool, typer.Option("--private", help="Make the repository private if it is new.")
@@ -46,10 +35,10 @@ def push(
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")
     ] = False,
-    subfolder: Subfolder = None,
-    token: Token = None,
-    as_json: commands.Json = False,
-    quiet: commands.Quiet = False,
+    subfolder: options.Subfolder = None,
+    token: options.Token = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Publish a neuron set on the Hugging Face Hub, with a card, as one commit.
 
@@ -57,7 +46,7 @@ def push(
     """
     from .models import load_set
 
-    url = load_set(neurons).push_to_hub(
+    made = load_set(neurons).push_to_hub(
         repo,
         private=private or None,
         revision=revision,
@@ -66,6 +55,7 @@ def push(
         subfolder=subfolder,
         token=token,
     )
+    url = str(made.pr_url or made.commit_url)
     if as_json:
         console.dump({"url": url})
         return
@@ -83,35 +73,34 @@ def push(
 )
 def pull(
     repo: Repo,
+    *,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Folder to write; default: REPO's name."),
     ] = None,
-    revision: Revision = None,
-    subfolder: Subfolder = None,
-    token: Token = None,
+    place: options.HubOptions,
     peft: Annotated[
         bool, typer.Option("--peft", help="Also write the adapters that PEFT loads.")
     ] = False,
-    as_json: commands.Json = False,
-    quiet: commands.Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Download a neuron set into a folder, checked and complete.
 
     What was downloaded before is taken from the cache, also without a network.
     """
     from ..neuron_set import NeuronSet
-    from ..neuron_set.hub_repository import companions
+    from ..neuron_set.hub_repository import companion_files
 
-    name = (subfolder or repo).strip("/").rpartition("/")[2]
+    name = (place.subfolder or repo).strip("/").rpartition("/")[2]
     folder = Path(name) if out is None else out
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "neurons.safetensors").exists():
         raise HubError(
             f"The folder {str(folder)!r} holds something else than a neuron set, which would get "
             "mixed up with it. Choose another one with --out."
         )
-    rows = NeuronSet.from_pretrained(repo, revision=revision, subfolder=subfolder, token=token)
-    files = companions(repo, revision=revision, subfolder=subfolder, token=token)
+    rows = NeuronSet.from_pretrained(repo, **asdict(place))
+    files = companion_files(repo, **asdict(place))
     rows.save_pretrained(folder, peft=peft)
     for file, content in files.items():
         (folder / file).write_bytes(content)
@@ -120,3 +109,42 @@ def pull(
         return
     typer.echo(str(folder))
     console.note(repr(rows), quiet=quiet)
+
+
+@command(
+    "push-metrics",
+    examples="""
+    neuronsteer push-metrics user
+    neuronsteer push-metrics user --metric lss --metric language_forcing --private
+    python -c 'import evaluate; evaluate.load("user/lss")'
+    """,
+    resume="Every Space is as it was before, or has all of its files; push again to be sure.",
+)
+def push_metrics(
+    owner: Annotated[str, typer.Argument(metavar="OWNER", help="User or organisation.")],
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", metavar="NAME", help="Only this metric; repeatable."),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option(help="Put before the names of the Spaces, e.g. 'language-'.")
+    ] = "",
+    private: Annotated[bool, typer.Option("--private", help="Make new Spaces private.")] = False,
+    token: options.Token = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Publish the metrics as Spaces on the Hugging Face Hub, one per metric.
+
+    evaluate.load("OWNER/NAME") then finds them. A Space that holds something else is refused.
+    """
+    from ..evaluation.metrics.publishing import push
+
+    done = push(owner, metrics or [], private=private or None, prefix=prefix, token=token)
+    if as_json:
+        console.dump(done)
+        return
+    for url in done.values():
+        typer.echo(url)
+    first = next(iter(done))
+    console.note(f'Load one with: evaluate.load("{owner}/{prefix}{first}")', quiet=quiet)

@@ -37,13 +37,12 @@ def load_model(
             f"Unknown dtype {dtype!r}; expected {', '.join(DTYPES)}.{did_you_mean(dtype, DTYPES)}"
         )
     placed = _device(device)
-    path = _resolve(name)
+    path = _check_model(name)
     # Progress bars of the loader would mix with ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    quiet_transformers()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -56,7 +55,7 @@ def load_model(
     except NeuronSteerError:
         raise
     except Exception as error:  # whatever the folder holds, it was the user who named it
-        raise HubError(_why(name, error)) from error
+        raise HubError(_explain(name, error)) from error
     return (model if placed is None else model.to(placed)).eval(), tokenizer
 
 
@@ -78,11 +77,27 @@ def load_set(name: str, **hub: Any) -> NeuronSet:
     return NeuronSet.from_pretrained(name, **hub)
 
 
-def _resolve(name: str) -> str:
-    if name == DEMO:
-        from ..demo import model_folder
+def model_path(name: str) -> str:
+    """Return the folder or Hub id that the user means, 'demo' included; nothing is loaded."""
+    if name != DEMO:
+        return name
+    from ..demo import model_folder
 
-        return str(model_folder())
+    return str(model_folder())
+
+
+def quiet_transformers() -> None:
+    """Keep transformers' own progress bars and warnings out of the command's output."""
+    from transformers import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _check_model(name: str) -> str:
+    """Return the path of a model, or raise if a folder is none."""
+    if name == DEMO:
+        return model_path(name)
     _check_path(name, "model")
     path = Path(name)
     if path.is_dir() and not (path / "config.json").exists():
@@ -136,7 +151,7 @@ def _device(name: str) -> Any:
     return device
 
 
-def _why(name: str, error: Exception) -> str:
+def _explain(name: str, error: Exception) -> str:
     where = "The folder" if Path(name).is_dir() else "The model"
     said = console.first_line(error)
     if not Path(name).is_dir() and isinstance(error, OSError):

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ParameterError, require
-from . import commands, steering
+from . import options
 from .commands import command
-from .models import DEMO
+from .models import DEMO, model_path
 
 # `vllm serve` is the same program, but builds of vLLM under another name do not have it.
 _SERVER = ("-m", "vllm.entrypoints.openai.api_server")
@@ -33,7 +33,7 @@ _ALLOWED = "VLLM_PLUGINS"
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def serve(
-    model: commands.Model,
+    model: options.Model,
     sets: Annotated[
         list[str],
         typer.Argument(
@@ -72,13 +72,13 @@ def serve(
     if not named:
         raise ParameterError("Name at least one neuron set: neuronsteer serve MODEL SET.")
     block = _block(named, default, capacity)
-    path = steering.model_path(model)
+    path = model_path(model)
     wanted = [sys.executable, *_SERVER, "--model", path, "--additional-config", json.dumps(block)]
     if model == DEMO and not any(text.startswith("--served-model-name") for text in passed):
         wanted += ["--served-model-name", DEMO]
     if any(text.split("=")[0] == "--additional-config" for text in passed):
         raise ParameterError(
-            "--additional-config is how the neuron sets are told to vLLM, so it cannot be passed "
+            "--additional-config passes the neuron sets to vLLM, so it cannot be given "
             "as well. Start vLLM yourself; --show prints what this command would pass."
         )
     wanted += passed
@@ -103,7 +103,7 @@ def _block(named: list[str], default: str | None, capacity: int | None) -> dict[
     block: dict[str, Any] = {"sets": sets}
     if default is not None:
         block["default"] = default
-    # Whether they suit the model is left to vLLM, which knows it.
+    # Whether they fit the model is checked by vLLM, which loads it.
     found = Catalogue(Settings.read({**block, "capacity": capacity or sys.maxsize}))
     rows = found.describe()["used"]
     return {KEY: Settings.read({**block, "capacity": capacity or max(CAPACITY, rows)}).to_dict()}

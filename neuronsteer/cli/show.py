@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from . import commands, console
+from . import console, options
 from .commands import command
-from .hub import Revision, Subfolder, Token
 
 if TYPE_CHECKING:
     from ..neuron_set import NeuronSet
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
     """,
 )
 def show(
-    neurons: commands.NeuronSet,
-    revision: Revision = None,
-    subfolder: Subfolder = None,
-    token: Token = None,
-    as_json: commands.Json = False,
+    neurons: options.NeuronSet,
+    *,
+    place: options.HubOptions,
+    as_json: options.Json = False,
 ) -> None:
     """Show a neuron set: where it comes from, neurons per label, where in the model, overlap."""
     from .models import load_set
 
-    rows = load_set(neurons, revision=revision, subfolder=subfolder, token=token)
+    rows = load_set(neurons, **asdict(place))
     if as_json:
         console.dump(rows.summary())
         return

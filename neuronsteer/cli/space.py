@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ParameterError
-from . import commands, console
+from . import console, options
 from .commands import command
 
 
@@ -49,16 +49,9 @@ def space(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Write the files there, upload nothing."),
     ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            help="Access token. Better run `hf auth login` or set HF_TOKEN: other users of this "
-            "machine can read command lines.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: commands.Json = False,
-    quiet: commands.Quiet = False,
+    token: options.Token = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Create a Hugging Face Space with the page of `neuronsteer demo --ui`, or update it.
 

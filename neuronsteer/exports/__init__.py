@@ -2,7 +2,7 @@
 
 `export()` writes an adapter or a control vector, `bake()` a whole checkpoint. Both take the same
 label, operation and strength as `steer.to()`, are compiled by the same code, and refuse, with the
-reason and the alternative, whatever their format cannot express exactly. A new target is one file
+reason and the alternative, whatever their format cannot express exactly. A new format is one file
 in this folder: a dataclass derived from `Export`, registered by name.
 """
 
@@ -15,26 +15,27 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..errors import ParameterError, did_you_mean
+from ..errors import ParameterError
+from ..hub import new_folder
 from ..neuron_set import NeuronSet
 from ..operations import Operation
 from ..operations import operation as make_operation
-from ..registry import Registry
+from ..registry import Registry, configured
 from ..steering.compile import State
 from ..steering.label_sums import arith
 from ..steering.schedule_text import is_arithmetic
-from ._base_model import Source
-from ._edits import PARTS, Change, Recipe, compile_recipe
-from ._staging import staged
+from ._base_model import BaseModel
+from ._edits import PARTS, ModelEdit, ProjectionEdit, compile_edit
+from ._output_folder import check_free, check_space
 
 __all__ = [
     "EXPORTS",
     "PARTS",
-    "Change",
+    "BaseModel",
     "Export",
     "Exported",
-    "Recipe",
-    "Source",
+    "ModelEdit",
+    "ProjectionEdit",
     "bake",
     "export",
 ]
@@ -49,14 +50,14 @@ class Exported:
 
     Attributes:
         path: The folder.
-        to: Name of the target.
+        format: Name of the format.
         text: What is done, in words.
         files: Name → size in bytes.
         notes: What a user should know about this export.
     """
 
     path: Path
-    to: str
+    format: str
     text: str
     files: dict[str, int]
     notes: tuple[str, ...]
@@ -67,22 +68,22 @@ class Exported:
 
 @dataclasses.dataclass(frozen=True)
 class Export(ABC):
-    """Base of all targets; the fields of a subclass are the options of `export(…, to=name)`."""
+    """Base of all formats; the fields of a subclass are the options of `export(…, format=name)`."""
 
     name: ClassVar[str] = ""
-    #: One line for lists of targets.
+    #: One line for lists of formats.
     summary: ClassVar[str] = ""
 
     @abstractmethod
-    def check(self, recipe: Recipe) -> int:
-        """Raise `ParameterError` if the target cannot express the recipe exactly.
+    def check(self, edit: ModelEdit) -> int:
+        """Raise `ParameterError` if the format cannot express the edit exactly.
 
         Returns:
             About how many bytes `write` will write.
         """
 
     @abstractmethod
-    def write(self, recipe: Recipe, folder: Path) -> list[str]:
+    def write(self, edit: ModelEdit, folder: Path) -> list[str]:
         """Write into the empty `folder`, `README.md` included, and return notes for the user."""
 
 
@@ -90,129 +91,104 @@ EXPORTS: Registry[type[Export]] = Registry("export", "neuronsteer.exports")
 
 
 def export(
+    model: Any,
     neurons: SetLike | Sequence[SetLike],
     directory: str | PathLike[str],
-    to: str = "ia3",
-    label: str | None = None,
+    to: str | None = None,
     operation: OperationLike | None = None,
     strength: float = 1.0,
     away_from: str | Sequence[str] | None = None,
     *,
+    format: str = "ia3",
     away: OperationLike | None = None,
     part: str = "all",
-    model: Any = None,
     revision: str | None = None,
     overwrite: bool = False,
     **options: Any,
 ) -> Exported:
-    """Write what `steer.to(label, …)` does as files that load without neuronsteer.
+    """Write what `steer.to(to, …)` does as files that load without neuronsteer.
 
     Args:
+        model: The model in memory, its folder, or its Hub id; `None`: the set's base model.
+            Weights are read only where the format needs them, one tensor at a time.
         neurons: A neuron set, a Hub id or folder, or several; later ones are applied last.
         directory: Folder to write. It appears complete or not at all.
-        to: `"ia3"` (zero and scale), `"lora"` (everything; has a bias), `"lora-nobias"` (zero and
-            scale; for engines that refuse a bias), `"peft"` (everything; tiny, but its users need
-            neuronsteer), `"gguf"` (the constant of set and add, as a control vector), `"baked"` (a
-            checkpoint; see `bake`), or a plugin's name.
-        label: What to steer to, a label or a sum such as `"fr - en"`; `None` if only `away_from` is
+        to: What to steer to, a label or a sum such as `"fr - en"`; `None` if only `away_from` is
             wanted.
         operation: What to do with the neurons; default: what the set's header says.
         strength: How much of it, as in `steer.to`.
         away_from: Labels whose neurons are deactivated first.
+        format: `"ia3"` (zero and scale), `"lora"` (everything; has a bias), `"lora-nobias"` (zero
+            and scale; for engines that refuse a bias), `"peft"` (everything; tiny, but its users
+            need neuronsteer), `"gguf"` (the constant of set and add, as a control vector),
+            `"baked"` (a checkpoint; see `bake`), or a plugin's name.
         away: The operation that deactivates them; zero if not given.
         part: `"all"`, or only the `"scale"` or the `"constant"` part of `a * scale + constant`, to
             put the two into different files.
-        model: The model in memory, its folder, or its Hub id; default: the set's base model.
-            Weights are read only where the target needs them, one tensor at a time.
         revision: Revision of a Hub model; default: the one in the set's header.
         overwrite: Replace an earlier export.
-        **options: Options of the target.
+        **options: Options of the format.
 
     Raises:
-        ParameterError: If the target cannot express this exactly; the message says what can.
+        ParameterError: If the format cannot express this exactly; the message says what can.
         LabelError: If a label is unknown or has no neurons.
         HubError: If files cannot be read or written, or the disk is too small.
     """
-    kind = EXPORTS.get(to)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for name in options:
-        if name not in known:
-            raise ParameterError(
-                f"The export {to!r} has no option {name!r}; it takes {', '.join(known) or 'none'}."
-                + did_you_mean(name, known)
-            )
-    target = kind(**options)
+    writer = configured(EXPORTS.get(format), "export format", format, options)
     sets = _sets(neurons)
-    state = _state(sets, label, operation, strength, away_from, away)
+    state = _state(sets, to, operation, strength, away_from, away)
     if model is None:
         model = sets[0].base_model
         revision = revision or sets[0].base_revision
-    source = Source.of_family(sets[0]) if model is None else Source.open(model, revision)
-    if source is None:
+    base = BaseModel.of_family(sets[0]) if model is None else BaseModel.open(model, revision)
+    if base is None:
         raise ParameterError(
             "The neuron set does not record its base model, so the names of the modules are "
-            "unknown. Pass model=: the model, its folder, or its Hub id."
+            "unknown. Pass the model, its folder, or its Hub id."
         )
-    recipe = compile_recipe(source, sets, state, part)
+    edit = compile_edit(base, sets, state, part)
     folder = Path(directory).expanduser()
     folder = folder.parent.resolve() / folder.name
-    if source.folder is not None and folder == source.folder.resolve():
+    if base.folder is not None and folder == base.folder.resolve():
         raise ParameterError(f"{str(folder)!r} is the model itself; choose another folder.")
-    size = target.check(recipe)
-    with staged(folder, size, overwrite=overwrite) as stage:
-        notes = target.write(recipe, stage)
+    size = writer.check(edit)
+    check_free(folder, overwrite)
+    check_space(folder, size)
+    with new_folder(folder) as unfinished:
+        notes = writer.write(edit, unfinished)
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-    return Exported(folder, to, recipe.text, files, tuple(notes))
+    return Exported(folder, format, edit.text, files, tuple(notes))
 
 
 def bake(
     model: Any,
     neurons: SetLike | Sequence[SetLike],
     directory: str | PathLike[str],
-    label: str | None = None,
+    to: str | None = None,
     operation: OperationLike | None = None,
     strength: float = 1.0,
     away_from: str | Sequence[str] | None = None,
-    *,
-    away: OperationLike | None = None,
-    part: str = "all",
-    revision: str | None = None,
-    overwrite: bool = False,
-    tokenizer: Any = None,
+    **options: Any,
 ) -> Exported:
-    """Write a checkpoint that always speaks the label, for engines that load only checkpoints.
+    """Write a checkpoint that is steered for good, for engines that load only checkpoints.
 
-    A folder or Hub repository is rewritten shard by shard without loading it; a model in memory
-    (also an offloaded one) is saved first and then treated the same way.
+    The same as `export(…, format="baked")`, whose arguments it takes. A folder or Hub repository is
+    rewritten shard by shard without loading it; a model in memory (also an offloaded one) is saved
+    first and then treated the same way.
 
     Args:
         model: The model in memory, its folder, or its Hub id.
         neurons: As for `export`.
         directory: Folder to write.
-        label: As for `export`.
+        to: As for `export`.
         operation: As for `export`.
         strength: As for `export`.
         away_from: As for `export`.
-        away: As for `export`.
-        part: As for `export`.
-        revision: Revision of a Hub model.
-        overwrite: Replace an earlier export.
-        tokenizer: Saved along. A folder's or repository's own is copied without being asked.
+        **options: `away`, `part`, `revision` and `overwrite` as for `export`, and `tokenizer`,
+            which is saved along; a folder's or repository's own is copied without being asked.
     """
     return export(
-        neurons,
-        directory,
-        "baked",
-        label,
-        operation,
-        strength,
-        away_from,
-        away=away,
-        part=part,
-        model=model,
-        revision=revision,
-        overwrite=overwrite,
-        tokenizer=tokenizer,
+        model, neurons, directory, to, operation, strength, away_from, format="baked", **options
     )
 
 
@@ -229,7 +205,7 @@ def _sets(neurons: SetLike | Sequence[SetLike]) -> list[NeuronSet]:
 
 def _state(
     sets: Sequence[NeuronSet],
-    label: str | None,
+    to: str | None,
     operation: OperationLike | None,
     strength: float,
     away_from: str | Sequence[str] | None,
@@ -237,12 +213,12 @@ def _state(
 ) -> State:
     sources = (away_from,) if isinstance(away_from, str) else tuple(away_from or ())
     known = {name for each in sets for name in each.labels}
-    summed = label is not None and label not in known and is_arithmetic(label)
-    total = arith(label) if label is not None and summed else None
-    wanted = (label,) if total is None else [name for _, name in total.on]
+    summed = to is not None and to not in known and is_arithmetic(to)
+    total = arith(to) if to is not None and summed else None
+    wanted = (to,) if total is None else [name for _, name in total.on]
     sources = tuple(source for source in sources if source not in wanted)
     state = State(
-        label,
+        to,
         strength,
         None if operation is None else make_operation(operation),
         sources,
@@ -251,7 +227,7 @@ def _state(
     if state.idle:
         raise ParameterError(
             "There is nothing to export: no label and nothing to steer away from."
-            if label is None
-            else f"Strength 0 leaves the neurons of {label!r} as they are: nothing to export."
+            if to is None
+            else f"Strength 0 leaves the neurons of {to!r} as they are: nothing to export."
         )
     return state

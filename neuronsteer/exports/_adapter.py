@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..errors import ParameterError
 from ..neuron_set.card import hub_id
-from ._cards import CARD, python_block, render_card
-from ._edits import Recipe
+from ._edits import ModelEdit
+from ._output_folder import CARD, python_block, render_card
 
 _USAGE = """
 from peft import PeftModel
@@ -24,13 +24,13 @@ model = PeftModel.from_pretrained(model, "path/to/this/folder")
 """
 
 
-def refuse_experts(recipe: Recipe, name: str) -> None:
+def refuse_experts(edit: ModelEdit, name: str) -> None:
     """Raise if neurons are inside routed experts, which are no modules that PEFT could wrap."""
-    change = recipe.in_experts
-    if change is not None:
+    projection = edit.in_experts
+    if projection is not None:
         raise ParameterError(
-            f"{change.where}: {name} wraps linear modules, and the experts of model_type "
-            f"{recipe.model_type!r} are slices of one parameter. Bake a checkpoint instead "
+            f"{projection.where}: {name} wraps linear modules, and the experts of model_type "
+            f"{edit.model_type!r} are slices of one parameter. Bake a checkpoint instead "
             "('zero' and 'scale' in every family, 'set' and 'add' in gpt_oss)."
         )
 
@@ -41,7 +41,7 @@ def tensor_bytes(numbers: int) -> int:
 
 
 def write_adapter(
-    recipe: Recipe,
+    edit: ModelEdit,
     folder: Path,
     config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
@@ -52,18 +52,18 @@ def write_adapter(
     """Write config, tensors and card; returns the notes.
 
     Args:
-        recipe: What is exported.
+        edit: What is exported.
         folder: Where to.
         config: The entries that depend on the kind of adapter.
         tensors: The weights.
         before: Code that has to run before the adapter is loaded.
         **card_options: See `render_card`.
     """
-    base = hub_id(recipe.source.hub_id or recipe.sets[0].base_model)
+    base = hub_id(edit.base.hub_id or edit.sets[0].base_model)
     full: dict[str, Any] = {
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "revision": recipe.source.revision if base else None,
+        "revision": edit.base.revision if base else None,
         "inference_mode": True,
         "modules_to_save": None,
         **config,
@@ -77,6 +77,6 @@ def write_adapter(
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     usage = python_block(before + _USAGE.format(base=base or "path/to/the/base/model"))
     options: dict[str, Any] = {"relation": "adapter", "library": "peft", **card_options}
-    card = render_card(recipe, usage=usage, notes=[], **options)
+    card = render_card(edit, usage=usage, notes=[], **options)
     (folder / CARD).write_text(card, encoding="utf-8")
     return []

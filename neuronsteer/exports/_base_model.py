@@ -26,7 +26,7 @@ from ..neuron_set.rows import Rows
 from ._safetensors_rewrite import Checkpoint
 
 # What a checkpoint needs beside config and weights: tokenizer, templates, remote code, licence.
-_CARRIED = (
+_COMPANIONS = (
     "generation_config.json",
     "token*.json",
     "special_tokens_map.json",
@@ -46,7 +46,7 @@ _CARRIED = (
 )
 
 
-class Source:
+class BaseModel:
     """A model to export for.
 
     Args:
@@ -69,8 +69,8 @@ class Source:
         self.revision = revision
 
     @classmethod
-    def open(cls, model: Any, revision: str | None = None) -> Source:
-        """Return the source that a user means by a model, a folder or a Hub id."""
+    def open(cls, model: Any, revision: str | None = None) -> BaseModel:
+        """Return what a user means by a model, a folder or a Hub id."""
         if not isinstance(model, str | os.PathLike):
             return cls(_plain(inspect(model)))
         name = os.fspath(model)
@@ -88,8 +88,8 @@ class Source:
         )
 
     @classmethod
-    def of_family(cls, neurons: Rows) -> Source | None:
-        """Return a source that knows module names only, for a set without a base model.
+    def of_family(cls, neurons: Rows) -> BaseModel | None:
+        """Return a base model that has module names only, for a set without a base model.
 
         Enough for exports that need no weights. `None` if the family's config does not tell the
         set's shape in the usual two fields.
@@ -190,7 +190,7 @@ class Source:
         ):
             raise ParameterError(
                 "This export needs the model's weights, and the neuron set does not record its "
-                "base model. Pass model=: the model, its folder, or its Hub id."
+                "base model. Pass the model, its folder, or its Hub id."
             )
         if self.folder is not None:
             found = self.checkpoint.read(self.checkpoint.key(f"{name}.{kind}"))
@@ -202,7 +202,7 @@ class Source:
         """Return name → shape of every parameter."""
         return {name: p.shape for name, p in self.root.named_parameters(remove_duplicate=False)}
 
-    def carried(self) -> list[tuple[Path, str]]:
+    def companion_files(self) -> list[tuple[Path, str]]:
         """Return `(path, name)` of the files beside config and weights that belong to the model."""
         folder = self.folder
         if folder is None:
@@ -215,7 +215,7 @@ class Source:
         return sorted(
             {
                 (path, path.relative_to(folder).as_posix())
-                for pattern in _CARRIED
+                for pattern in _COMPANIONS
                 for path in folder.glob(pattern)
                 if path.is_file()
             }
@@ -226,9 +226,11 @@ class Source:
 
         repo = str(self.repo)
         try:
-            found = snapshot_download(repo, revision=self.revision, allow_patterns=list(_CARRIED))
+            found = snapshot_download(
+                repo, revision=self.revision, allow_patterns=list(_COMPANIONS)
+            )
         except Exception as error:
-            raise hub.translate(error, repo, self.revision) from error
+            raise hub.hub_error(error, repo, self.revision) from error
         return Path(found)
 
 
@@ -259,7 +261,7 @@ def _plain(anatomy: Anatomy) -> Anatomy:
         hasattr(tap.module, "base_layer") for tap in anatomy.hook_points("mlp.neuron")
     ):
         raise ParameterError(
-            "The model carries a PEFT adapter, which an export would silently leave out. Merge it "
+            "The model has a PEFT adapter, which an export would silently leave out. Merge it "
             "(merge_and_unload()) or pass the base model."
         )
     return anatomy

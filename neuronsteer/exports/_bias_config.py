@@ -1,4 +1,4 @@
-"""Where a checkpoint can keep the constants of `set` and `add`: biases, and who has room for them.
+"""Where a checkpoint can store the constants of `set` and `add`: biases, where the family has them.
 
 A family without an MLP bias silently drops one on loading, so a constant goes into a checkpoint
 only if its own config can declare the bias, or if another family computes the same and can.
@@ -16,7 +16,7 @@ from ..errors import ParameterError
 from ..models import Anatomy
 from ..models.layout import text_config
 from ._base_model import without_memory
-from ._edits import Recipe
+from ._edits import ModelEdit
 
 # Same computation as llama, apart from what `_obstacle` checks: family → has biases on q, k, v.
 _LIKE_LLAMA = {"mistral": False, "qwen2": True}
@@ -42,12 +42,12 @@ _SAME_IN_LLAMA = (
 
 
 @dataclass(frozen=True)
-class Housing:
+class BiasConfig:
     """What has to change around the tensors.
 
     Attributes:
         fields: Config fields of the language model to set.
-        config: A whole new config, when the model is re-housed.
+        config: A whole new config, when the model is converted.
         added: Name → shape of parameters that the model did not have; zero unless written.
         note: What to tell the user, or empty.
     """
@@ -58,61 +58,61 @@ class Housing:
     note: str = ""
 
 
-def find_housing(recipe: Recipe) -> Housing:
-    """Return how a checkpoint can hold what the recipe adds.
+def find_bias_config(edit: ModelEdit) -> BiasConfig:
+    """Return how a checkpoint can store what the edit adds.
 
     Raises:
         ParameterError: If it cannot; the message says why and what can.
     """
-    needed = _needed(recipe)
-    now = recipe.source.parameters()
+    needed = _needed(edit)
+    now = edit.base.parameters()
     if needed <= set(now):
-        return Housing()
-    bias = recipe.anatomy.layout.bias
-    family = recipe.model_type
-    if recipe.in_experts is not None:
+        return BiasConfig()
+    bias = edit.anatomy.layout.bias
+    family = edit.model_type
+    if edit.in_experts is not None:
         raise ParameterError(
-            f"{recipe.in_experts.where}: the experts of model_type {family!r} have no bias, so a "
-            "checkpoint cannot hold a constant for 'set' or 'add'. 'zero' and 'scale' bake into "
+            f"{edit.in_experts.where}: the experts of model_type {family!r} have no bias, so a "
+            "checkpoint cannot store a constant for 'set' or 'add'. 'zero' and 'scale' bake into "
             "experts; the rest is steered with hooks."
         )
     if bias.when == "config":
-        config = copy.deepcopy(recipe.source.config)
+        config = copy.deepcopy(edit.base.config)
         setattr(text_config(config), str(bias.field), bias.value)
-        added = _new_parameters(recipe.anatomy, config)
+        added = _new_parameters(edit.anatomy, config)
         if added is not None and needed <= set(now) | set(added):
             note = f"config: {bias.field} is now {bias.value}; the other biases it creates are zero"
-            return Housing({str(bias.field): bias.value}, None, added, note)
+            return BiasConfig({str(bias.field): bias.value}, None, added, note)
         raise ParameterError(
             f"Config field {bias.field!r} of model_type {family!r} does not give the MLP the "
-            f"biases needed here ({sorted(needed - set(now))[0]}, …). {_instead(recipe)}"
+            f"biases needed here ({sorted(needed - set(now))[0]}, …). {_instead(edit)}"
         )
-    return _rehoused(recipe, needed)
+    return _converted(edit, needed)
 
 
-def _instead(recipe: Recipe) -> str:
+def _instead(edit: ModelEdit) -> str:
     text = (
-        "'zero' and 'scale' bake into every family; for the rest export to='lora' (a LoRA with "
+        "'zero' and 'scale' bake into every family; for the rest export format='lora' (a LoRA with "
         "bias, which PEFT loads)"
     )
-    constant = recipe.anatomy.layout.residual_factor(recipe.anatomy.config) is not None
-    if constant and not recipe.gains:
+    constant = edit.anatomy.layout.residual_factor(edit.anatomy.config) is not None
+    if constant and not edit.gains:
         text += (
             ", or for llama.cpp bake part='scale' and put part='constant' into a control vector "
-            "(to='gguf')"
+            "(format='gguf')"
         )
     return text + "."
 
 
-def _needed(recipe: Recipe) -> set[str]:
+def _needed(edit: ModelEdit) -> set[str]:
     needed: set[str] = set()
-    for change in recipe.changes:
-        if bool(change.shift.any()):
-            suffix = ".bias" if change.expert is None else ".down_proj_bias"
-            needed.add(change.name + suffix)
-        if bool(change.gain.any()):
-            recipe.hold(change)
-            needed.add(recipe.gate(change)[0] + ".bias")
+    for projection in edit.projections:
+        if bool(projection.shift.any()):
+            suffix = ".bias" if projection.expert is None else ".down_proj_bias"
+            needed.add(projection.name + suffix)
+        if bool(projection.gain.any()):
+            edit.pinned_gate(projection)
+            needed.add(edit.gate_rows(projection)[0] + ".bias")
     return needed
 
 
@@ -126,26 +126,26 @@ def _new_parameters(anatomy: Anatomy, config: Any) -> dict[str, tuple[int, ...]]
     return {name: shape for name, shape in after.items() if name not in before}
 
 
-def _rehoused(recipe: Recipe, needed: set[str]) -> Housing:
-    family = recipe.model_type
-    config = recipe.source.config
-    start = f"A {family!r} checkpoint has no MLP bias to hold what 'set' or 'add' adds"
-    if family not in _LIKE_LLAMA or config is not recipe.anatomy.config:
-        raise ParameterError(f"{start}. {_instead(recipe)}")
+def _converted(edit: ModelEdit, needed: set[str]) -> BiasConfig:
+    family = edit.model_type
+    config = edit.base.config
+    start = f"A {family!r} checkpoint has no MLP bias to store what 'set' or 'add' adds"
+    if family not in _LIKE_LLAMA or config is not edit.anatomy.config:
+        raise ParameterError(f"{start}. {_instead(edit)}")
     obstacle = _obstacle(config)
     if obstacle:
         raise ParameterError(
             f"{start}, and it cannot become a llama checkpoint, which has one, because {obstacle}. "
-            f"{_instead(recipe)}"
+            f"{_instead(edit)}"
         )
     new = LlamaConfig(**_like_llama(config), attention_bias=_LIKE_LLAMA[family], mlp_bias=True)
-    added = _new_parameters(recipe.anatomy, new)
-    if added is None or not needed <= set(recipe.source.parameters()) | set(added):
+    added = _new_parameters(edit.anatomy, new)
+    if added is None or not needed <= set(edit.base.parameters()) | set(added):
         raise ParameterError(
-            f"{start}, and its tensors do not fit a llama checkpoint. {_instead(recipe)}"
+            f"{start}, and its tensors do not fit a llama checkpoint. {_instead(edit)}"
         )
     note = f"written as a llama checkpoint, which computes the same as {family} and has MLP biases"
-    return Housing({}, new, added, note)
+    return BiasConfig({}, new, added, note)
 
 
 def _obstacle(config: Any) -> str | None:

@@ -17,17 +17,17 @@ from ..neuron_set import NeuronSet
 from ..steering.attachment import steered_site
 from ..steering.compile import Compiler, State
 from ..steering.tables import SparseRow
-from ._base_model import Source
+from ._base_model import BaseModel
 
 PARTS = ("all", "scale", "constant")
 
-#: The gate pre-activation that holds a neuron: all activations are far from 0 there, so that the
-#: output weights can be divided by theirs.
-HELD_AT = 2.0
+#: The gate pre-activation at which gates are pinned: all activation functions are far from 0 there,
+#: so that the output weights can be divided by their value.
+PINNED_GATE_INPUT = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class ProjectionEdit:
     """Neurons of one output projection: each `a` becomes `a * scale + shift + u * gain`.
 
     Attributes:
@@ -64,27 +64,27 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Recipe:
+class ModelEdit:
     """Everything an export writes down.
 
     Attributes:
-        source: The model.
+        base: The model.
         sets: The neuron sets.
         state: Label, operation and the rest, as steering has them.
         part: What of it is wanted: `"all"`, or only the `"scale"` or the `"constant"` part.
-        changes: In layer order.
+        projections: What changes in each, in layer order.
     """
 
-    source: Source
+    base: BaseModel
     sets: tuple[NeuronSet, ...]
     state: State
     part: str
-    changes: tuple[Change, ...]
+    projections: tuple[ProjectionEdit, ...]
 
     @property
     def anatomy(self) -> Anatomy:
         """Where the model's neurons are."""
-        return self.source.anatomy
+        return self.base.anatomy
 
     @property
     def model_type(self) -> str:
@@ -94,22 +94,24 @@ class Recipe:
     @property
     def scales(self) -> bool:
         """Whether any neuron is multiplied."""
-        return any(bool((change.scale != 1).any()) for change in self.changes)
+        return any(bool((projection.scale != 1).any()) for projection in self.projections)
 
     @property
     def shifts(self) -> bool:
         """Whether any neuron gets a constant."""
-        return any(bool(change.shift.any()) for change in self.changes)
+        return any(bool(projection.shift.any()) for projection in self.projections)
 
     @property
     def gains(self) -> bool:
         """Whether any gate activation gets a constant."""
-        return any(bool(change.gain.any()) for change in self.changes)
+        return any(bool(projection.gain.any()) for projection in self.projections)
 
     @property
-    def in_experts(self) -> Change | None:
-        """The first change inside a routed expert, if there is one."""
-        return next((change for change in self.changes if change.expert is not None), None)
+    def in_experts(self) -> ProjectionEdit | None:
+        """The first edit inside a routed expert, if there is one."""
+        return next(
+            (projection for projection in self.projections if projection.expert is not None), None
+        )
 
     @property
     def text(self) -> str:
@@ -127,60 +129,62 @@ class Recipe:
         only = "" if self.part == "all" else f" (only the {self.part} part)"
         return ", then ".join(parts) + only
 
-    def hold(self, change: Change) -> float:
-        """Return the gate activation of neurons that `gain` holds, where only scale 0 is exact.
+    def pinned_gate(self, projection: ProjectionEdit) -> float:
+        """Return the gate activation of neurons that `gain` pins, where only scale 0 is exact.
 
-        A neuron whose gate is held at g contributes `g * u`: the same as a gate held anywhere else
+        A neuron whose gate is pinned at g adds `g * u`: the same as a gate pinned anywhere else
         with output weights multiplied accordingly. So every g is possible, also those that the
         activation never takes.
         """
-        mixed = change.columns[(change.gain != 0) & (change.scale != 0)]
+        mixed = projection.columns[(projection.gain != 0) & (projection.scale != 0)]
         if len(mixed):
             raise ParameterError(
-                f"{change.where}, neuron {int(mixed[0])}: a constant is added to the gate "
+                f"{projection.where}, neuron {int(mixed[0])}: a constant is added to the gate "
                 "activation (site 'mlp.act') on top of its own value, which no edit of weights "
                 "expresses. Export 'set' at full strength, or 'add' at 'mlp.neuron'; hooks do all."
             )
-        pre = torch.tensor([HELD_AT])
-        return float(self.anatomy.activation(pre, change.tap.layer))
+        pre = torch.tensor([PINNED_GATE_INPUT])
+        return float(self.anatomy.activation(pre, projection.tap.layer))
 
-    def factor(self, change: Change) -> Tensor:
+    def output_factor(self, projection: ProjectionEdit) -> Tensor:
         """Return what each column of the output weights is multiplied with."""
-        if not bool(change.gain.any()):
-            return change.scale
-        return torch.where(change.gain != 0, change.gain / self.hold(change), change.scale)
+        if not bool(projection.gain.any()):
+            return projection.scale
+        return torch.where(
+            projection.gain != 0, projection.gain / self.pinned_gate(projection), projection.scale
+        )
 
-    def gate(self, change: Change) -> tuple[str, Tensor]:
-        """Return the module that feeds the gate of `change`, and its rows for held neurons."""
-        tap = {tap.layer: tap for tap in self.anatomy.hook_points("mlp.act")}[change.tap.layer]
+    def gate_rows(self, projection: ProjectionEdit) -> tuple[str, Tensor]:
+        """Return the module that feeds the gate, and its rows for pinned neurons."""
+        tap = {tap.layer: tap for tap in self.anatomy.hook_points("mlp.act")}[projection.tap.layer]
         if tap.experts is not None:
-            if change.expert is not None or tap.experts.shared is None:
+            if projection.expert is not None or tap.experts.shared is None:
                 raise ParameterError(
-                    f"{change.where}: 'set' at 'mlp.act' inside experts cannot be exported. Use "
-                    "'set' at 'mlp.neuron' where the export allows it, or hooks."
+                    f"{projection.where}: 'set' at 'mlp.act' inside experts cannot be exported. "
+                    "Use 'set' at 'mlp.neuron' where the export allows it, or hooks."
                 )
             tap = tap.experts.shared
-        rows = change.columns[change.gain != 0]
+        rows = projection.columns[projection.gain != 0]
         if isinstance(tap.columns, slice):
             rows = (tap.columns.start or 0) + rows * (tap.columns.step or 1)
         return tap.name, rows
 
 
-def compile_recipe(
-    source: Source, sets: Sequence[NeuronSet], state: State, part: str = "all"
-) -> Recipe:
-    """Return what `state` does to the model of `source`.
+def compile_edit(
+    base: BaseModel, sets: Sequence[NeuronSet], state: State, part: str = "all"
+) -> ModelEdit:
+    """Return what `state` does to the base model.
 
     Raises:
         ParameterError: If it does nothing, or neurons are not in the MLP.
         MismatchError: If a set was made for another model.
     """
-    anatomy = source.anatomy
+    anatomy = base.anatomy
     taps = {tap.layer: tap for tap in anatomy.hook_points("mlp.neuron")}
     for each in sets:
         if steered_site(each.site) != "mlp.neuron":
             raise ParameterError(
-                f"Exports change MLP neurons, and this set's neurons live at {each.site!r}. "
+                f"Exports change MLP neurons, and this set's neurons are at {each.site!r}. "
                 "Attention and residual sites are steered with hooks only."
             )
         each.check_model(anatomy.model_type, anatomy.num_layers, anatomy.widths)
@@ -190,29 +194,29 @@ def compile_recipe(
         sets, anatomy.gated, {("mlp.neuron", layer): tap.width for layer, tap in taps.items()}
     )
     compiled = compiler.compile(state)
-    changes: list[Change] = []
+    found: list[ProjectionEdit] = []
     for (_, layer), row in sorted(compiled.items()):
-        changes += _split(taps[layer], row)
-    changes = [each for change in changes if (each := _only(change, part)) is not None]
-    if not changes:
+        found += _split(taps[layer], row)
+    edits = [each for projection in found if (each := _only(projection, part)) is not None]
+    if not edits:
         raise ParameterError(
             "There is nothing to export: the operation leaves every neuron as it is"
             + (f" in its {part} part." if part != "all" else " (strength 0, factor 1?).")
         )
-    return Recipe(source, tuple(sets), state, part, tuple(changes))
+    return ModelEdit(base, tuple(sets), state, part, tuple(edits))
 
 
-def _split(tap: HookPoint, row: SparseRow) -> list[Change]:
-    """Return one change per projection: a block of experts has one per expert."""
+def _split(tap: HookPoint, row: SparseRow) -> list[ProjectionEdit]:
+    """Return one edit per projection: a block of experts has one per expert."""
     gain = torch.zeros_like(row.shift) if row.gain is None else row.gain
     columns = row.columns.to(torch.int64)
     if tap.experts is None:
-        return [Change(tap, None, columns, row.scale, row.shift, gain)]
+        return [ProjectionEdit(tap, None, columns, row.scale, row.shift, gain)]
     routed = tap.experts.num_experts * tap.experts.expert_width
     owner = torch.where(
         columns < routed, columns // tap.experts.expert_width, tap.experts.num_experts
     )
-    found: list[Change] = []
+    found: list[ProjectionEdit] = []
     for expert in owner.unique().tolist():
         here = owner == expert
         local = columns[here] - expert * tap.experts.expert_width
@@ -220,23 +224,28 @@ def _split(tap: HookPoint, row: SparseRow) -> list[Change]:
         if expert == tap.experts.num_experts:
             shared = tap.experts.shared
             assert shared is not None  # the flat index ended there otherwise
-            found.append(Change(replace(shared, layer=tap.layer), None, *parts))
+            found.append(ProjectionEdit(replace(shared, layer=tap.layer), None, *parts))
         else:
-            found.append(Change(tap, int(expert), *parts))
+            found.append(ProjectionEdit(tap, int(expert), *parts))
     return found
 
 
-def _only(change: Change, part: str) -> Change | None:
-    if part != "all" and bool(change.gain.any()):
+def _only(projection: ProjectionEdit, part: str) -> ProjectionEdit | None:
+    if part != "all" and bool(projection.gain.any()):
         raise ParameterError(
             "An operation at 'mlp.act' cannot be split into a scale and a constant part; "
             "use site 'mlp.neuron', or part='all'."
         )
-    scale = change.scale if part != "constant" else torch.ones_like(change.scale)
-    shift = change.shift if part != "scale" else torch.zeros_like(change.shift)
-    keep = (scale != 1) | (shift != 0) | (change.gain != 0)
+    scale = projection.scale if part != "constant" else torch.ones_like(projection.scale)
+    shift = projection.shift if part != "scale" else torch.zeros_like(projection.shift)
+    keep = (scale != 1) | (shift != 0) | (projection.gain != 0)
     if not bool(keep.any()):
         return None
-    return Change(
-        change.tap, change.expert, change.columns[keep], scale[keep], shift[keep], change.gain[keep]
+    return ProjectionEdit(
+        projection.tap,
+        projection.expert,
+        projection.columns[keep],
+        scale[keep],
+        shift[keep],
+        projection.gain[keep],
     )

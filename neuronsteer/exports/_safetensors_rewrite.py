@@ -23,7 +23,7 @@ from ..errors import HubError, ParameterError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 #: Changes a tensor in place.
-Edit = Callable[[Tensor], object]
+TensorEdit = Callable[[Tensor], object]
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -146,7 +146,7 @@ class Checkpoint:
     def rewrite(
         self,
         target: Path,
-        edits: Mapping[str, Sequence[Edit]],
+        edits: Mapping[str, Sequence[TensorEdit]],
         added: Mapping[str, Mapping[str, Tensor]],
     ) -> None:
         """Write the checkpoint into the folder `target`, which may be its own.
@@ -185,7 +185,7 @@ class Checkpoint:
         self,
         source: Path,
         destination: Path,
-        edits: Mapping[str, Sequence[Edit]],
+        edits: Mapping[str, Sequence[TensorEdit]],
         added: Mapping[str, Tensor],
     ) -> None:
         entries, metadata = self._header(destination.name, source)
@@ -218,7 +218,7 @@ class Checkpoint:
                     _copy(raw, out, entries[key])
         part.replace(destination)
 
-    def _edited(self, source: Path, key: str, edits: Sequence[Edit]) -> Tensor:
+    def _edited(self, source: Path, key: str, edits: Sequence[TensorEdit]) -> Tensor:
         self.check_dtype(key)
         with safe_open(str(source), framework="pt") as file:
             tensor = file.get_tensor(key).clone()

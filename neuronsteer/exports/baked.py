@@ -1,4 +1,4 @@
-"""A baked checkpoint: the change is in the weights, so whatever loads checkpoints steers."""
+"""A baked checkpoint: the projection is in the weights, so whatever loads checkpoints steers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterError
-from . import EXPORTS, Change, Export, Recipe
-from ._bias_config import Housing, find_housing
-from ._cards import CARD, python_block, render_card
-from ._edits import HELD_AT
-from ._safetensors_rewrite import Checkpoint, Edit
+from . import EXPORTS, Export, ModelEdit, ProjectionEdit
+from ._bias_config import BiasConfig, find_bias_config
+from ._edits import PINNED_GATE_INPUT
+from ._output_folder import CARD, python_block, render_card
+from ._safetensors_rewrite import Checkpoint, TensorEdit
 
 _SHARD = "5GB"
 _USAGE = """
@@ -43,45 +43,45 @@ class Baked(Export):
 
     tokenizer: Any = None
 
-    def check(self, recipe: Recipe) -> int:
-        """Refuse what the checkpoint has no room for, and quantised weights."""
-        source = recipe.source
-        source.refuse_quantised()
-        housing = find_housing(recipe)
-        extra = sum(4 * _count(shape) for shape in housing.added.values())
-        if source.folder is None:
-            source.refuse_out_of_reach()
-            tensors = [p.numel() * p.element_size() for p in source.root.parameters()]
+    def check(self, edit: ModelEdit) -> int:
+        """Refuse what the checkpoint cannot store, and quantised weights."""
+        base = edit.base
+        base.refuse_quantised()
+        bias_config = find_bias_config(edit)
+        extra = sum(4 * _count(shape) for shape in bias_config.added.values())
+        if base.folder is None:
+            base.refuse_out_of_reach()
+            tensors = [p.numel() * p.element_size() for p in base.root.parameters()]
             # One shard exists twice while it is rewritten.
             return sum(tensors) + min(sum(tensors), 5 * 10**9) + extra
-        checkpoint = source.checkpoint
-        for change in recipe.changes:
-            checkpoint.check_dtype(_output_key(checkpoint, change))
+        checkpoint = base.checkpoint
+        for projection in edit.projections:
+            checkpoint.check_dtype(_output_key(checkpoint, projection))
         return sum(checkpoint.bytes_of(file) for file in checkpoint.files) + extra
 
-    def write(self, recipe: Recipe, folder: Path) -> list[str]:
+    def write(self, edit: ModelEdit, folder: Path) -> list[str]:
         """Write shards, config, tokenizer files and card."""
-        source = recipe.source
-        housing = find_housing(recipe)
-        for path, name in source.carried():
+        base = edit.base
+        bias_config = find_bias_config(edit)
+        for path, name in base.companion_files():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, folder / name)
-        if source.folder is None:
-            source.root.save_pretrained(folder, max_shard_size=_SHARD)
+        if base.folder is None:
+            base.root.save_pretrained(folder, max_shard_size=_SHARD)
             checkpoint = Checkpoint.of(folder)
             raw = folder / "config.json"
         else:
-            checkpoint = source.checkpoint
-            raw = source.folder / "config.json"
+            checkpoint = base.checkpoint
+            raw = base.folder / "config.json"
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
-        edits, added = _plan(recipe, housing, checkpoint)
+        edits, added = _plan(edit, bias_config, checkpoint)
         checkpoint.rewrite(folder, edits, added)
-        config = _config(json.loads(raw.read_text(encoding="utf-8")), housing)
+        config = _config(json.loads(raw.read_text(encoding="utf-8")), bias_config)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        notes = [housing.note] if housing.note else []
+        notes = [bias_config.note] if bias_config.note else []
         card = render_card(
-            recipe,
+            edit,
             relation="finetune",
             library="transformers",
             usage=python_block(_USAGE),
@@ -92,23 +92,23 @@ class Baked(Export):
 
 
 def _plan(
-    recipe: Recipe, housing: Housing, checkpoint: Checkpoint
-) -> tuple[dict[str, list[Edit]], dict[str, dict[str, Tensor]]]:
+    edit: ModelEdit, bias_config: BiasConfig, checkpoint: Checkpoint
+) -> tuple[dict[str, list[TensorEdit]], dict[str, dict[str, Tensor]]]:
     """Return the edits per tensor and the new tensors per file."""
-    edits: dict[str, list[Edit]] = defaultdict(list)
+    edits: dict[str, list[TensorEdit]] = defaultdict(list)
     new: dict[str, Tensor] = {}
-    for name, shape in housing.added.items():
+    for name, shape in bias_config.added.items():
         new[name] = torch.zeros(shape)
-    for change in recipe.changes:
-        key = _output_key(checkpoint, change)
-        factor = recipe.factor(change)
-        axis = _input_axis(recipe, checkpoint, change, key)
+    for projection in edit.projections:
+        key = _output_key(checkpoint, projection)
+        factor = edit.output_factor(projection)
+        axis = _input_axis(edit, checkpoint, projection, key)
         if bool((factor != 1).any()):
-            edits[key].append(_scaling(change, factor, axis))
-        if bool(change.shift.any()):
-            _add_constant(checkpoint, change, key, axis, edits, new)
-        if bool(change.gain.any()):
-            _hold_gate(recipe, checkpoint, change, edits, new)
+            edits[key].append(_scaling(projection, factor, axis))
+        if bool(projection.shift.any()):
+            _add_constant(checkpoint, projection, key, axis, edits, new)
+        if bool(projection.gain.any()):
+            _pin_gate(edit, checkpoint, projection, edits, new)
     added: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in new.items():
         # Beside its weight, in the weight's type and under the weight's spelling.
@@ -118,69 +118,71 @@ def _plan(
     return edits, added
 
 
-def _output_key(checkpoint: Checkpoint, change: Change) -> str:
-    """Return the key of the tensor whose input neurons change."""
-    if change.expert is None:
-        return checkpoint.key(f"{change.name}.weight")
-    fused = checkpoint.find(f"{change.name}.down_proj")
+def _output_key(checkpoint: Checkpoint, projection: ProjectionEdit) -> str:
+    """Return the key of the tensor whose input neurons projection."""
+    if projection.expert is None:
+        return checkpoint.key(f"{projection.name}.weight")
+    fused = checkpoint.find(f"{projection.name}.down_proj")
     if fused is not None:
         return fused
     # transformers fuses experts on loading; on disk they may be one by one, under older names.
-    layer = re.escape(f".{change.tap.layer}.")
+    layer = re.escape(f".{projection.tap.layer}.")
     pattern = re.compile(
-        rf"(.*\.)?\w+{layer}(\w+\.)*experts\.{change.expert}\.(down_proj|w2)\.weight"
+        rf"(.*\.)?\w+{layer}(\w+\.)*experts\.{projection.expert}\.(down_proj|w2)\.weight"
     )
     found = [key for key in checkpoint.where if pattern.fullmatch(key)]
     if len(found) != 1:
         raise ParameterError(
-            f"{change.where}: the checkpoint stores its experts in a way that is not known here "
+            f"{projection.where}: the checkpoint stores its experts in an unknown way "
             f"({len(found)} tensors fit). Load the model and pass it instead of its path."
         )
     return found[0]
 
 
-def _input_axis(recipe: Recipe, checkpoint: Checkpoint, change: Change, key: str) -> int:
+def _input_axis(
+    edit: ModelEdit, checkpoint: Checkpoint, projection: ProjectionEdit, key: str
+) -> int:
     """Return the axis of the neurons, counted from the end."""
-    if change.expert is None:
-        return -2 if recipe.source.transposed(change.name) else -1
-    module: Any = change.tap.module
+    if projection.expert is None:
+        return -2 if edit.base.transposed(projection.name) else -1
+    module: Any = projection.tap.module
     fused = len(checkpoint.entry(key).shape) == 3
     return -2 if fused and getattr(module, "is_transposed", False) else -1
 
 
-def _part(change: Change, tensor: Tensor) -> Tensor:
+def _part(projection: ProjectionEdit, tensor: Tensor) -> Tensor:
     """Return the expert's slice of a fused tensor, or the tensor."""
-    return tensor if change.expert is None or tensor.dim() < 3 else tensor[change.expert]
+    return tensor if projection.expert is None or tensor.dim() < 3 else tensor[projection.expert]
 
 
-def _scaling(change: Change, factor: Tensor, axis: int) -> Edit:
+def _scaling(projection: ProjectionEdit, factor: Tensor, axis: int) -> TensorEdit:
     def edit(tensor: Tensor) -> None:
-        columns = _part(change, tensor).movedim(axis, -1)
-        scaled = columns[..., change.columns].float() * factor
-        columns[..., change.columns] = _rounded(scaled, tensor.dtype)
+        columns = _part(projection, tensor).movedim(axis, -1)
+        scaled = columns[..., projection.columns].float() * factor
+        columns[..., projection.columns] = _rounded(scaled, tensor.dtype)
 
     return edit
 
 
 def _add_constant(
     checkpoint: Checkpoint,
-    change: Change,
+    projection: ProjectionEdit,
     key: str,
     axis: int,
-    edits: dict[str, list[Edit]],
+    edits: dict[str, list[TensorEdit]],
     new: dict[str, Tensor],
 ) -> None:
     # From the weights as they were: the neuron's own value is gone, the constant goes through them.
-    fused = change.expert is not None and len(checkpoint.entry(key).shape) == 3
-    weight = checkpoint.read(key, change.expert if fused else None).movedim(axis, -1)
-    constant = weight[:, change.columns].float() @ change.shift
-    if change.expert is not None:
-        bias = checkpoint.key(f"{change.name}.down_proj_bias")
-        expert = change.expert
+    fused = projection.expert is not None and len(checkpoint.entry(key).shape) == 3
+    weight = checkpoint.read(key, projection.expert if fused else None).movedim(axis, -1)
+    constant = weight[:, projection.columns].float() @ projection.shift
+    if projection.expert is not None:
+        bias = checkpoint.key(f"{projection.name}.down_proj_bias")
+        expert = projection.expert
 
         edits[bias].append(lambda tensor: _increase(tensor[expert], constant))
         return
-    name = f"{change.name}.bias"
+    name = f"{projection.name}.bias"
     if name in new:
         new[name] = new[name] + constant
     else:
@@ -203,37 +205,37 @@ def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
     return found
 
 
-def _hold_gate(
-    recipe: Recipe,
+def _pin_gate(
+    edit: ModelEdit,
     checkpoint: Checkpoint,
-    change: Change,
-    edits: dict[str, list[Edit]],
+    projection: ProjectionEdit,
+    edits: dict[str, list[TensorEdit]],
     new: dict[str, Tensor],
 ) -> None:
-    name, rows = recipe.gate(change)
-    transposed = recipe.source.transposed(name)
+    name, rows = edit.gate_rows(projection)
+    transposed = edit.base.transposed(name)
 
     axis = 1 if transposed else 0
     edits[checkpoint.key(f"{name}.weight")].append(lambda tensor: tensor.index_fill_(axis, rows, 0))
     if f"{name}.bias" in new:
-        new[f"{name}.bias"] = new[f"{name}.bias"].index_fill(0, rows, HELD_AT)
+        new[f"{name}.bias"] = new[f"{name}.bias"].index_fill(0, rows, PINNED_GATE_INPUT)
     else:
         edits[checkpoint.key(f"{name}.bias")].append(
-            lambda tensor: tensor.index_fill_(0, rows, HELD_AT)
+            lambda tensor: tensor.index_fill_(0, rows, PINNED_GATE_INPUT)
         )
 
 
-def _config(raw: dict[str, Any], housing: Housing) -> dict[str, Any]:
-    if housing.config is not None:
-        found = json.loads(housing.config.to_json_string(use_diff=True))
+def _config(raw: dict[str, Any], bias_config: BiasConfig) -> dict[str, Any]:
+    if bias_config.config is not None:
+        found = json.loads(bias_config.config.to_json_string(use_diff=True))
         found["architectures"] = ["LlamaForCausalLM"]
         for name in ("dtype", "torch_dtype"):
             if name in raw:
                 found[name] = raw[name]
         return found
-    if housing.fields:
+    if bias_config.fields:
         inner = raw.get("text_config")
-        (raw if inner is None else inner).update(housing.fields)
+        (raw if inner is None else inner).update(bias_config.fields)
     return raw
 
 

@@ -15,8 +15,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import ParameterError
-from . import EXPORTS, Export, Recipe
-from ._cards import CARD, render_card
+from . import EXPORTS, Export, ModelEdit
+from ._output_folder import CARD, render_card
 
 FILE = "control_vector.gguf"
 _ALIGNMENT = 32
@@ -39,7 +39,7 @@ class Gguf(Export):
     """A control vector file.
 
     Attributes:
-        skip_first: Leave out neurons of layer 0, which llama.cpp has no place for: the result
+        skip_first: Leave out neurons of layer 0, which llama.cpp cannot change: the result
             steers less than the hooks do.
     """
 
@@ -48,39 +48,39 @@ class Gguf(Export):
 
     skip_first: bool = False
 
-    def check(self, recipe: Recipe) -> int:
+    def check(self, edit: ModelEdit) -> int:
         """Refuse whatever a constant after the layer is not equal to."""
-        family = recipe.model_type
-        if recipe.in_experts is not None or recipe.anatomy.is_moe:
+        family = edit.model_type
+        if edit.in_experts is not None or edit.anatomy.is_moe:
             raise ParameterError(
                 f"A control vector adds the same to every token, and in model_type {family!r} it "
                 "depends on the router what a constant in an expert adds. Bake a checkpoint "
                 "instead ('set' and 'add' in gpt_oss, 'zero' and 'scale' everywhere)."
             )
-        if recipe.anatomy.layout.residual_factor(recipe.anatomy.config) is None:
+        if edit.anatomy.layout.residual_factor(edit.anatomy.config) is None:
             raise ParameterError(
                 f"In model_type {family!r} a norm follows the MLP, so a constant after the layer "
                 "(a control vector) is not the constant that 'set' or 'add' gives. Export "
-                "to='lora', which PEFT loads."
+                "format='lora', which PEFT loads."
             )
-        if recipe.gains:
+        if edit.gains:
             raise ParameterError(
                 "An operation at 'mlp.act' adds a multiple of the up projection, not a constant. "
                 "Use site 'mlp.neuron' for a control vector."
             )
-        if not recipe.shifts:
+        if not edit.shifts:
             raise ParameterError(
                 "A control vector only adds, and 'zero' and 'scale' only multiply. Bake a "
                 "checkpoint (possible in every family) and convert that to GGUF."
             )
-        if recipe.scales:
+        if edit.scales:
             raise ParameterError(
                 "A control vector only adds, and this operation also multiplies neurons ('add' "
                 "alone does not). Split it: bake(…, part='scale') gives the checkpoint to convert "
-                "to GGUF, export(…, to='gguf', part='constant') the control vector for it."
+                "to GGUF, export(…, format='gguf', part='constant') the control vector for it."
             )
-        first = [change for change in recipe.changes if change.tap.layer == 0]
-        if first and len(first) == len(recipe.changes):
+        first = [projection for projection in edit.projections if projection.tap.layer == 0]
+        if first and len(first) == len(edit.projections):
             raise ParameterError(
                 "All changed neurons are in layer 0, for which llama.cpp has no control vector."
             )
@@ -91,29 +91,31 @@ class Gguf(Export):
                 "out with skip_first=True (--skip-first), knowing that the result steers less; or "
                 "bake a checkpoint where the family has biases."
             )
-        recipe.source.refuse_quantised()
-        return len(recipe.changes) * (4 * recipe.anatomy.hidden_size + 200)
+        edit.base.refuse_quantised()
+        return len(edit.projections) * (4 * edit.anatomy.hidden_size + 200)
 
-    def write(self, recipe: Recipe, folder: Path) -> list[str]:
+    def write(self, edit: ModelEdit, folder: Path) -> list[str]:
         """Write one direction per layer."""
-        first = sum(len(change.columns) for change in recipe.changes if change.tap.layer == 0)
-        later = tuple(change for change in recipe.changes if change.tap.layer > 0)
-        recipe = replace(recipe, changes=later)
-        factor = recipe.anatomy.layout.residual_factor(recipe.anatomy.config) or 1.0
+        first = sum(
+            len(projection.columns) for projection in edit.projections if projection.tap.layer == 0
+        )
+        later = tuple(projection for projection in edit.projections if projection.tap.layer > 0)
+        edit = replace(edit, projections=later)
+        factor = edit.anatomy.layout.residual_factor(edit.anatomy.config) or 1.0
         directions: dict[str, Tensor] = {}
-        for change in recipe.changes:
-            weight = recipe.source.weight(change.name)
-            constant = weight[:, change.columns] @ change.shift
-            directions[f"direction.{change.tap.layer}"] = factor * constant
-        family = recipe.model_type
+        for projection in edit.projections:
+            weight = edit.base.weight(projection.name)
+            constant = weight[:, projection.columns] @ projection.shift
+            directions[f"direction.{projection.tap.layer}"] = factor * constant
+        family = edit.model_type
         metadata: dict[str, str | int] = {
             "general.architecture": "controlvector",
-            "general.name": recipe.text,
+            "general.name": edit.text,
             "controlvector.model_hint": _HINTS.get(family, family.replace("_text", "")),
             "controlvector.layer_count": len(directions),
         }
         (folder / FILE).write_bytes(pack(metadata, directions))
-        last = recipe.anatomy.num_layers - 1
+        last = edit.anatomy.num_layers - 1
         notes = [
             f"Use it with: llama-cli -m MODEL.gguf --control-vector {FILE} "
             f"--control-vector-layer-range 1 {last}",
@@ -123,14 +125,14 @@ class Gguf(Export):
                 f"NOT the same as steering with hooks: {first} neurons of layer 0 are left out, "
                 "because llama.cpp has no control vector for that layer."
             )
-        if recipe.part == "constant":
+        if edit.part == "constant":
             notes.append(
                 "This is only the constant part: MODEL.gguf has to be converted from the "
                 "checkpoint that bake(…, part='scale') wrote."
             )
         usage = f"```sh\nllama-cli -m MODEL.gguf --control-vector {FILE}\n```"
         card = render_card(
-            recipe,
+            edit,
             relation="adapter",
             library="gguf",
             usage=usage,

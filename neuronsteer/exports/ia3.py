@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import ParameterError
-from . import EXPORTS, Export, Recipe
+from . import EXPORTS, Export, ModelEdit
 from ._adapter import refuse_experts, tensor_bytes, write_adapter
 
 
@@ -19,30 +19,31 @@ class IA3(Export):
     name: ClassVar[str] = "ia3"
     summary: ClassVar[str] = "PEFT IA3 adapter: zero and scale, no weights needed"
 
-    def check(self, recipe: Recipe) -> int:
-        """Refuse constants, for which IA3 has no place, and experts."""
-        refuse_experts(recipe, "IA3")
-        if recipe.shifts or recipe.gains:
+    def check(self, edit: ModelEdit) -> int:
+        """Refuse constants, which IA3 cannot add, and experts."""
+        refuse_experts(edit, "IA3")
+        if edit.shifts or edit.gains:
             raise ParameterError(
-                "IA3 multiplies and has no bias, so it can hold 'zero' and 'scale' but not what "
-                "'set' and 'add' add. Export to='lora' (LoRA with bias), or bake a checkpoint."
+                "IA3 multiplies and has no bias, so it can express 'zero' and 'scale' but not what "
+                "'set' and 'add' add. Export format='lora' (LoRA with bias), or bake a checkpoint."
             )
-        return sum(tensor_bytes(change.tap.width) for change in recipe.changes)
+        return sum(tensor_bytes(projection.tap.width) for projection in edit.projections)
 
-    def write(self, recipe: Recipe, folder: Path) -> list[str]:
+    def write(self, edit: ModelEdit, folder: Path) -> list[str]:
         """Write one vector per layer."""
-        source = recipe.source
         tensors = {
-            f"base_model.model.{change.name}.ia3_l": change.dense(change.scale, 1.0)[None]
-            for change in recipe.changes
+            f"base_model.model.{projection.name}.ia3_l": projection.dense(projection.scale, 1.0)[
+                None
+            ]
+            for projection in edit.projections
         }
         # Full paths: PEFT matches feedforward_modules by their ending, without a dot before it.
-        paths = [change.name for change in recipe.changes]
+        paths = [projection.name for projection in edit.projections]
         config = {
             "peft_type": "IA3",
             "target_modules": paths,
             "feedforward_modules": paths,
-            "fan_in_fan_out": source.transposed(paths[0]),
+            "fan_in_fan_out": edit.base.transposed(paths[0]),
             "init_ia3_weights": True,
         }
-        return write_adapter(recipe, folder, config, tensors)
+        return write_adapter(edit, folder, config, tensors)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterError
-from . import EXPORTS, Change, Export, Recipe
+from . import EXPORTS, Export, ModelEdit, ProjectionEdit
 from ._adapter import refuse_experts, tensor_bytes, write_adapter
-from ._edits import HELD_AT
+from ._edits import PINNED_GATE_INPUT
 
 
 @EXPORTS.register("lora")
@@ -28,32 +28,32 @@ class Lora(Export):
     summary: ClassVar[str] = "PEFT LoRA with bias: every operation (peft 0.14 or newer)"
     bias: ClassVar[bool] = True
 
-    def check(self, recipe: Recipe) -> int:
+    def check(self, edit: ModelEdit) -> int:
         """Refuse experts, quantised weights, and what needs a bias when there is none."""
-        refuse_experts(recipe, "LoRA")
-        if not self.bias and (recipe.shifts or recipe.gains):
+        refuse_experts(edit, "LoRA")
+        if not self.bias and (edit.shifts or edit.gains):
             raise ParameterError(
-                "Without a bias, LoRA can hold 'zero' and 'scale' but not what 'set' and 'add' "
+                "Without a bias, LoRA can express 'zero' and 'scale' but not what 'set' and 'add' "
                 "add. Engines that refuse lora_bias (vLLM, llama.cpp) need a baked checkpoint for "
-                "those; PEFT loads to='lora'."
+                "those; PEFT loads format='lora'."
             )
-        recipe.source.refuse_quantised()
-        hidden = recipe.anatomy.hidden_size
+        edit.base.refuse_quantised()
+        hidden = edit.anatomy.hidden_size
         size = 0
-        for change in recipe.changes:
-            recipe.factor(change)
-            rows = 2 * len(change.columns) + 1
-            size += tensor_bytes(rows * (change.tap.width + hidden))
+        for projection in edit.projections:
+            edit.output_factor(projection)
+            rows = 2 * len(projection.columns) + 1
+            size += tensor_bytes(rows * (projection.tap.width + hidden))
         return size
 
-    def write(self, recipe: Recipe, folder: Path) -> list[str]:
+    def write(self, edit: ModelEdit, folder: Path) -> list[str]:
         """Write A, B and, with a bias, the constants; one rank per module."""
         tensors: dict[str, Tensor] = {}
         ranks: dict[str, int] = {}
-        for change in recipe.changes:
-            self._output(recipe, change, tensors, ranks)
-            if bool(change.gain.any()):
-                self._gate(recipe, change, tensors, ranks)
+        for projection in edit.projections:
+            self._output(edit, projection, tensors, ranks)
+            if bool(projection.gain.any()):
+                self._gate(edit, projection, tensors, ranks)
         highest = max(ranks.values())
         config: dict[str, Any] = {
             "peft_type": "LORA",
@@ -66,38 +66,48 @@ class Lora(Export):
             "lora_bias": self.bias,
             "lora_dropout": 0.0,
             "bias": "none",
-            "fan_in_fan_out": recipe.source.transposed(recipe.changes[0].name),
+            "fan_in_fan_out": edit.base.transposed(edit.projections[0].name),
             "init_lora_weights": True,
             "use_rslora": False,
             "use_dora": False,
         }
-        notes = write_adapter(recipe, folder, config, tensors)
+        notes = write_adapter(edit, folder, config, tensors)
         if not self.bias:
             notes.append(f"The rank is {highest}: vLLM needs --max-lora-rank of at least that.")
         return notes
 
     def _output(
-        self, recipe: Recipe, change: Change, tensors: dict[str, Tensor], ranks: dict[str, int]
+        self,
+        edit: ModelEdit,
+        projection: ProjectionEdit,
+        tensors: dict[str, Tensor],
+        ranks: dict[str, int],
     ) -> None:
-        weight = recipe.source.weight(change.name)
-        factor = recipe.factor(change)
+        weight = edit.base.weight(projection.name)
+        factor = edit.output_factor(projection)
         here = factor != 1
         # A rank of 0 is not allowed; a layer that only adds gets one row that does nothing.
-        columns = change.columns[here] if bool(here.any()) else change.columns[:1]
+        columns = projection.columns[here] if bool(here.any()) else projection.columns[:1]
         delta = factor[here] - 1 if bool(here.any()) else torch.zeros(1)
         picked = weight[:, columns] * delta
-        constant = weight[:, change.columns] @ change.shift
-        self._put(change.name, _rows(columns, weight.shape[1]), picked, constant, tensors, ranks)
+        constant = weight[:, projection.columns] @ projection.shift
+        self._put(
+            projection.name, _rows(columns, weight.shape[1]), picked, constant, tensors, ranks
+        )
 
     def _gate(
-        self, recipe: Recipe, change: Change, tensors: dict[str, Tensor], ranks: dict[str, int]
+        self,
+        edit: ModelEdit,
+        projection: ProjectionEdit,
+        tensors: dict[str, Tensor],
+        ranks: dict[str, int],
     ) -> None:
         # The gate's own value is subtracted and a constant put in its place.
-        name, rows = recipe.gate(change)
-        weight = recipe.source.weight(name)
+        name, rows = edit.gate_rows(projection)
+        weight = edit.base.weight(name)
         back = _rows(rows, weight.shape[0]).T
-        constant = torch.zeros(weight.shape[0]).index_fill_(0, rows, HELD_AT)
-        bias = recipe.source.bias(name)
+        constant = torch.zeros(weight.shape[0]).index_fill_(0, rows, PINNED_GATE_INPUT)
+        bias = edit.base.bias(name)
         if bias is not None:
             constant[rows] -= bias[rows]
         self._put(name, -weight[rows], back, constant, tensors, ranks)

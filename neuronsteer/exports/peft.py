@@ -1,4 +1,4 @@
-"""The native PEFT form: scale and shift of the changed neurons, for users who have neuronsteer."""
+"""An adapter of our own PEFT type: scale and shift of the changed neurons; needs neuronsteer."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import ParameterError
-from ..neuron_set.peft_files import SCALE, SHIFT, SITE, spell
+from ..neuron_set.peft_files import SCALE, SHIFT, SITE, index_text
 from ..neuron_set.storage import PEFT_TYPE
-from . import EXPORTS, Export, Recipe
+from . import EXPORTS, Export, ModelEdit
 from ._adapter import refuse_experts, tensor_bytes, write_adapter
 
 
 @EXPORTS.register("peft")
 @dataclass(frozen=True)
-class Native(Export):
+class NeuronSteerAdapter(Export):
     """A PEFT adapter of type NEURONSTEER: every operation, exact, and some kilobytes."""
 
     name: ClassVar[str] = "peft"
     summary: ClassVar[str] = "PEFT adapter of our own type: every operation, needs neuronsteer"
 
-    def check(self, recipe: Recipe) -> int:
+    def check(self, edit: ModelEdit) -> int:
         """Refuse experts, and what depends on more than the neuron."""
-        refuse_experts(recipe, "PEFT")
-        taps = {tap.layer: tap for tap in recipe.anatomy.hook_points(SITE)}
-        for change in recipe.changes:
-            if taps[change.tap.layer].experts is not None:
+        refuse_experts(edit, "PEFT")
+        taps = {tap.layer: tap for tap in edit.anatomy.hook_points(SITE)}
+        for projection in edit.projections:
+            if taps[projection.tap.layer].experts is not None:
                 raise ParameterError(
-                    f"{change.where}: this adapter cannot tell a shared expert from the others. "
-                    "Export to='lora', or steer with hooks."
+                    f"{projection.where}: this adapter cannot tell a shared expert from the "
+                    "others. Export format='lora', or steer with hooks."
                 )
-        if recipe.gains:
+        if edit.gains:
             raise ParameterError(
                 "'set' and 'add' at 'mlp.act' depend on the up projection, which an adapter of the "
                 "down projection cannot see. Use them at 'mlp.neuron', bake a checkpoint, or "
                 "steer with hooks."
             )
-        return sum(2 * tensor_bytes(len(change.columns)) for change in recipe.changes)
+        return sum(2 * tensor_bytes(len(projection.columns)) for projection in edit.projections)
 
-    def write(self, recipe: Recipe, folder: Path) -> list[str]:
+    def write(self, edit: ModelEdit, folder: Path) -> list[str]:
         """Write two vectors per layer."""
         tensors = {
-            f"base_model.model.{change.name}.{key}": values
-            for change in recipe.changes
-            for key, values in ((SCALE, change.scale), (SHIFT, change.shift))
+            f"base_model.model.{projection.name}.{key}": values
+            for projection in edit.projections
+            for key, values in ((SCALE, projection.scale), (SHIFT, projection.shift))
         }
-        state = recipe.state
+        state = edit.state
         config = {
             "peft_type": PEFT_TYPE,
-            "target_modules": [change.name for change in recipe.changes],
-            "model_type": recipe.model_type,
+            "target_modules": [projection.name for projection in edit.projections],
+            "model_type": edit.model_type,
             "label": state.label,
-            "operation": {"text": recipe.text},
-            "neurons": {str(each.tap.layer): spell(each.columns) for each in recipe.changes},
+            "operation": {"text": edit.text},
+            "neurons": {str(each.tap.layer): index_text(each.columns) for each in edit.projections},
         }
         return write_adapter(
-            recipe,
+            edit,
             folder,
             config,
             tensors,

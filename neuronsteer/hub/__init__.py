@@ -1,25 +1,30 @@
 """Folders in, folders out: local paths, the Hugging Face Hub, and data inside this package.
 
 Knows files, not what is in them. What comes from the Hub is complete and has the content that the
-Hub promised; what goes there is one commit or nothing; every way in which the Hub can say no
-becomes a `HubError` that tells what to do.
+Hub announced; what goes there is one commit or nothing; every way in which the Hub can refuse
+becomes a `HubError` that says what to do. Files are written completely or not at all.
 """
 
 from __future__ import annotations
 
-from .download import fetch
-from .failures import MissingFileError, translate
-from .folders import builtin, clean_subfolder, read_folder, write_folder
-from .upload import Change, Repository
+from .atomic_files import new_folder, write_file, write_folder
+from .download import DownloadOptions, fetch
+from .errors import MissingFileError, hub_error
+from .folders import builtin, clean_subfolder, read_folder
+from .upload import CommitContent, Repository, UploadOptions
 
 __all__ = [
-    "Change",
+    "CommitContent",
+    "DownloadOptions",
     "MissingFileError",
     "Repository",
+    "UploadOptions",
     "builtin",
     "clean_subfolder",
     "fetch",
+    "hub_error",
+    "new_folder",
     "read_folder",
-    "translate",
+    "write_file",
     "write_folder",
 ]

@@ -6,34 +6,51 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..errors import HubError
-from .failures import MissingFileError, translate
+from ..errors import HubError, ParameterError, did_you_mean
+from .errors import MissingFileError, hub_error, with_retries
 from .folders import clean_subfolder, local_folder
-from .retrying import patiently
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Beyond this, hashing would take longer than loading; files of neuron sets are far smaller.
 _HASHED_UP_TO = 64 << 20
-_DOWNLOADS = 3
+_ATTEMPTS = 3
 
 _log = logging.getLogger(__name__)
+
+
+class DownloadOptions(TypedDict, total=False):
+    """What can be said about a download, wherever something is loaded from the Hub.
+
+    Attributes:
+        revision: Branch, tag or commit. Ignored for local folders.
+        subfolder: Folder inside the repository or local folder.
+        token: Hub token; default: the one stored by `hf auth login`.
+        cache_dir: Download cache; default: the Hugging Face cache.
+        local_files_only: Never ask the network, take the cached copy.
+        force_download: Download even if cached.
+    """
+
+    revision: str | None
+    subfolder: str | None
+    token: str | bool | None
+    cache_dir: str | os.PathLike[str] | None
+    local_files_only: bool
+    force_download: bool
 
 
 def fetch(
     repo_or_path: str | os.PathLike[str],
     *,
     filenames: Sequence[str],
-    revision: str | None = None,
-    subfolder: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
+    **options: Unpack[DownloadOptions],
 ) -> Path:
     """Return a local folder that holds `filenames`.
 
@@ -42,37 +59,35 @@ def fetch(
             folder is returned as it is, even if files are missing (the caller knows what to say).
         filenames: Files to download, all from the same commit. All of them must exist in the
             repository.
-        revision: Branch, tag or commit on the Hub. Ignored for local folders.
-        subfolder: Folder inside the repository or local folder.
-        token: Hub token; `None` uses the one stored by `hf auth login`.
-        cache_dir: Download cache; default: the Hugging Face cache.
-        local_files_only: Never ask the network, take the cached copy.
-        force_download: Download even if cached.
+        **options: Revision, subfolder, token and so on; see `DownloadOptions`.
 
     Raises:
         MissingFileError: If the repository lacks one of the files.
         HubError: If there is no such folder or repository, or it cannot be reached or read.
     """
     name = os.fspath(repo_or_path)
-    subfolder = clean_subfolder(subfolder)
+    check_options("Loading", options, DownloadOptions.__optional_keys__)
+    subfolder = clean_subfolder(options.get("subfolder"))
     local = local_folder(name, filenames, subfolder)
     if local is not None:
         return local
-    options: dict[str, Any] = {
+    cache, token, revision = options.get("cache_dir"), options.get("token"), options.get("revision")
+    passed: dict[str, Any] = {
         "subfolder": subfolder,
         "token": token,
-        "cache_dir": None if cache_dir is None else Path(cache_dir).expanduser(),
-        "local_files_only": local_files_only,
+        "cache_dir": None if cache is None else Path(cache).expanduser(),
+        "local_files_only": options.get("local_files_only", False),
         "library_name": "neuronsteer",
     }
+    force = options.get("force_download", False)
     commit = revision
     path = None
     for filename in filenames:
         try:
-            path = _intact(name, filename, force_download, revision=commit, **options)
+            path = _download(name, filename, force, revision=commit, **passed)
         except Exception as error:
             place = f"{subfolder}/{filename}" if subfolder else filename
-            raise _explained(error, name, revision, place, token, path) from error
+            raise _explain(error, name, revision, place, token, path) from error
         # The branch may move between two files, so the rest comes from the commit of the first.
         commit = path.parents[subfolder.count("/") + 1 if subfolder else 0].name
     if path is None:
@@ -80,17 +95,27 @@ def fetch(
     return path.parent
 
 
-def _intact(repo_id: str, filename: str, force: bool, **options: Any) -> Path:
+def check_options(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `ParameterError` for an option that does not exist."""
+    for option in given:
+        if option not in known:
+            raise ParameterError(
+                f"{what} takes no argument {option!r}; expected {', '.join(sorted(known))}."
+                + did_you_mean(option, known)
+            )
+
+
+def _download(repo_id: str, filename: str, force: bool, **options: Any) -> Path:
     """Return the path of a file whose content is what the Hub says it is.
 
     The client compares lengths only, and would keep a damaged file in its cache for ever.
     """
     from huggingface_hub import hf_hub_download
 
-    for _ in range(_DOWNLOADS):
+    for _ in range(_ATTEMPTS):
         download = partial(hf_hub_download, repo_id, filename, force_download=force, **options)
-        path = Path(patiently(download))
-        if _as_promised(path):
+        path = Path(with_retries(download))
+        if _has_expected_content(path):
             return path
         if options["local_files_only"]:
             raise HubError(
@@ -100,12 +125,12 @@ def _intact(repo_id: str, filename: str, force: bool, **options: Any) -> Path:
         _log.warning("%s of %s is damaged; downloading it again.", filename, repo_id)
         force = True
     raise HubError(
-        f"{filename!r} of {repo_id!r} arrived damaged {_DOWNLOADS} times: something between here "
+        f"{filename!r} of {repo_id!r} arrived damaged {_ATTEMPTS} times: something between here "
         "and the Hub changes it. Nothing was loaded; try again, or use another network."
     )
 
 
-def _as_promised(path: Path) -> bool:
+def _has_expected_content(path: Path) -> bool:
     """Return whether a cached file has the hash that its blob is named after."""
     blob = path.resolve()
     # Without symbolic links (Windows) the cache has no blobs, and nothing to compare with.
@@ -122,7 +147,7 @@ def digests(content: bytes) -> tuple[str, str]:
     return git.hexdigest(), hashlib.sha256(content).hexdigest()
 
 
-def _explained(
+def _explain(
     error: Exception,
     repo_id: str,
     revision: str | None,
@@ -130,23 +155,24 @@ def _explained(
     token: str | bool | None,
     fetched: Path | None,
 ) -> HubError:
-    """Return the translated error, with what more the Hub knows about the repository."""
+    """Return the error for the user, with what else the Hub says about the repository."""
     from huggingface_hub import HfApi, errors
 
     api = HfApi(token=token, library_name="neuronsteer")
-    kind, told = None, translate(error, repo_id, revision, place)
+    found = hub_error(error, repo_id, revision, place)
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return told
+        return found
     if isinstance(error, errors.EntryNotFoundError):
-        there: list[str] = []
+        available: list[str] = []
         with suppress(Exception):  # only the message gets better by it
-            there = api.list_repo_files(repo_id, revision=revision)
+            available = api.list_repo_files(repo_id, revision=revision)
         folder = None if fetched is None else fetched.parent
         name = place.rpartition("/")[2]
-        return MissingFileError(str(told), missing=name, there=there, folder=folder)
+        return MissingFileError(str(found), missing=name, available=available, folder=folder)
     if type(error) is errors.RepositoryNotFoundError and "is expired" not in str(error):
+        kind = None
         with suppress(Exception):
             kinds = ("dataset", "space")
             kind = next((k for k in kinds if api.repo_exists(repo_id, repo_type=k)), None)
-        return translate(error, repo_id, revision, place, kind=kind)
-    return told
+        return hub_error(error, repo_id, revision, place, kind=kind)
+    return found

@@ -1,13 +1,11 @@
-"""Local folders: which one a name means, and writing one so that it is whole or untouched."""
+"""Local folders: which one a name means, and what is in it."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import re
-import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import HubError
@@ -22,7 +20,7 @@ def builtin(name: str) -> Path | None:
     """Return the folder of a set shipped inside this package, or `None`.
 
     `"demo"` and `"demo/<set>"` are such names. The folder is looked up without importing anything
-    from it, so this room needs to know nothing about the demo.
+    from it, so this module needs to know nothing about the demo.
     """
     parts = name.split("/")
     if parts[0] != _BUILTIN or not all(re.fullmatch(r"[\w-]+", part) for part in parts):
@@ -53,7 +51,7 @@ def local_folder(name: str, filenames: Sequence[str], subfolder: str | None) -> 
         raise HubError(f"{name!r} is a file; expected a folder or a Hub repository id.")
     if name == _BUILTIN:
         raise HubError(
-            "This installation of neuronsteer carries no demo set. `neuronsteer demo` makes one."
+            "This installation of neuronsteer has no demo set. `neuronsteer demo` makes one."
         )
     check_repo_id(name)
     return None
@@ -90,37 +88,6 @@ def clean_subfolder(subfolder: str | None) -> str | None:
 
 def _has_any(folder: Path, filenames: Sequence[str]) -> bool:
     return any((folder / file).exists() for file in filenames)
-
-
-def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:
-    """Write `files` into `folder`, each one atomically, and return the folder.
-
-    All contents are on disk before the first file is replaced, and files are replaced in the given
-    order: put the one that makes the folder loadable last.
-
-    Raises:
-        HubError: If the folder cannot be written; nothing was replaced then.
-    """
-    target = Path(folder).expanduser()
-    staged: dict[str, Path] = {}
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            staged[name] = target / f".{name}.{secrets.token_hex(4)}.tmp"
-            with staged[name].open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in files:
-            os.replace(staged[name], target / name)
-            del staged[name]
-    except OSError as error:
-        raise HubError(f"Cannot write to {str(folder)!r}: {error.strerror or error}.") from error
-    finally:
-        for leftover in staged.values():
-            with suppress(OSError):
-                leftover.unlink()
-    return target
 
 
 def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 r"""Any task of lm-evaluation-harness on a steered model.
 
-The harness has no entry points: it knows a model class only after something imported it. So its
+The harness has no entry points: it finds a model class only after something imported it. So its
 command is started from here, with the same arguments::
 
     neuronsteer lm-eval run --model neuronsteer \
@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import ParameterError, require
 from ..neuron_set import NeuronSet
-from ..operations import Operation, operation
+from ..operations import chosen_operation
 from ..steering.steerer import attach
 
 NAME = "neuronsteer"
@@ -84,7 +84,7 @@ def _make() -> type[Any]:
             self.neuronsteer = attach(self.model, found, tokenizer=self.tokenizer)
             target = None if to is None or str(to) in _OFF else str(to)
             sources = [part for part in (away_from or "").split("+") if part]
-            chosen = _operation(operation, value, site, found)
+            chosen = chosen_operation(found.operation, operation, value, site)
             if target is None and chosen is not None and not sources:
                 raise ParameterError("The arguments name an operation but no label: add to=LABEL.")
             self.neuronsteer.to(target, chosen, float(strength), sources or None)
@@ -99,19 +99,6 @@ def _make() -> type[Any]:
             }
 
     return NeuronSteerLM
-
-
-def _operation(
-    name: str | None, value: str | float | None, site: str | None, neurons: NeuronSet
-) -> Operation | None:
-    if name is None and value is None and site is None:
-        return None
-    spec: Any = neurons.operation if name is None else name
-    chosen = name or str(neurons.operation["name"])
-    fields: dict[str, Any] = {} if site is None else {"site": site}
-    if value is not None:
-        fields["factor" if chosen == "scale" else "value"] = value
-    return operation(spec, **fields)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,27 +1,34 @@
-"""The model card of a neuron set, and the table shown in a terminal.
+"""The model card of a neuron set with its picture, and the table shown in a terminal.
 
-Both are made from `NeuronSet.summary()`, so this file needs no neuron set and no torch.
+All are made from `NeuronSet.summary()`, so this file needs no neuron set and no torch.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import results as evaluation
-
 if TYPE_CHECKING:
     from jinja2 import Template
     from rich.table import Table
 
-# Written into every generated card: a README without it belongs to somebody else.
+# Written into every generated card: a README without it was written by hand.
 MARK = "<!-- made by neuronsteer; delete this line to keep your own text on saving -->"
 
+#: The picture's file, beside the card.
+PICTURE = "layer_profile.png"
+
+# More rows than this cannot be read in a picture.
+_DRAWN_LABELS = 40
 _BODY = re.compile(r"\s*(?:---[ \t]*\r?\n.*?\r?\n?---[ \t]*(?:\r?\n|$))?(.*)", re.DOTALL)
 _BARS = " ▁▂▃▄▅▆▇█"
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
@@ -44,7 +51,7 @@ def languages(labels: Sequence[str]) -> list[str]:
 
 
 def hub_id(base_model: str | None) -> str | None:
-    """Return `base_model` if it can be a Hub id; a local path is nobody else's business."""
+    """Return `base_model` if it can be a Hub id; a local path means nothing to others."""
     if base_model and _REPO_ID.fullmatch(base_model) and not base_model.startswith("."):
         return base_model
     return None
@@ -111,12 +118,12 @@ def render(
     """
     base = hub_id(summary["base_model"])
     facts = _facts(summary, base, license)
-    results = evaluation.results(summary["evaluation"])
+    results = evaluation_results(summary["evaluation"])
     if results:
         from huggingface_hub import EvalResult
 
         facts["model_name"] = (repo_id or "neuron set").rpartition("/")[2]
-        facts["eval_results"] = [EvalResult(**each) for each in evaluation.index(results)]
+        facts["eval_results"] = [EvalResult(**each) for each in model_index(results)]
     peaks = {
         label: max(range(len(counts)), key=counts.__getitem__) if any(counts) else None
         for label, counts in summary["layers"].items()
@@ -134,7 +141,7 @@ def render(
         peaks=peaks,
         picture=picture,
         results=results,
-        controls=evaluation.controls(results),
+        controls=control_names(results),
         evaluated=summary["evaluation"],
         languages=bool(facts["language"]),
     )
@@ -206,6 +213,123 @@ def _template(name: str) -> Template:
     environment.filters["cell"] = lambda text: re.sub(r"\s+", " ", str(text)).replace("|", r"\|")
     environment.filters["number"] = lambda value: f"{value:.4g}"
     return environment.from_string(text)
+
+
+def evaluation_results(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the results that have a task, a metric and a value, all fields filled in.
+
+    The header's field `evaluation` is free-form JSON. What has the shape below becomes a table with
+    its controls and the Hub's `model-index`; anything else is shown as it is::
+
+        {"results": [{"task": "language_forcing", "label": "fr", "metric": "fluent_success",
+                      "value": 0.91, "interval": [0.88, 0.94],
+                      "dataset": {"name": "flores", "type": "facebook/flores"},
+                      "controls": {"no steering": 0.02, "random neurons": 0.03}}, …]}
+    """
+    listed: Any = (evaluation or {}).get("results")
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        return []
+    return [_complete(each) for each in listed if isinstance(each, Mapping) and _is_result(each)]
+
+
+def control_names(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the controls that occur, in order."""
+    return list(dict.fromkeys(name for each in found for name in each["controls"]))
+
+
+def model_index(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of one `EvalResult` per value, the controls' values included.
+
+    A number without its controls says nothing about neurons, so they appear beside it.
+    """
+    for each in found:
+        of = f"{each['metric']} ({each['label']})" if each["label"] else each["metric"]
+        values = {of: each["value"]} | {
+            f"{of}, control: {name}": value for name, value in each["controls"].items()
+        }
+        for name, value in values.items():
+            yield {
+                "task_type": "text-generation",
+                "task_name": each["task"],
+                "dataset_name": each["dataset"]["name"],
+                "dataset_type": each["dataset"]["type"],
+                "metric_type": each["metric"],
+                "metric_name": name,
+                "metric_value": value,
+            }
+
+
+def _is_result(each: Mapping[str, Any]) -> bool:
+    named = all(isinstance(each.get(name), str) for name in ("task", "metric"))
+    return named and _is_number(each.get("value"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _complete(each: Mapping[str, Any]) -> dict[str, Any]:
+    dataset = each.get("dataset")
+    if isinstance(dataset, str):
+        dataset = {"name": dataset}
+    dataset = dict(dataset) if isinstance(dataset, Mapping) else {}
+    name = str(dataset.get("name") or dataset.get("type") or "own data")
+    given = each.get("controls")
+    given = given if isinstance(given, Mapping) else {}
+    interval = each.get("interval")
+    valid = isinstance(interval, Sequence) and len(interval) == 2 and all(map(_is_number, interval))
+    return {
+        "task": each["task"],
+        "metric": each["metric"],
+        "value": each["value"],
+        "label": str(each.get("label") or ""),
+        "interval": list(interval) if valid and interval is not None else None,
+        "dataset": {"name": name, "type": str(dataset.get("type") or name)},
+        "controls": {str(key): value for key, value in given.items() if _is_number(value)},
+    }
+
+
+def draw_layers(layers: Mapping[str, Sequence[int]]) -> bytes | None:
+    """Return a PNG of how many neurons each label has in each layer.
+
+    `None` without matplotlib (extra `plots`).
+
+    Args:
+        layers: Per label the number of neurons in every layer.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    # Not pyplot: it keeps figures, and would choose a window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    labels = list(layers)[:_DRAWN_LABELS]
+    counts = [list(layers[label]) for label in labels]
+    depth = max(map(len, counts), default=1)
+    figure = Figure(
+        figsize=(max(4.0, min(10.0, 2.0 + 0.22 * depth)), 1.1 + 0.32 * len(labels)),
+        layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    highest = max((max(row, default=0) for row in counts), default=0)
+    image = axes.imshow(
+        counts, aspect="auto", cmap="viridis", vmin=0, vmax=max(1, highest), interpolation="nearest"
+    )
+    # parse_math: a label with a dollar sign is a name, not a formula.
+    axes.set_yticks(range(len(labels)), [label[:24] for label in labels], parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("layer")
+    bar = figure.colorbar(image, ax=axes, label="neurons")
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    out = io.BytesIO()
+    # Without the version of matplotlib in it, so that the same set gives the same bytes longer.
+    with warnings.catch_warnings():
+        # The font may lack the letters of a label; the text profile beside the picture has them.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
+    return out.getvalue()
 
 
 def rich_table(summary: Mapping[str, Any], exclusive: Mapping[str, int]) -> Table:

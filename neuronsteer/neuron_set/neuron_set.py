@@ -12,15 +12,14 @@ import torch
 
 from .. import hub
 from ..errors import ArtifactError, LabelError, MismatchError, ParameterError
-from . import card, peft_files
-from . import hub_repository as sharing
-from . import row_math as algebra
-from . import storage as artifact
+from . import card, hub_repository, peft_files, row_math, storage
 from .rows import COLUMNS, Rows
 from .value_columns import DIRECTION, ColumnSource, common_columns, gather, same_space
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
     from rich.table import Table
+    from typing_extensions import Unpack
 
 
 class NeuronSet(Rows):
@@ -44,14 +43,14 @@ class NeuronSet(Rows):
     """
 
     def only(self, *labels: str) -> NeuronSet:
-        """Return the set of these labels, in the order they have here."""
-        wanted = self.known(labels)
-        return self.take(None, [name for name in self.labels if name in wanted])
+        """Return the set of these labels, in the given order."""
+        self.require_labels(labels)
+        return self.take(None, list(dict.fromkeys(labels)))
 
     def without(self, *labels: str) -> NeuronSet:
         """Return the set without these labels."""
-        dropped = self.known(labels)
-        kept = [name for name in self.labels if name not in dropped]
+        self.require_labels(labels)
+        kept = [name for name in self.labels if name not in labels]
         if not kept:
             raise LabelError("Nothing is left: a neuron set needs at least one label.")
         return self.take(None, kept)
@@ -62,7 +61,7 @@ class NeuronSet(Rows):
 
     def relabel(self, names: Mapping[str, str]) -> NeuronSet:
         """Return the set with labels renamed, `{old: new}`; two labels cannot become one."""
-        self.known(tuple(names))
+        self.require_labels(names)
         return self.replace(
             labels=tuple(names.get(name, name) for name in self.labels),
             calibration={names.get(key, key): part for key, part in self.calibration.items()},
@@ -76,7 +75,7 @@ class NeuronSet(Rows):
         if n < 0:
             raise ParameterError(f"top({n}): expected a number of rows >= 0.")
         group = self.label if per_label else torch.zeros_like(self.label)
-        return self.take(algebra.best_rows(self.score, group, n), self.labels)
+        return self.take(row_math.best_rows(self.score, group, n), self.labels)
 
     def random_like(self, seed: int, stats: ColumnSource | None = None) -> NeuronSet:
         """Return random neurons, as many per label and layer as here: the control.
@@ -90,7 +89,7 @@ class NeuronSet(Rows):
                 neuron gets the values of a random original row of the same label and layer, so
                 that an operation changes as much as in the original.
         """
-        index, source = algebra.draw_others(
+        index, source = row_math.draw_others(
             self.label, self.layer, self.index, len(self.labels), self.width_per_layer, seed
         )
         if stats is None:
@@ -164,13 +163,19 @@ class NeuronSet(Rows):
         for side in (self, other):
             position = torch.tensor([names.index(name) for name in side.labels])
             row = (position[side.label], side.layer, side.index)
-            keys.append(algebra.row_keys(*row, self.num_layers, self.d_ff))
+            keys.append(row_math.row_keys(*row, self.num_layers, self.d_ff))
         return keys[0], keys[1]
 
     # --- disk and Hub ---------------------------------------------------------------------------
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], peft: bool | str = False
+        self,
+        save_directory: str | os.PathLike[str],
+        peft: bool | str = False,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **upload: Any,
     ) -> Path:
         """Write config, row columns and card into a folder and return the folder.
 
@@ -181,7 +186,13 @@ class NeuronSet(Rows):
             save_directory: Folder; made if needed.
             peft: Also write what PEFT loads: an adapter per label in the subfolder `lang_<label>`,
                 and in the folder itself that of the first label with neurons, or of `peft="fr"`.
+            push_to_hub: Also upload the set.
+            repo_id: Where to; default: the name of the folder, in your own namespace.
+            **upload: Further arguments of `push_to_hub`.
         """
+        if not push_to_hub and (repo_id is not None or upload):
+            given = ", ".join(["repo_id"] * (repo_id is not None) + list(upload))
+            raise ParameterError(f"Only push_to_hub=True takes {given}; nothing was written.")
         folder = Path(save_directory).expanduser()
         entries, files = {}, {}
         if peft:
@@ -191,53 +202,37 @@ class NeuronSet(Rows):
         else:
             peft_files.remove(folder)
         columns = {"label": self.label, "layer": self.layer, "index": self.index}
-        return artifact.write(
+        storage.write(
             folder,
             self.header(),
             {**columns, "score": self.score, **self.values},
             fingerprint=self.fingerprint,
-            card=card.render(self.summary()) if card.may_write(folder / artifact.CARD) else None,
+            card=card.render(self.summary()) if card.may_write(folder / storage.CARD) else None,
             entries=entries,
             files=files,
         )
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.resolve().name, peft=peft or None, **upload)
+        return folder
 
     @classmethod
     def from_pretrained(
-        cls,
-        path_or_repo: str | os.PathLike[str],
-        revision: str | None = None,
-        subfolder: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
+        cls, path_or_repo: str | os.PathLike[str], **options: Unpack[hub.DownloadOptions]
     ) -> NeuronSet:
         """Return the set in a local folder or Hub repository, fully validated.
 
         Args:
             path_or_repo: Folder, Hub id, or the name of a shipped set (`"demo"`).
-            revision: Branch, tag or commit.
-            subfolder: Folder inside.
-            token: Hub token; default: the stored one.
-            cache_dir: Download cache.
-            local_files_only: Never ask the network.
-            force_download: Download even if cached.
+            **options: `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only` and
+                `force_download`, as everywhere in Hugging Face libraries.
 
         Raises:
             HubError: If it cannot be found or reached.
             ArtifactError: If it is something else or damaged; the message names the field.
         """
-        folder = sharing.pull(
-            path_or_repo,
-            revision=revision,
-            subfolder=subfolder,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
+        folder = hub_repository.pull(path_or_repo, **options)
         try:
-            header, columns, fingerprint = artifact.read(folder)
+            header, columns, fingerprint = storage.read(folder)
             rows = {name: columns.pop(name) for name in COLUMNS[:4]}
             neurons = cls.from_rows(**rows, values=columns, **header)
             if fingerprint is not None and fingerprint != neurons.fingerprint:
@@ -254,30 +249,25 @@ class NeuronSet(Rows):
         self,
         repo_id: str,
         *,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-        create_pr: bool = False,
-        token: str | bool | None = None,
         subfolder: str | None = None,
         peft: bool | str | None = None,
-    ) -> str:
+        commit_message: str | None = None,
+        **options: Unpack[hub.UploadOptions],
+    ) -> CommitInfo:
         """Upload the set to the Hub as one commit, creating the repository if needed.
 
         Replaces the set that is there, if any; a `README.md` that was not generated is left alone.
 
         Args:
             repo_id: `owner/name`.
-            private: Make a new repository private. An existing public one is then refused.
-            revision: Branch, made if needed.
-            commit_message: Default: what was uploaded.
-            create_pr: Open a pull request instead of committing.
-            token: Hub token; default: the stored one.
             subfolder: Folder inside the repository, for several sets in one.
             peft: As in `save_pretrained`; default: if this kind of set can be a PEFT adapter.
+            commit_message: Default: what was uploaded.
+            **options: `private` (an existing public repository is then refused), `revision` (a
+                branch, made if needed), `create_pr` and `token`.
 
         Returns:
-            The address of the commit or pull request.
+            What the Hub says about the commit or pull request.
 
         Raises:
             HubError: If it could not be uploaded; the repository is then as it was before.
@@ -287,16 +277,13 @@ class NeuronSet(Rows):
         wanted = peft_files.possible(self) if peft is None else peft
         with tempfile.TemporaryDirectory() as scratch:
             files = hub.read_folder(public.save_pretrained(scratch, peft=wanted))
-        return sharing.push(
+        return hub_repository.push(
             files,
             public.summary(),
             repo_id,
             subfolder=subfolder,
-            private=private,
-            revision=revision,
             commit_message=commit_message,
-            create_pr=create_pr,
-            token=token,
+            **options,
         )
 
     # --- showing --------------------------------------------------------------------------------

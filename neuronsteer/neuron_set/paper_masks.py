@@ -78,8 +78,8 @@ def load_mask(
         d_ff = width
     if d_ff is None:
         raise ParameterError(
-            f"{name} holds neuron indices, which do not tell how wide a layer is. Give d_ff=, or "
-            "base_model= to read it from the model's configuration."
+            f"{name} holds neuron indices, which do not say how wide a layer is. Give the width "
+            "(d_ff=, --width), or the model whose configuration says it (base_model=, --base)."
         )
     label, layer, index = _no_rows(), _no_rows(), _no_rows()
     for position, layers in enumerate(masks):
@@ -192,7 +192,7 @@ def _layers(mask: Any, where: str) -> list[torch.Tensor]:
 def _by_layer(mask: Mapping[Any, Any], where: str) -> list[Any]:
     """Return `{layer: indices}` as a list."""
     if not mask or not all(str(key).isdigit() for key in mask):
-        raise ArtifactError(f"{where}: a dictionary with keys that are no layer numbers.")
+        raise ArtifactError(f"{where}: a dictionary whose keys are not layer numbers.")
     by_layer = {int(key): item for key, item in mask.items()}
     if set(by_layer) != set(range(len(by_layer))):
         raise ArtifactError(
@@ -211,8 +211,8 @@ def _configuration(base_model: str) -> tuple[str | None, int | None]:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(
-            f"The configuration of {base_model!r} cannot be read ({reason}). Give d_ff= and "
-            "model_type= instead."
+            f"The configuration of {base_model!r} cannot be read ({reason}). Give the "
+            "width (d_ff=, --width) and the family (model_type=, --model-type) instead."
         ) from error
     sizes = [getattr(config, field, None) for field in _WIDTH_FIELDS]
     width = next((size for size in sizes if isinstance(size, int)), None)

@@ -124,26 +124,26 @@ def write(folder: Path, rows: Rows, default: str | None = None) -> tuple[dict[st
         default: Label of the adapter in the root; default: the first that has neurons.
     """
     # All is made before anything is written: a set that cannot be an adapter changes nothing.
-    made, path = _made(rows)
-    root = next(iter(made)) if default is None else default
-    if root not in made:
+    adapters, path = _adapters(rows)
+    root = next(iter(adapters)) if default is None else default
+    if root not in adapters:
         if root not in rows.labels:
             raise unknown_label(root, rows.labels)
-        raise LabelError(f"The label {root!r} has no neurons. With neurons: {', '.join(made)}.")
+        raise LabelError(f"The label {root!r} has no neurons. With neurons: {', '.join(adapters)}.")
     remove(folder)
-    for label, layers in made.items():
+    for label, layers in adapters.items():
         files = {
             WEIGHTS: _tensors(layers, path),
             CONFIG: (json.dumps(_config(rows, label, layers), indent=2) + "\n").encode(),
         }
         hub.write_folder(folder / adapter_name(label), files)
-    return _entries(root, made[root]), _tensors(made[root], path)
+    return _entries(root, adapters[root]), _tensors(adapters[root], path)
 
 
 def possible(rows: Rows) -> bool:
     """Return whether the set can be written as PEFT adapters."""
     try:
-        _made(rows)
+        _adapters(rows)
     except NeuronSteerError:
         return False
     return True
@@ -165,19 +165,19 @@ def remove(folder: Path) -> None:
         raise HubError(f"Cannot write to {str(folder)!r}: {error.strerror or error}.") from error
 
 
-def spell(index: torch.Tensor) -> str:
+def index_text(index: torch.Tensor) -> str:
     """Return neuron numbers as text, because JSON would spread a list over as many lines."""
     return " ".join(map(str, index.tolist()))
 
 
-def _made(rows: Rows) -> tuple[dict[str, dict[int, Affine]], str]:
+def _adapters(rows: Rows) -> tuple[dict[str, dict[int, Affine]], str]:
     labels = steered_labels(rows)
     path, gated = _module_path(rows)
     return {label: affine(rows, label, gated=gated) for label in labels}, path
 
 
 def _entries(label: str, made: Mapping[int, Affine]) -> dict[str, Any]:
-    neurons = {str(layer): spell(each.index) for layer, each in made.items()}
+    neurons = {str(layer): index_text(each.index) for layer, each in made.items()}
     return {"label": label, "neurons": neurons}
 
 

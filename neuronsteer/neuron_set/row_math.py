@@ -1,7 +1,7 @@
 """Arithmetic on the rows of neuron sets: keys, duplicates, sharing, random draws.
 
 A row is (label position, layer, neuron index). Everything here works on plain int64 tensors and
-knows no headers; `neuronset.py` gives these functions their meaning.
+needs no headers; `neuron_set.py` gives these functions their meaning.
 """
 
 from __future__ import annotations

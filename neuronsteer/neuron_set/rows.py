@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..errors import ArtifactError, MismatchError, ParameterError, unknown_label
-from . import row_math as algebra
+from . import row_math
 from .validation import clean_columns, clean_header
 from .value_columns import read_value
 
@@ -141,17 +141,17 @@ class Rows:
 
     def sharing(self) -> dict[int, int]:
         """Return `{number of owners: number of neurons}`, without the zeros."""
-        return algebra.sharing(self.layer, self.index, self.num_layers, self.d_ff)
+        return row_math.sharing(self.layer, self.index, self.num_layers, self.d_ff)
 
     def exclusive_counts(self) -> dict[str, int]:
         """Return per label the number of neurons that no other label owns."""
-        owners = algebra.owners_per_row(self.layer, self.index, self.num_layers, self.d_ff)
+        owners = row_math.owners_per_row(self.layer, self.index, self.num_layers, self.d_ff)
         counts = torch.bincount(self.label[owners == 1], minlength=len(self.labels))
         return dict(zip(self.labels, counts.tolist(), strict=True))
 
     def layer_profile(self) -> torch.Tensor:
         """Return the number of neurons per label and layer, int64 `[labels, layers]`."""
-        return algebra.layer_counts(self.label, self.layer, len(self.labels), self.num_layers)
+        return row_math.layer_counts(self.label, self.layer, len(self.labels), self.num_layers)
 
     def value(self, source: str, site: str) -> torch.Tensor:
         """Return one number per row: the statistic `source` at `site`.
@@ -220,15 +220,14 @@ class Rows:
         """Return a copy with other header fields, e.g. `operation=` or `evaluation=`."""
         return dataclasses.replace(self, **fields)
 
-    def known(self, labels: Sequence[str]) -> set[str]:
-        """Return `labels` as a set, or raise `LabelError` for one that does not exist."""
+    def require_labels(self, labels: Iterable[str]) -> None:
+        """Raise `LabelError` for the first label that does not exist."""
         for name in labels:
             if name not in self.labels:
                 raise unknown_label(name, self.labels)
-        return set(labels)
 
     def take(self: R, keep: torch.Tensor | None, labels: Sequence[str]) -> R:
-        """Return the rows in the mask `keep` whose label is in `labels`, renumbered to it."""
+        """Return the rows in the mask `keep` whose label is in `labels`, in that order."""
         if keep is None and tuple(labels) == self.labels:
             return self
         position = torch.tensor([labels.index(x) if x in labels else -1 for x in self.labels])

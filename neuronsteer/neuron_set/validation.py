@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import ArtifactError
-from . import row_math as algebra
+from . import row_math
 from .value_columns import DIRECTION, check_name
 
 INTEGER_COLUMNS = ("label", "layer", "index")
@@ -73,10 +73,10 @@ def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[
                 f"Column {name!r} has {len(column)} rows, but 'label' has {len(rows[0])}."
             )
     label, layer, index = rows
-    algebra.check_rows(labels, label, layer, index, header["widths"] or (d_ff,) * num_layers)
-    keys, order = algebra.row_keys(label, layer, index, num_layers, d_ff).sort()
+    row_math.check_rows(labels, label, layer, index, header["widths"] or (d_ff,) * num_layers)
+    keys, order = row_math.row_keys(label, layer, index, num_layers, d_ff).sort()
     label, layer, index = label[order], layer[order], index[order]
-    algebra.check_unique(labels, keys, label, (layer, index))
+    row_math.check_unique(labels, keys, label, (layer, index))
     for name, column in floats.items():
         bad = ~column.isfinite()
         if bool(bad.any()):

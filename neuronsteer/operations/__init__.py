@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -117,3 +118,30 @@ def operation(spec: str | Operation | Mapping[str, Any], **parameters: Any) -> O
     else:
         name = spec
     return configured(OPERATIONS.get(name), "operation", name, parameters)
+
+
+def chosen_operation(
+    default: Mapping[str, Any],
+    name: str | None = None,
+    value: str | float | None = None,
+    site: str | None = None,
+) -> Operation | None:
+    """Return the operation that a user chose by single options; `None` if none was given.
+
+    Args:
+        default: The set's own operation, which the options change unless `name` is given.
+        name: `zero`, `scale`, `set` or `add`.
+        value: What to set or add; the factor of `scale`. Numbers may be text.
+        site: Where it acts.
+    """
+    if name is None and value is None and site is None:
+        return None
+    fields: dict[str, Any] = {} if site is None else {"site": site}
+    if value is not None:
+        with suppress(ValueError):
+            value = float(value)
+        scales = (name or default["name"]) == "scale"
+        if scales and isinstance(value, str):
+            raise ParameterError(f"The operation 'scale' needs a number as value; found {value!r}.")
+        fields["factor" if scales else "value"] = value
+    return operation(default if name is None else name, **fields)

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from ..hub import translate
+from ..hub import hub_error
 
 #: Weights that hold no code, and what a tokenizer may consist of.
 _FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja"]
@@ -49,7 +49,7 @@ def download(repo_id: str) -> Generator[Step, None, Path]:
         thread.join(_LOOK)
     if "error" in found:
         error = found["error"]
-        raise translate(error, repo_id) if isinstance(error, Exception) else error
+        raise hub_error(error, repo_id) if isinstance(error, Exception) else error
     return Path(found["folder"])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HubError, MismatchError, NeuronSteerError, ParameterError
-from ..hub import translate
+from ..hub import hub_error
 from ..neuron_set import NeuronSet
 from .downloading import Step, download
 from .loaded_model import Pair
@@ -145,7 +145,7 @@ def _size(model_id: str, place: Path | None) -> int:
     try:
         info = HfApi(library_name="neuronsteer").model_info(model_id, files_metadata=True)
     except Exception as error:
-        raise translate(error, model_id) from error
+        raise hub_error(error, model_id) from error
     names = {file.rfilename: file.size or 0 for file in info.siblings or []}
     size = sum(size for name, size in names.items() if name.endswith(".safetensors"))
     if not size:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..errors import HubError, ParameterError
-from ..hub import translate
+from ..hub import hub_error
 from ..neuron_set.card import hub_id
 from .settings import DEMO, Settings
 
@@ -204,5 +204,5 @@ def publish(
         if hardware is not None:
             api.request_space_hardware(made.repo_id, hardware)
     except Exception as error:
-        raise translate(error, repo_id, writing=True) from error
+        raise hub_error(error, repo_id, writing=True) from error
     return f"{api.endpoint}/spaces/{made.repo_id}"

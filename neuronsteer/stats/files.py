@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import StatsError
+from ..hub import write_file
 from .data import StatsData
 from .needs import Need
 
@@ -22,30 +21,10 @@ FORMAT = 1
 FACTS, NUMBERS = "stats.json", "stats.safetensors"
 
 
-def replace_with(path: Path, write_to: Any) -> None:
-    """Write a file completely or not at all: `write_to(temporary path)`, then rename.
-
-    A process that is killed leaves the old file; the data is on disk before the name is.
-    """
-    # A folder, because safetensors writes through a temporary file with a name of its own.
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    folder.mkdir(parents=True)
-    temporary = folder / path.name
-    try:
-        write_to(temporary)
-        # safetensors leaves the file readable for its owner only; others may share the folder.
-        temporary.chmod(folder.stat().st_mode & 0o666)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file completely or not at all."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    replace_with(path, lambda temporary: save_file(ready, temporary, metadata=metadata))
+    write_file(path, lambda temporary: save_file(ready, temporary, metadata=metadata))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -85,7 +64,7 @@ def write(folder: Path, stats: StatsData) -> Path:
         "header": stats.header,
     }
     text = json.dumps(facts, indent=1, ensure_ascii=False)
-    replace_with(folder / FACTS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_file(folder / FACTS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return folder
 
 

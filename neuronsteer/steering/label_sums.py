@@ -76,7 +76,7 @@ class Arithmetic:
             LabelError: If a label is unknown.
             ParameterError: If nothing has a plus.
         """
-        neurons.known(self.labels)
+        neurons.require_labels(self.labels)
         if not self.on:
             raise ParameterError(
                 f"{self.text!r} only takes away; a set needs a label to take from, as in 'fr - en'."

@@ -20,21 +20,21 @@ def needs_lingua():
     pytest.importorskip("lingua")
 
 
-def test_the_embedded_model_shows_all_three_scenes(call: Call):
+def test_the_embedded_model_shows_all_three_parts(call: Call):
     done = call("demo", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    languages, switch, off = found["scenes"]
+    languages, switch, off = found["parts"]
     plain, *forced = languages["lines"]
     assert plain["found"] == "en"
     assert sum(line["found"] == line["label"] for line in forced) >= 6, forced
     assert found["spans"] == switch["spans"] and len(found["spans"]) == 4
     assert sum(span["found"] == span["label"] for span in found["spans"]) >= 2, found["text"]
-    nothing, own, random = (scene["heard"].get("en", 0) for scene in off["conditions"])
+    nothing, own, random = (part["detected"].get("en", 0) for part in off["conditions"])
     assert off["language"] == "en" and own < min(nothing, random), off
 
 
-def test_a_schedule_shows_the_second_scene_only_and_the_same_seed_the_same_text(call: Call):
+def test_a_schedule_shows_the_second_part_only_and_the_same_seed_the_same_text(call: Call):
     arguments = ("demo", "--schedule", "en,5:ru,10:de", "--max-new-tokens", "15")
     done = call(*arguments)
     assert done.code == 0, done.err

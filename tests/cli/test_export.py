@@ -23,7 +23,7 @@ def test_bake_writes_the_steered_model(disk: Disk, call: Call, tmp_path: Path):
     done = call(*f"bake {disk.model} {disk.set} --to fr --operation set -o {out} --json".split())
     assert (done.code, done.err) == (0, "")
     told = json.loads(done.out)
-    assert (told["path"], told["to"]) == (out, "baked")
+    assert (told["path"], told["format"]) == (out, "baked")
     assert "model.safetensors" in told["files"]
     assert "mlp_bias" in told["notes"][0]
     model = AutoModelForCausalLM.from_pretrained(disk.model).eval()
@@ -35,22 +35,22 @@ def test_bake_writes_the_steered_model(disk: Disk, call: Call, tmp_path: Path):
 
 def test_export_as_the_readme_types_it(disk: Disk, call: Call, tmp_path: Path):
     out = tmp_path / "fr"
-    common = f"export {disk.set} --model {disk.model} --label fr -o {out}"
-    done = call(*f"{common} --to ia3 --operation zero".split())
+    common = f"export {disk.set} --model {disk.model} --to fr -o {out}"
+    done = call(*f"{common} --format ia3 --operation zero".split())
     assert done.code == 0
     assert "zero the neurons of fr" in done.err
     assert json.loads((out / "adapter_config.json").read_text())["peft_type"] == "IA3"
     # The second run must not replace the first unasked.
-    done = call(*f"{common} --to lora --operation scale --value 2".split())
+    done = call(*f"{common} --format lora --operation scale --value 2".split())
     assert done.code == 2
     assert "--force" in done.err
-    done = call(*f"{common} --to lora --operation scale --value 2 --force -q".split())
+    done = call(*f"{common} --format lora --operation scale --value 2 --force -q".split())
     assert (done.code, done.out, done.err) == (0, "", "")
     assert json.loads((out / "adapter_config.json").read_text())["peft_type"] == "LORA"
 
 
 def test_a_control_vector_says_what_is_missing(disk: Disk, call: Call, tmp_path: Path):
-    common = f"export {disk.set} --model {disk.model} --label fr --to gguf --operation add"
+    common = f"export {disk.set} --model {disk.model} --to fr --format gguf --operation add"
     done = call(*f"{common} -o {tmp_path}/v".split())
     assert done.code == 2
     assert "--skip-first" in done.err
@@ -62,14 +62,14 @@ def test_a_control_vector_says_what_is_missing(disk: Disk, call: Call, tmp_path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("export @set --model @model --label fr --operation set -o @out", "IA3 multiplies"),
-        ("export @set --model @model --label rf --operation zero -o @out", "Did you mean 'fr'"),
-        ("export @set --model @model --to lorra --label fr -o @out", "Did you mean 'lora'"),
-        ("export @set --model @model --label fr --operation sett -o @out", "Unknown operation"),
-        ("export @set --model ./nowhere --label fr --operation zero -o @out", "nowhere"),
+        ("export @set --model @model --to fr --operation set -o @out", "IA3 multiplies"),
+        ("export @set --model @model --to rf --operation zero -o @out", "Did you mean 'fr'"),
+        ("export @set --model @model --format lorra --to fr -o @out", "Did you mean 'lora'"),
+        ("export @set --model @model --to fr --operation sett -o @out", "Unknown operation"),
+        ("export @set --model ./nowhere --to fr --operation zero -o @out", "nowhere"),
         ("export @set --model @model --operation zero -o @out", "no label"),
-        ("export @set --model @model --label fr --skip-first -o @out", "--to gguf"),
-        ("export @set --model @model --label fr --part some --to lora -o @out", "part='some'"),
+        ("export @set --model @model --to fr --skip-first -o @out", "--format gguf"),
+        ("export @set --model @model --to fr --part some --format lora -o @out", "part='some'"),
         ("bake @model @set --to fr --operation scale --value much -o @out", "needs a number"),
         ("bake @set @model --to fr -o @out", "holds a full model"),
         ("bake @model @set --to fr --operation zero --force -o @model", "is the model itself"),

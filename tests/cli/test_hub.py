@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from neuronsteer.hub import retrying
-from neuronsteer.neuron_set import NeuronSet
-from neuronsteer.neuron_set import layer_picture as picture
+from neuronsteer.hub import errors as hub_errors
+from neuronsteer.neuron_set import NeuronSet, card
 
 pytest_plugins = ("tests.hub_server.fixtures",)
 
 
 @pytest.fixture(autouse=True)
 def _quick(hub, monkeypatch, tmp_path):
-    monkeypatch.setattr(retrying, "sleep", hub.sleep)
-    monkeypatch.setattr(picture, "draw", lambda _layers: b"\x89PNG\0")
+    monkeypatch.setattr(hub_errors, "sleep", hub.sleep)
+    monkeypatch.setattr(card, "draw_layers", lambda _layers: b"\x89PNG\0")
     monkeypatch.chdir(tmp_path)
 
 

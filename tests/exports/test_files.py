@@ -32,15 +32,15 @@ def llama(tmp_path_factory):
 
 def refuse(tmp_path, *args, match, **options):
     with pytest.raises(ParameterError, match=match):
-        export(*args, label="fr", **options)
+        export(*args, to="fr", **options)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("to", "operation", "match"),
+    ("format", "operation", "match"),
     [
         ("ia3", "set", "no bias"),
-        ("ia3", "add", "to='lora'"),
+        ("ia3", "add", "format='lora'"),
         ("lora-nobias", "set", "baked checkpoint"),
         ("lora", {"name": "add", "site": "mlp.act"}, "hooks do all"),
         ("baked", {"name": "add", "site": "mlp.act"}, "hooks do all"),
@@ -51,13 +51,14 @@ def refuse(tmp_path, *args, match, **options):
     ],
 )
 def test_what_cannot_be_exact_is_refused_with_the_alternative(
-    tmp_path, llama, to, operation, match
+    tmp_path, llama, format, operation, match
 ):
-    refuse(tmp_path, llama[2], tmp_path / "x", to, match=match, operation=operation, model=llama[1])
+    args = (llama[1], llama[2], tmp_path / "x")
+    refuse(tmp_path, *args, format=format, match=match, operation=operation)
 
 
 @pytest.mark.parametrize(
-    ("family", "to", "config", "match"),
+    ("family", "format", "config", "match"),
     [
         ("gemma2", "gguf", {}, "a norm follows"),
         ("mixtral", "gguf", {}, "router"),
@@ -69,9 +70,10 @@ def test_what_cannot_be_exact_is_refused_with_the_alternative(
         ("qwen2", "baked", {"use_sliding_window": True, "max_window_layers": 0}, "sliding window"),
     ],
 )
-def test_families_that_cannot_are_refused(tmp_path, family, to, config, match):
+def test_families_that_cannot_are_refused(tmp_path, family, format, config, match):
     model = tiny_model(family, **config)
-    refuse(tmp_path, toy_set(model), tmp_path / "x", to, match=match, operation="set", model=model)
+    args = (model, toy_set(model), tmp_path / "x")
+    refuse(tmp_path, *args, format=format, match=match, operation="set")
 
 
 def test_gemma_is_not_sent_to_a_control_vector_that_cannot_work(tmp_path):
@@ -86,25 +88,25 @@ def test_wrong_arguments_are_explained(tmp_path, llama):
     model, folder, neurons = llama
     out = tmp_path / "x"
     with pytest.raises(UnknownNameError, match="Did you mean 'lora'"):
-        export(neurons, out, "lorra", "fr", model=model)
+        export(model, neurons, out, "fr", format="lorra")
     with pytest.raises(LabelError, match="Did you mean 'fr'"):
-        export(neurons, out, "ia3", "fx", "zero", model=model)
-    with pytest.raises(ParameterError, match="no option 'rank'"):
-        export(neurons, out, "lora", "fr", "zero", model=model, rank=3)
-    with pytest.raises(ParameterError, match="Pass model="):
-        export(neurons, out, "lora", "fr", "zero")
+        export(model, neurons, out, "fx", "zero", format="ia3")
+    with pytest.raises(ParameterError, match="no parameter 'rank'"):
+        export(model, neurons, out, "fr", "zero", format="lora", rank=3)
+    with pytest.raises(ParameterError, match="Pass the model"):
+        export(None, neurons, out, "fr", "zero", format="lora")
     with pytest.raises(ParameterError, match="no label"):
-        export(neurons, out, "ia3", model=model)
+        export(model, neurons, out, format="ia3")
     with pytest.raises(ParameterError, match="Strength 0"):
-        export(neurons, out, "ia3", "fr", "zero", strength=0, model=model)
+        export(model, neurons, out, "fr", "zero", format="ia3", strength=0)
     with pytest.raises(ParameterError, match="part='half'"):
-        export(neurons, out, "ia3", "fr", "zero", part="half", model=model)
+        export(model, neurons, out, "fr", "zero", format="ia3", part="half")
     with pytest.raises(ParameterError, match="constant part"):
-        export(neurons, out, "ia3", "fr", "zero", part="constant", model=model)
+        export(model, neurons, out, "fr", "zero", format="ia3", part="constant")
     with pytest.raises(MismatchError, match="num_layers"):
-        export(neurons, out, "ia3", "fr", "zero", model=tiny_model("llama"))
+        export(tiny_model("llama"), neurons, out, "fr", "zero", format="ia3")
     with pytest.raises(ParameterError, match=r"attn\.q"):
-        export(toy_set(model, "attn.q"), out, "ia3", "fr", "zero", model=model)
+        export(model, toy_set(model, "attn.q"), out, "fr", "zero", format="ia3")
     with pytest.raises(ParameterError, match="is the model itself"):
         bake(folder, neurons, folder, "fr", "zero", overwrite=True)
     with pytest.raises(HubError, match=r"config\.json is missing"):
@@ -119,10 +121,10 @@ def test_weights_that_cannot_be_edited_are_refused(tmp_path, llama):
     config = json.loads((copy / "config.json").read_text())
     quantised = {**config, "quantization_config": {"quant_method": "bitsandbytes"}}
     (copy / "config.json").write_text(json.dumps(quantised))
-    for to in ("lora", "baked"):
+    for format in ("lora", "baked"):
         with pytest.raises(ParameterError, match="quantised"):
-            export(neurons, tmp_path / "x", to, "fr", "zero", model=copy)
-    export(neurons, tmp_path / "ia3", "ia3", "fr", "zero", model=copy)
+            export(copy, neurons, tmp_path / "x", "fr", "zero", format=format)
+    export(copy, neurons, tmp_path / "ia3", "fr", "zero", format="ia3")
     (copy / "config.json").write_text(json.dumps(config))
     for shard in copy.glob("*.safetensors*"):
         shard.unlink()
@@ -237,27 +239,27 @@ def test_replacing_is_only_for_earlier_exports(tmp_path, llama):
     model, folder, neurons = llama
     out = tmp_path / "out"
     out.mkdir()
-    export(neurons, out, "ia3", "fr", "zero", model=model)
+    export(model, neurons, out, "fr", "zero", format="ia3")
     with pytest.raises(ParameterError, match="--force"):
-        export(neurons, out, "ia3", "en", "zero", model=model)
+        export(model, neurons, out, "en", "zero", format="ia3")
     (out / "stale").touch()
-    export(neurons, out, "ia3", "en", "zero", model=model, overwrite=True)
+    export(model, neurons, out, "en", "zero", format="ia3", overwrite=True)
     assert not (out / "stale").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     precious = tmp_path / "home"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
     with pytest.raises(ParameterError, match="not written by neuronsteer"):
-        export(neurons, precious, "ia3", "fr", "zero", model=model, overwrite=True)
+        export(model, neurons, precious, "fr", "zero", format="ia3", overwrite=True)
     assert (precious / "thesis.txt").exists()
 
 
 def test_adapter_files_are_small_and_name_full_paths(tmp_path, llama):
-    done = export(llama[2], tmp_path / "ia3", "ia3", "fr", "zero", model=llama[0])
+    done = export(llama[0], llama[2], tmp_path / "ia3", "fr", "zero", format="ia3")
     assert done.files["adapter_model.safetensors"] < 3000
     config = json.loads((done.path / "adapter_config.json").read_text())
     assert config["feedforward_modules"] == [f"model.layers.{i}.mlp.down_proj" for i in range(3)]
-    done = export(llama[2], tmp_path / "lora", "lora-nobias", "fr", "zero", model=llama[0])
+    done = export(llama[0], llama[2], tmp_path / "lora", "fr", "zero", format="lora-nobias")
     config = json.loads((done.path / "adapter_config.json").read_text())
     assert not config["lora_bias"]
     assert set(config["rank_pattern"].values()) == {6}
@@ -267,8 +269,8 @@ def test_adapter_files_are_small_and_name_full_paths(tmp_path, llama):
 def test_cards_are_valid_and_name_the_base_only_if_it_is_on_the_hub(tmp_path, llama):
     model, folder, neurons = llama
     known = neurons.replace(base_model="someone/llama")
-    for to, relation in (("ia3", "adapter"), ("baked", "finetune")):
-        done = export(known, tmp_path / to, to, "fr", "zero", model=folder)
+    for format, relation in (("ia3", "adapter"), ("baked", "finetune")):
+        done = export(folder, known, tmp_path / format, "fr", "zero", format=format)
         card = ModelCard.load(done.path / "README.md")
         assert card.data.base_model == "someone/llama"
         assert card.data.to_dict()["base_model_relation"] == relation
@@ -279,7 +281,7 @@ def test_cards_are_valid_and_name_the_base_only_if_it_is_on_the_hub(tmp_path, ll
 
 
 def test_control_vector_without_the_first_layer_says_so(tmp_path, llama):
-    done = export(llama[2], tmp_path / "cv", "gguf", "fr", "add", model=llama[0], skip_first=True)
+    done = export(llama[0], llama[2], tmp_path / "cv", "fr", "add", format="gguf", skip_first=True)
     directions = read_gguf(done.path / "control_vector.gguf")
     assert sorted(directions) == ["direction.1", "direction.2"]
     weight = llama[0].model.layers[1].mlp.down_proj.weight
@@ -303,11 +305,11 @@ def test_a_set_without_a_base_model_exports_what_needs_no_weights(tmp_path):
     counts = {name: torch.randint(0, 100, (2, 80), generator=generator) for name in "abc"}
     stats = ns.Stats.from_counts(counts, dict.fromkeys(counts, 100), model_type="llama")
     neurons = ns.detect(stats, rate=0.2, filter=0.8, bar=0.8)
-    done = ns.export(neurons, tmp_path / "ia3", to="ia3", label="a", operation="zero")
+    done = ns.export(None, neurons, tmp_path / "ia3", format="ia3", to="a", operation="zero")
     config = json.loads((done.path / "adapter_config.json").read_text("utf-8"))
     assert set(config["target_modules"]) <= {f"model.layers.{i}.mlp.down_proj" for i in range(2)}
     with pytest.raises(ParameterError, match="needs the model's weights"):
-        ns.export(neurons, tmp_path / "lora", to="lora", label="a", operation="zero")
+        ns.export(None, neurons, tmp_path / "lora", format="lora", to="a", operation="zero")
     assert not (tmp_path / "lora").exists()
     with pytest.raises(ParameterError, match="names of the modules are unknown"):
-        ns.export(neurons.replace(model_type=None), tmp_path / "x", label="a", operation="zero")
+        ns.export(None, neurons.replace(model_type=None), tmp_path / "x", to="a", operation="zero")

@@ -35,10 +35,10 @@ def cached(hub, ending):
 
 def test_each_export_downloads_what_it_needs(hub, published, tmp_path):
     model, neurons = published
-    done = export(neurons, tmp_path / "ia3", "ia3", "fr", "zero")
+    done = export(None, neurons, tmp_path / "ia3", "fr", "zero", format="ia3")
     assert cached(hub, "") == ["config.json"]
     assert "base_model: ann/model" in (done.path / "README.md").read_text()
-    export(neurons, tmp_path / "lora", "lora", "fr", "set")
+    export(None, neurons, tmp_path / "lora", "fr", "set", format="lora")
     assert len(cached(hub, ".safetensors")) == 1
     done = bake("ann/model", neurons, tmp_path / "baked", "fr", "zero")
     assert "tokenizer.json" in done.files
@@ -53,5 +53,5 @@ def test_a_model_that_is_not_there_is_explained(hub, published, tmp_path):
     with pytest.raises(HubError, match="ann/modle"):
         bake("ann/modle", published[1], tmp_path / "x", "fr", "zero")
     with pytest.raises(HubError, match="v9"):
-        export(published[1], tmp_path / "x", "lora", "fr", "zero", revision="v9")
+        export(None, published[1], tmp_path / "x", "fr", "zero", format="lora", revision="v9")
     assert not (tmp_path / "x").exists()

@@ -8,13 +8,12 @@ import logging
 import traceback
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import CommitInfo, ModelCard
 from safetensors.torch import load_file, save_file
 
-from neuronsteer.errors import ArtifactError, HubError
-from neuronsteer.hub import retrying
-from neuronsteer.neuron_set import NeuronSet
-from neuronsteer.neuron_set import layer_picture as picture
+from neuronsteer.errors import ArtifactError, HubError, ParameterError
+from neuronsteer.hub import errors as hub_errors
+from neuronsteer.neuron_set import NeuronSet, card
 from tests.hub_server.cards import validate
 from tests.sharing import make_set
 
@@ -26,8 +25,8 @@ CONFIG, TENSORS = "adapter_config.json", "neurons.safetensors"
 @pytest.fixture(autouse=True)
 def _quick(hub, monkeypatch):
     """Waits are noted, not waited; drawing takes longer than all the rest."""
-    monkeypatch.setattr(retrying, "sleep", hub.sleep)
-    monkeypatch.setattr(picture, "draw", lambda _layers: b"\x89PNG\0")
+    monkeypatch.setattr(hub_errors, "sleep", hub.sleep)
+    monkeypatch.setattr(card, "draw_layers", lambda _layers: b"\x89PNG\0")
 
 
 @pytest.fixture
@@ -47,14 +46,30 @@ def pull(repo_id="ann/set", **options):
 
 
 def test_push_then_pull_with_an_empty_cache_and_another_token(hub, neurons):
-    url = neurons.push_to_hub("ann/set")
-    assert url == f"{hub.url}/ann/set/commit/{hub.repo('ann/set').resolve('main').oid}"
+    made = neurons.push_to_hub("ann/set")
+    assert isinstance(made, CommitInfo)
+    assert made.oid == hub.repo("ann/set").resolve("main").oid
+    assert made.commit_url == f"{hub.url}/ann/set/commit/{made.oid}"
     hub.fresh_cache()
     hub.login(hub.add_token("bob", "read"))
     assert pull() == neurons
     hub.fresh_cache()
     hub.login(None)
     assert pull() == neurons
+
+
+def test_saving_can_push_as_in_transformers(hub, neurons, tmp_path):
+    folder = neurons.save_pretrained(tmp_path / "set", push_to_hub=True, private=True)
+    assert NeuronSet.from_pretrained(folder) == neurons == pull("ann/set")
+    assert hub.repo("ann/set").private
+    neurons.save_pretrained(folder, push_to_hub=True, repo_id="ann/other", commit_message="Two")
+    assert [commit.title for commit in hub.repo("ann/other").pushes] == ["Two"]
+    with pytest.raises(ParameterError, match="Only push_to_hub=True takes repo_id, token"):
+        neurons.save_pretrained(folder, repo_id="ann/set", token="hf_x")
+    with pytest.raises(ParameterError, match=r"'privat'.*Did you mean 'private'"):
+        neurons.push_to_hub("ann/set", privat=True)
+    with pytest.raises(ParameterError, match=r"'revison'.*Did you mean 'revision'"):
+        NeuronSet.from_pretrained(folder, revison="main")
 
 
 def test_a_push_is_one_commit(hub, neurons):
@@ -129,8 +144,8 @@ def test_pull_requests(hub, neurons):
     hub.login(hub.add_token("bob"))
     with pytest.raises(HubError, match=r"403.*create_pr=True"):
         push(make_set(1))
-    url = push(make_set(1), create_pr=True)
-    assert url == f"{hub.url}/ann/set/discussions/1"
+    made = push(make_set(1), create_pr=True)
+    assert made.pr_url == f"{hub.url}/ann/set/discussions/1"
     assert pull() == neurons and pull(revision="refs/pr/1") == make_set(1)
     repo = hub.repo("ann/set")
     repo.merge(repo.pulls[1], "ann")

@@ -12,9 +12,8 @@ import random
 import pytest
 
 from neuronsteer.errors import ArtifactError, HubError
-from neuronsteer.hub import retrying
-from neuronsteer.neuron_set import NeuronSet
-from neuronsteer.neuron_set import layer_picture as picture
+from neuronsteer.hub import errors as hub_errors
+from neuronsteer.neuron_set import NeuronSet, card
 from tests.sharing import make_set
 
 pytest_plugins = ("tests.hub_server.fixtures",)
@@ -54,8 +53,8 @@ OLD, NEW = make_set(0), make_set(1)
 
 @pytest.fixture(autouse=True)
 def _quick(hub, monkeypatch):
-    monkeypatch.setattr(retrying, "sleep", hub.sleep)
-    monkeypatch.setattr(picture, "draw", lambda layers: b"\x89PNG\0" + repr(layers).encode())
+    monkeypatch.setattr(hub_errors, "sleep", hub.sleep)
+    monkeypatch.setattr(card, "draw_layers", lambda layers: b"\x89PNG\0" + repr(layers).encode())
 
 
 def push(neurons, **options):
@@ -156,7 +155,7 @@ def test_what_happens_once_on_a_push_is_not_seen(hub, kind, match):
 def test_one_pull_request_is_opened_even_if_the_answer_is_lost(hub, kind):
     push(OLD)
     hub.faults.add("POST .*/commit/", kind, **KINDS[kind](random.Random(kind)))
-    assert push(NEW, create_pr=True).endswith("/ann/set/discussions/1")
+    assert push(NEW, create_pr=True).pr_url.endswith("/ann/set/discussions/1")
     assert list(hub.repo("ann/set").pulls) == [1] and pull(revision="refs/pr/1") == NEW
 
 

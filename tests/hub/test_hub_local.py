@@ -66,7 +66,7 @@ def test_offline_and_not_cached(tmp_path, offline):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=env
     )
     assert done.returncode == 0, done.stderr
-    assert "'owner/name' is no local folder and not in the download cache" in done.stdout
+    assert "'owner/name' is not a local folder and not in the download cache" in done.stdout
     assert "pass the path of a folder" in done.stdout
 
 
@@ -93,12 +93,12 @@ def response(status):
         (hf.HfHubHTTPError("x", response=response(401)), r"refuses access .*\(401\)"),
         (hf.HfHubHTTPError("x", response=response(403)), r"refuses access .*\(403\)"),
         (hf.HfHubHTTPError("first\nsecond", response=response(400)), "on the Hub: first$"),
-        (hf.HfHubHTTPError("x", response=response(503)), r"has trouble \(503\)"),
+        (hf.HfHubHTTPError("x", response=response(503)), r"has a problem \(503\)"),
         (ConnectionError("cable cut"), "cable cut"),
     ],
 )
 def test_errors_say_what_to_do(error, message):
-    translated = hub.translate(error, "owner/name", "v9")
+    translated = hub.hub_error(error, "owner/name", "v9")
     assert isinstance(translated, HubError) and isinstance(translated, OSError)
     with pytest.raises(HubError, match=message):
         raise translated
@@ -129,7 +129,7 @@ def test_no_demo_set_is_shipped(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    with pytest.raises(HubError, match="carries no demo set"):
+    with pytest.raises(HubError, match="has no demo set"):
         hub.fetch("demo", filenames=FILES)
 
 

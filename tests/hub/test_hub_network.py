@@ -43,7 +43,7 @@ try:
     assert len(api.list_repo_commits(repo)) == 2
     second.push_to_hub(repo, subfolder="two", peft=False)
     second.push_to_hub(repo, revision="other", peft=False)
-    assert second.push_to_hub(repo, create_pr=True, peft=False).endswith("/discussions/1")
+    assert second.push_to_hub(repo, create_pr=True, peft=False).pr_url.endswith("/discussions/1")
     assert pull() == first and pull(subfolder="two") == second
     assert pull(revision="other") == second == pull(revision="refs/pr/1")
     refused(lambda: pull(revision="none"), HubError, "no revision")

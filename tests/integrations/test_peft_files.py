@@ -285,8 +285,8 @@ def test_the_export_takes_everything_that_steering_takes(family, operation, tmp_
     with attach(model, neurons) as steer:
         steer.to("fr", operation=operation, strength=0.5, away_from="en")
         want = logits(model)
-    options = {"operation": operation, "strength": 0.5, "away_from": "en", "model": model}
-    made = export(neurons, tmp_path / "adapter", "peft", "fr", **options)
+    options = {"operation": operation, "strength": 0.5, "away_from": "en"}
+    made = export(model, neurons, tmp_path / "adapter", "fr", format="peft", **options)
     assert torch.equal(logits(PeftModel.from_pretrained(fresh(family), made.path)), want)
     again = fresh(family)
     again.load_adapter(str(made.path))
@@ -298,7 +298,7 @@ def test_the_export_refuses_what_it_cannot_say(tmp_path):
     model, neurons = case()
     at_the_gate = {"name": "set", "site": "mlp.act"}
     with pytest.raises(ParameterError, match="up projection"):
-        export(neurons, tmp_path / "a", "peft", "fr", at_the_gate, model=model)
+        export(model, neurons, tmp_path / "a", "fr", at_the_gate, format="peft")
     experts = tiny_model("mixtral")
     with pytest.raises(ParameterError, match="experts"):
-        export(toy_set(experts), tmp_path / "b", "peft", "fr", "zero", model=experts)
+        export(experts, toy_set(experts), tmp_path / "b", "fr", "zero", format="peft")

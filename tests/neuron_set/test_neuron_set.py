@@ -221,7 +221,8 @@ def test_other_sites_use_their_own_width():
 
 def test_only_and_without():
     neurons = example()
-    assert neurons.only("ja", "fr").labels == ("fr", "ja")
+    assert neurons.only("ja", "fr").labels == ("ja", "fr")
+    assert rows_of(neurons.only("ja", "fr")) == rows_of(neurons.only("fr", "ja"))
     assert rows_of(neurons.only("ja")) == {("ja", 0, 3), ("ja", 1, 0)}
     assert neurons.without("fr", "ja").labels == ("empty", "C++")
     assert neurons.only("ja").calibration == {"ja": {"tokens": 20}}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import HubError
-from ...hub import translate
+from ...hub import hub_error
 from ...registry import Registry
 from . import METRICS
 from .library import files
@@ -88,5 +88,5 @@ def _push(
             parent_commit=info.sha,
         )
     except Exception as error:
-        raise translate(error, repo_id, kind="space", writing=True) from error
+        raise hub_error(error, repo_id, kind="space", writing=True) from error
     return f"{api.endpoint}/spaces/{made.repo_id}"

@@ -6,12 +6,12 @@ import dataclasses
 import json
 import math
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArtifactError, HubError, UnknownNameError, did_you_mean
+from ...hub import write_folder
 
 if TYPE_CHECKING:
     from .comparing import Contrast
@@ -168,18 +168,9 @@ class Report:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `report.json`, `report.md` and `report.html` into a folder, and return it."""
-        where = Path(folder).expanduser()
-        where.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
-        for name, content in (
-            (JSON, text + "\n"),
-            (MARKDOWN, self.to_markdown()),
-            (HTML, self.to_html()),
-        ):
-            temporary = where / f".{name}.{secrets.token_hex(4)}"
-            temporary.write_text(content, encoding="utf-8")
-            os.replace(temporary, where / name)
-        return where
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n"
+        contents = {JSON: text, MARKDOWN: self.to_markdown(), HTML: self.to_html()}
+        return write_folder(folder, {name: text.encode() for name, text in contents.items()})
 
     def to_markdown(self) -> str:
         """Return the report as Markdown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...neuron_set.results import results
+from ...neuron_set.card import evaluation_results
 from . import wording
 from .markdown import summary, table
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def evaluation(report: Report) -> dict[str, Any]:
-    """Return the `evaluation` field of a set, in the shape that `neuron_set/results.py` reads.
+    """Return the `evaluation` field of a set, in the shape that `neuron_set/card.py` reads.
 
     One result per experiment, and one per label where there is one; controls beside each. What a
     label's control cannot be told for is left out, never filled with another number.
@@ -64,7 +64,7 @@ def section(report: Report) -> str:
     if not report.controls:
         lines += [f"> **No controls.** {wording.NO_CONTROLS}", ""]
     lines += summary(report)
-    listed = [each for each in results(evaluation(report)) if each["label"]]
+    listed = [each for each in evaluation_results(evaluation(report)) if each["label"]]
     if listed:
         controls = list(dict.fromkeys(name for each in listed for name in each["controls"]))
         rows = [

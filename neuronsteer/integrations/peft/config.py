@@ -10,7 +10,7 @@ import torch
 from peft.config import PeftConfig
 
 from ...errors import ArtifactError
-from ...neuron_set.peft_files import SITE, spell
+from ...neuron_set.peft_files import SITE, index_text
 from ...neuron_set.storage import BLOCK
 from .register import peft_type
 
@@ -68,7 +68,9 @@ class NeuronSteerConfig(PeftConfig):
         """Return what is written as JSON."""
         fields = super().to_dict()
         if self.neurons is not None:
-            fields["neurons"] = {str(k): spell(torch.tensor(v)) for k, v in self.neurons.items()}
+            fields["neurons"] = {
+                str(k): index_text(torch.tensor(v)) for k, v in self.neurons.items()
+            }
         # A PEFT adapter is one label: the header of the set it came from would claim more.
         fields.pop(BLOCK)
         return fields

@@ -74,7 +74,7 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
                     f"{self.in_features}. It was made for another model."
                 )
             size = len(neurons)
-            # Without weights (meta device) nobody knows yet where it will be needed.
+            # Without weights (meta device) it is not known yet where it will be needed.
             where = None if device is None or device.type == "meta" else device
             self.neuronsteer_index[name] = torch.tensor(neurons, dtype=torch.int64, device=where)
         self.neuronsteer_scale[name] = nn.Parameter(torch.ones(size))

@@ -13,7 +13,7 @@ import yaml
 from neuronsteer.errors import ArtifactError, HubError, NeuronSteerError, UnknownNameError
 from neuronsteer.evaluation.reports import Report, parts, wording
 from neuronsteer.neuron_set import card
-from neuronsteer.neuron_set.results import results
+from neuronsteer.neuron_set.card import evaluation_results
 
 from ...steering.sets import toy_set
 from ...tiny_models import tiny_model
@@ -242,7 +242,7 @@ def test_a_report_without_controls_says_so_everywhere(report):
 def test_the_card_gets_table_and_model_index(report):
     neurons = toy_set(tiny_model(), base_model="user/model")
     found = neurons.replace(evaluation=report.to_evaluation())
-    listed = results(found.evaluation)
+    listed = evaluation_results(found.evaluation)
     assert [each["label"] for each in listed] == ["", "en", "fr"]
     assert listed[0]["controls"] == {"no steering": 0.1, "random neurons": 0.05}
     assert listed[0]["interval"] == [0.7, 0.9]

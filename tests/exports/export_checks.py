@@ -55,7 +55,7 @@ class Outcome:
 
 
 @dataclass
-class Workshop:
+class ExportChecks:
     """Collects jobs for one fresh process."""
 
     root: Path
@@ -89,7 +89,7 @@ class Workshop:
     def add(
         self,
         base: Base,
-        to: str,
+        format: str,
         name: str,
         *,
         neurons: NeuronSet | None = None,
@@ -102,19 +102,19 @@ class Workshop:
         """Export, and note what a fresh process should find; raises what the export raises."""
         directory = self.root / "exports" / name
         written = export(
+            model or base.folder,
             neurons or base.neurons,
             directory,
-            to,
             label,
-            model=model or base.folder,
+            format=format,
             **(export_options or {}),
             **options,
         )
-        path = written.path / "control_vector.gguf" if to == "gguf" else written.path
+        path = written.path / "control_vector.gguf" if format == "gguf" else written.path
         self.jobs.append(
             {
                 "id": name,
-                "kind": KINDS.get(to, "peft"),
+                "kind": KINDS.get(format, "peft"),
                 "path": str(path),
                 "base": str(base.folder),
                 "layers": base.layers,

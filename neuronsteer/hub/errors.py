@@ -1,20 +1,119 @@
-"""What the errors of `huggingface_hub` and of the network mean for the user."""
+"""What the errors of `huggingface_hub` and of the network mean, and which ones to wait out.
+
+`huggingface_hub` retries many requests, but not all: a body that fails with 503, a reset connection
+and a refused commit come through at once.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import sleep
+from typing import Any, TypeVar
 
 from ..errors import HubError
-from . import retrying
 
+T = TypeVar("T")
+
+ATTEMPTS = 5
+#: Seconds that are waited at most, all attempts together. The Hub counts requests over 5 minutes.
+LONGEST_WAIT = 300.0
+
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Access tokens, and the signed part of storage addresses.
 _SECRETS = [
     (re.compile(r"\bhf_\w{6,}"), "hf_…"),
     (re.compile(r"(https?://[^\s?'\")]+)\?[^\s'\")]+"), r"\1"),
 ]
 _LOGIN = "run `hf auth login`, or pass token="
+
+_log = logging.getLogger(__name__)
+
+
+def with_retries(call: Callable[[], T]) -> T:
+    """Return `call()`, called again after failures that are likely to pass."""
+    budget = RetryBudget()
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not (is_temporary(error) and budget.wait(error)):
+                raise
+
+
+class RetryBudget:
+    """How often and how long one task has waited already."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+
+    def wait(self, error: Exception) -> bool:
+        """Wait as long as the Hub asks for, else 1, 2, 4, 8 seconds; `False`: give up instead."""
+        asked = retry_after(error)
+        seconds = max(float(2**self.count), asked or 0.0)
+        self.count += 1
+        if self.count >= ATTEMPTS or self.seconds + seconds > LONGEST_WAIT:
+            return False
+        self.seconds += seconds
+        reason = status_code(error) or type(error).__name__
+        _log.warning("The Hub did not answer properly (%s): again in %.0f s.", reason, seconds)
+        sleep(seconds)
+        return True
+
+
+def status_code(error: BaseException | None) -> int | None:
+    """Return the HTTP status behind an error."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Return the seconds that the Hub asks to wait."""
+    response: Any = getattr(error, "response", None)
+    headers: Any = getattr(response, "headers", None) or {}
+    if status_code(error) == 429:
+        from huggingface_hub.utils import parse_ratelimit_headers
+
+        limit = parse_ratelimit_headers(headers)
+        if limit is not None and limit.remaining == 0:
+            return float(limit.reset_in_seconds)
+    try:
+        return max(0.0, float(headers.get("Retry-After") or ""))
+    except ValueError:
+        return None
+
+
+def is_broken_connection(error: BaseException | None) -> bool:
+    """Return whether a connection broke, or what arrived is not what was sent."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return type(error).__name__ != "OfflineModeIsEnabled"
+    # The errors of the HTTP library, whichever of its versions is installed.
+    names = {base.__name__ for base in type(error).__mro__}
+    if "TransportError" in names:
+        return "UnsupportedProtocol" not in names
+    # What the client makes of a body that is too short, of an upload that arrived damaged, and of
+    # an answer that is not the JSON that it should be.
+    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        return True
+    damaged = (RuntimeError, json.JSONDecodeError, UnicodeDecodeError, KeyError)
+    return isinstance(error, damaged)
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Return whether no connection could be made at all."""
+    names = {base.__name__ for base in type(error).__mro__}
+    return bool(names & {"ConnectError", "ConnectTimeout", "ProxyError"})
+
+
+def is_temporary(error: BaseException) -> bool:
+    """Return whether trying again soon may help."""
+    found = status_code(error)
+    if found is not None:
+        return found in _TEMPORARY
+    return is_broken_connection(error) and not is_unreachable(error)
 
 
 class MissingFileError(HubError):
@@ -23,20 +122,20 @@ class MissingFileError(HubError):
     Args:
         message: What is missing.
         missing: The file's name.
-        there: The files that the repository has; empty if that is not known.
+        available: The files that the repository has; empty if that is not known.
         folder: Where the files that could be fetched are.
     """
 
     def __init__(
-        self, message: str, *, missing: str, there: Sequence[str], folder: Path | None
+        self, message: str, *, missing: str, available: Sequence[str], folder: Path | None
     ) -> None:
         super().__init__(message)
         self.missing = missing
-        self.there = list(there)
+        self.available = list(available)
         self.folder = folder
 
 
-def translate(
+def hub_error(
     error: Exception,
     repo_id: str,
     revision: str | None = None,
@@ -61,8 +160,8 @@ def translate(
         return error
     cause = error.__cause__
     if isinstance(cause, Exception) and str(error).startswith("Force download failed"):
-        return translate(cause, repo_id, revision, filename, kind=kind, writing=writing)
-    found = retrying.status(error) or retrying.status(cause)
+        return hub_error(cause, repo_id, revision, filename, kind=kind, writing=writing)
+    found = status_code(error) or status_code(cause)
     text = clean(error)
     refused = (
         f"The Hub refuses access to {repo_id!r} ({found}): the token is missing, wrong or lacks "
@@ -71,7 +170,7 @@ def translate(
     if writing:
         refused += " To propose the change to the owner instead, pass create_pr=True."
     not_cached = (
-        f"{repo_id!r} is no local folder and not in the download cache, and the Hub was not "
+        f"{repo_id!r} is not a local folder and not in the download cache, and the Hub was not "
         "reached ({}). {} Or pass the path of a folder."
     )
     rules: list[tuple[bool, str]] = [
@@ -109,8 +208,8 @@ def translate(
         ),
         (
             found is not None and found >= 500,
-            f"The Hub has trouble ({found}) and cannot answer for {repo_id!r}. Try again later; "
-            "https://status.huggingface.co tells how it is.",
+            f"The Hub has a problem ({found}) and cannot answer for {repo_id!r}. Try again later; "
+            "https://status.huggingface.co shows its state.",
         ),
         (
             isinstance(error, errors.LocalEntryNotFoundError)
@@ -134,15 +233,15 @@ def translate(
         (found in (401, 403), refused),
         (
             found in (409, 412),
-            f"Somebody else changes {repo_id!r} at the same time ({found}). Try again.",
+            f"Somebody else is changing {repo_id!r} at the same time ({found}). Try again.",
         ),
         (
-            retrying.is_unreachable(error),
+            is_unreachable(error),
             f"The Hub cannot be reached for {repo_id!r} ({text}). Check the network, proxy and "
             "HF_ENDPOINT.",
         ),
         (
-            retrying.is_broken(error),
+            is_broken_connection(error),
             f"The connection to the Hub broke, several times, for {repo_id!r} ({text}). "
             + ("Try again." if writing else "Nothing was loaded. Try again."),
         ),
@@ -163,6 +262,6 @@ def clean(error: BaseException | None) -> str:
 
 
 def _when(*errors: BaseException | None) -> str:
-    seconds = [retrying.retry_after(error) for error in errors if error is not None]
+    seconds = [retry_after(error) for error in errors if error is not None]
     longest = max((each for each in seconds if each), default=None)
-    return f"Wait {longest:.0f} seconds" if longest else "Wait some minutes"
+    return f"Wait {longest:.0f} seconds" if longest else "Wait a few minutes"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from neuronsteer.cli.streaming import Painter, Streamer
+from neuronsteer.cli.steered_text import LabelPrinter, LabelStreamer
 from neuronsteer.steering.token_text import locate, pieces
 
 from ..tiny_models import tiny_tokenizer
@@ -65,13 +65,13 @@ def _paint(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, no_color: bool = 
         no_color=no_color,
         width=20,
     )
-    painter = Painter(console, ["fr", "ja"])
-    painter.prompt("[bold]prompt")
-    painter.piece(" un", "fr")
-    painter.piece(" deux", "fr")
-    painter.piece(" 猫", "ja")
-    painter.piece(" plain", None)
-    painter.end()
+    printer = LabelPrinter(console, ["fr", "ja"])
+    printer.prompt("[bold]prompt")
+    printer.piece(" un", "fr")
+    printer.piece(" deux", "fr")
+    printer.piece(" 猫", "ja")
+    printer.piece(" plain", None)
+    printer.end()
     return file.getvalue()
 
 
@@ -90,8 +90,8 @@ def test_with_colours_labels_are_colours(monkeypatch: pytest.MonkeyPatch):
 
 def test_streamer_asks_for_the_label_of_every_token():
     file = io.StringIO()
-    painter = Painter(Console(file=file), ["fr", "ja"])
-    streamer = Streamer(painter, TOKENIZER, lambda: [(0, 1, "fr"), (1, 4, "ja")])
+    printer = LabelPrinter(Console(file=file), ["fr", "ja"])
+    streamer = LabelStreamer(printer, TOKENIZER, lambda: [(0, 1, "fr"), (1, 4, "ja")])
     streamer.put(torch.tensor([_ids("a")]))
     for token in _ids("b猫"):
         streamer.put(torch.tensor([token]))

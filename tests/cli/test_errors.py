@@ -14,7 +14,7 @@ import pytest
 import torch
 import typer
 
-from neuronsteer.cli import failures
+from neuronsteer.cli import commands
 
 from ..tiny_models import tiny_model
 from .conftest import Disk, Result
@@ -148,7 +148,7 @@ def test_debug_shows_the_traceback(call: Call, disk: Disk, monkeypatch: pytest.M
 
 
 def test_our_own_mistakes_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), failures.reported():
+    with pytest.raises(ZeroDivisionError), commands.errors_reported():
         _ = 1 / 0
 
 
@@ -164,7 +164,7 @@ def test_our_own_mistakes_keep_their_traceback():
 def test_errors_of_the_system_are_explained(
     error: Exception, message: str, capsys: pytest.CaptureFixture[str]
 ):
-    with pytest.raises(typer.Exit) as done, failures.reported():
+    with pytest.raises(typer.Exit) as done, commands.errors_reported():
         raise error
     assert done.value.exit_code == 2
     import re
@@ -173,7 +173,7 @@ def test_errors_of_the_system_are_explained(
 
 
 def test_a_reader_that_goes_away_is_not_told(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(BrokenPipeError), failures.reported():
+    with pytest.raises(BrokenPipeError), commands.errors_reported():
         raise BrokenPipeError(32, "Broken pipe")
     assert capsys.readouterr().err == ""
 

@@ -1,0 +1,230 @@
+"""One steered text: generating it, and printing it so that one sees which label made which part."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from ..errors import ParameterError, unknown_label
+from ..steering.schedule_text import is_arithmetic
+from ..steering.token_text import Detokenizer, Run, locate, pieces
+from . import console
+
+if TYPE_CHECKING:
+    from ..neuron_set import NeuronSet
+    from ..operations import Operation
+    from ..steering.schedule import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationRequest:
+    """What to generate.
+
+    Attributes:
+        prompt: The text to go on from.
+        schedule: Labels over generated tokens.
+        operation: What is done to the neurons; `None` leaves it to the set.
+        strength: How much of it.
+        away_from: Labels whose neurons are switched off; "previous": at switches, the one before.
+        away: How; `None` leaves it to the set.
+        max_new_tokens: How many tokens at most.
+        min_new_tokens: The text does not end before that many.
+        temperature: 0 takes the likeliest token.
+        seed: For sampling.
+    """
+
+    prompt: str
+    schedule: Schedule
+    operation: Operation | None = None
+    strength: float = 1.0
+    away_from: Sequence[str] = ()
+    away: Operation | None = None
+    max_new_tokens: int = 64
+    min_new_tokens: int = 0
+    temperature: float = 0.0
+    seed: int = 0
+
+    def check(self, neurons: NeuronSet) -> None:
+        """Raise for a label the set does not have, before a large model is loaded."""
+        from ..steering.label_sums import arith
+        from ..steering.steerer import PREVIOUS
+
+        away = () if tuple(self.away_from) == (PREVIOUS,) else self.away_from
+        for label in (*self.schedule.labels, *away):
+            if label in neurons.labels:
+                continue
+            for each in arith(label).labels if is_arithmetic(label) else (label,):
+                if each not in neurons.labels:
+                    raise unknown_label(each, neurons.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedText:
+    """What was generated.
+
+    Attributes:
+        prompt: The prompt.
+        text: Prompt and completion.
+        spans: Which label made which part of `text`, see `token_text.locate`.
+        tokens: Number of generated tokens.
+        report: What was steered, per layer.
+    """
+
+    prompt: str
+    text: str
+    spans: list[dict[str, Any]]
+    tokens: int
+    report: dict[str, Any]
+
+
+def generate_text(
+    model: Any,
+    tokenizer: Any,
+    neurons: NeuronSet,
+    request: GenerationRequest,
+    printer: LabelPrinter | None = None,
+) -> GeneratedText:
+    """Generate one text; with a printer, its tokens are shown as they come."""
+    from ..steering.steerer import attach
+
+    inputs = tokenizer(request.prompt, return_tensors="pt").to(model.device)
+    # Some tokenizers add ids that the model's forward does not take.
+    inputs.pop("token_type_ids", None)
+    length = int(inputs["input_ids"].shape[1])
+    if length == 0:
+        raise ParameterError(f"The tokenizer makes no token of the prompt {request.prompt!r}.")
+    with attach(model, neurons, tokenizer=tokenizer) as steer:
+        steer.to(
+            request.schedule,
+            operation=request.operation,
+            strength=request.strength,
+            away_from=request.away_from,
+            away=request.away,
+        )
+        streamer = None
+        if printer is not None:
+            printer.prompt(request.prompt)
+            streamer = LabelStreamer(printer, tokenizer, steer.spans)
+        ids = _generate(model, tokenizer, inputs, request, streamer)
+        report = steer.report()
+        new: list[int] = ids[0, length:].tolist()
+        runs: list[Run] = [run for run in steer.spans() if run[0] < len(new)] if new else []
+    texts = pieces(tokenizer, ids[0, :length].tolist(), new)
+    return GeneratedText(
+        prompt=request.prompt,
+        text=request.prompt + "".join(texts),
+        spans=locate(runs, texts, len(request.prompt)),
+        tokens=len(new),
+        report=report,
+    )
+
+
+def _generate(
+    model: Any,
+    tokenizer: Any,
+    inputs: Any,
+    request: GenerationRequest,
+    streamer: LabelStreamer | None,
+) -> Any:
+    import torch
+
+    sampling: dict[str, Any] = {"do_sample": False}
+    if request.temperature > 0:
+        sampling = {"do_sample": True, "temperature": request.temperature}
+        torch.manual_seed(request.seed)
+    if request.min_new_tokens:
+        sampling["min_new_tokens"] = request.min_new_tokens
+    if tokenizer.pad_token_id is None and model.generation_config.pad_token_id is None:
+        sampling["pad_token_id"] = tokenizer.eos_token_id
+    return model.generate(
+        **inputs, max_new_tokens=request.max_new_tokens, streamer=streamer, **sampling
+    )
+
+
+class LabelPrinter:
+    """Prints pieces of text in the colour of their label.
+
+    Where colours do not reach the reader, the label stands in front of its text: `⟦fr⟧`.
+    """
+
+    def __init__(self, out: Console, labels: Sequence[str]) -> None:
+        self._out = out
+        self._colours = console.colours(labels)
+        self._marks = not console.coloured(out)
+        self._last: str | None = None
+
+    def prompt(self, text: str) -> None:
+        """Write the prompt."""
+        self._write(text, "dim")
+
+    def piece(self, text: str, label: str | None) -> None:
+        """Write the text of one token or span."""
+        if not text:
+            return
+        if label != self._last and self._marks:
+            self._write(f"⟦{'-' if label is None else target_label(label)}⟧", None)
+        self._last = label
+        self._write(text, self.colour(label))
+
+    def colour(self, label: str | None) -> str:
+        """Return the colour of a label."""
+        return "default" if label is None else self._colours.get(target_label(label), "default")
+
+    def legend(self, labels: Sequence[str]) -> str:
+        """Return the key to the colours, empty where labels are written out."""
+        if self._marks:
+            return ""
+        return "  ".join(f"[{self._colours[label]}]■[/] {label}" for label in labels)
+
+    def end(self) -> None:
+        """Finish the line."""
+        self._write("\n", None)
+
+    def _write(self, text: str, style: str | None) -> None:
+        # Wrapping is left to the terminal: pieces are parts of words.
+        self._out.print(text, end="", style=style, markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+
+
+class LabelStreamer:
+    """What `generate(streamer=…)` calls with the prompt, then with every new token.
+
+    Args:
+        printer: Where the text goes.
+        tokenizer: The model's tokenizer.
+        runs: Returns which label was active at which generated tokens so far.
+    """
+
+    def __init__(
+        self, printer: LabelPrinter, tokenizer: Any, runs: Callable[[], Sequence[Run]]
+    ) -> None:
+        self._printer = printer
+        self._tokenizer = tokenizer
+        self._runs = runs
+        self._text: Detokenizer | None = None
+        self._count = 0
+
+    def put(self, value: Any) -> None:
+        """Take token ids: the whole prompt the first time, new ones afterwards."""
+        ids: list[int] = value.flatten().tolist()
+        if self._text is None:
+            self._text = Detokenizer(self._tokenizer, ids)
+            return
+        for token in ids:
+            self._printer.piece(self._text.push(token), self._label())
+            self._count += 1
+
+    def end(self) -> None:
+        """Write what was held back."""
+        if self._text is not None:
+            self._count = max(self._count - 1, 0)
+            self._printer.piece(self._text.flush(), self._label())
+        self._printer.end()
+
+    def _label(self) -> str | None:
+        runs = reversed(self._runs())
+        return next((label for start, end, label in runs if start <= self._count < end), None)
