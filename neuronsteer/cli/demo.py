@@ -66,7 +66,7 @@ def demo(
     if ui:
         _serve(model, neurons, device, quiet=quiet)
         return
-    from ..demo.judge import judge
+    from ..demo.language_identifier import language_identifier
     from . import scenes
     from .models import load_model, load_set
 
@@ -84,7 +84,7 @@ def demo(
         temperature=temperature,
         seed=seed,
         whole=model == "demo",
-        judge=judge(labels),
+        judge=language_identifier(labels),
         out=None if as_json else console.out(),
     )
     shown: list[dict[str, Any]] = []

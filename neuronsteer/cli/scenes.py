@@ -21,7 +21,7 @@ from .running import Outcome, Request, run
 from .streaming import Painter
 
 if TYPE_CHECKING:
-    from ..demo.judge import Judge
+    from ..demo.language_identifier import LanguageIdentifier
     from ..neuron_set import NeuronSet
     from ..steering.schedule import Schedule
 
@@ -54,7 +54,7 @@ class Stage:
     temperature: float
     seed: int
     whole: bool
-    judge: Judge | None
+    judge: LanguageIdentifier | None
     out: Console | None
 
     @property
