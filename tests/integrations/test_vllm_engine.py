@@ -13,7 +13,14 @@ import pytest
 import torch
 
 from neuronsteer.errors import MissingExtraError, NeuronSteerError
-from neuronsteer.integrations.vllm import add_set, add_set_async, list_sets, remove_set
+from neuronsteer.integrations.vllm import (
+    add_set,
+    add_set_async,
+    list_sets,
+    remove_set,
+    runner_v2,
+    workers,
+)
 from neuronsteer.integrations.vllm.admission import rows_in_use, schedule_of
 from neuronsteer.integrations.vllm.runner_v1 import BatchTracker
 from neuronsteer.integrations.vllm.served_sets import ServedSets
@@ -161,3 +168,45 @@ def test_the_batch_of_runner_v1_is_tracked():
     states["a"] = state("fr")  # another request under the same name
     assert step("c", "a") == [french] * 4
     assert step("b") == [0, 0] and not tables.tokens.steering
+
+
+def test_the_state_of_runner_v2_is_subclassed(monkeypatch: pytest.MonkeyPatch):
+    tables, _ = worker("en", "fr")
+    monkeypatch.setattr(runner_v2, "build_tables", lambda *_: tables)
+    settings = SimpleNamespace(additional_config={KEY: {"sets": ["a/b"]}})
+
+    class ModelState:
+        def __init__(self, vllm_config, model) -> None:
+            self.device = "cpu"
+
+        def add_request(self, req_index, new_req_data) -> None:
+            pass
+
+        def remove_request(self, req_id) -> None:
+            pass
+
+        def prepare_inputs(self, input_batch, req_states) -> str:
+            return "inputs"
+
+    resolve = runner_v2._subclass_state(lambda *_: ModelState)
+    assert resolve(SimpleNamespace(additional_config={}), None) is ModelState
+    steered = resolve(settings, None)(settings, None)
+    assert steered.__class__.__name__ == "SteeredModelState"
+    extra = {KEY: request("fr", 2).to_wire()}
+    params = SimpleNamespace(extra_args=extra)
+    steered.add_request(3, SimpleNamespace(req_id="a", sampling_params=params))
+    batch = SimpleNamespace(
+        num_tokens=3,
+        num_reqs=2,
+        num_tokens_after_padding=4,
+        query_start_loc=torch.tensor([0, 1, 3]),
+        idx_mapping=torch.tensor([5, 3]),
+        positions=torch.tensor([7, 0, 1, 0]),
+    )
+    assert steered.prepare_inputs(batch, None) == "inputs"
+    french = tables._rows["fr"]
+    assert tables.tokens.rows[:4].tolist() == [0, french, french, 0]
+    assert workers._rows(SimpleNamespace(model_runner=SimpleNamespace(model_state=steered)))
+    steered.remove_request("a")
+    steered.prepare_inputs(batch, None)
+    assert not tables.tokens.steering and not tables.tokens.rows.any()

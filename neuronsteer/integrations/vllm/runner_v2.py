@@ -40,35 +40,35 @@ def _steered(base: Any) -> Any:
             super().__init__(vllm_config, model, *args, **kwargs)
             settings = settings_of(vllm_config)
             assert settings is not None  # checked by `_subclass_state`
-            self.tables = build_tables(vllm_config, settings, model, self.device)
-            self.neuronsteer = self
-            self._slots: dict[str, int] = {}
+            # Long names, because vLLM's own attributes are not known.
+            self.neuronsteer_tables = build_tables(vllm_config, settings, model, self.device)
+            self.neuronsteer_slots: dict[str, int] = {}
 
         def add_request(self, req_index: int, new_req_data: Any) -> None:
             super().add_request(req_index, new_req_data)
-            self._slots[new_req_data.req_id] = req_index
-            self.tables.assign(req_index, schedule_of(new_req_data.sampling_params))
+            self.neuronsteer_slots[new_req_data.req_id] = req_index
+            self.neuronsteer_tables.assign(req_index, schedule_of(new_req_data.sampling_params))
 
         def remove_request(self, req_id: str) -> None:
             super().remove_request(req_id)
-            slot = self._slots.pop(req_id, None)
+            slot = self.neuronsteer_slots.pop(req_id, None)
             if slot is not None:
-                self.tables.assign(slot, None)
+                self.neuronsteer_tables.assign(slot, None)
 
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:
-            if self.tables.tokens.steering:
+            if self.neuronsteer_tables.tokens.steering:
                 count = int(input_batch.num_tokens)
                 ends = input_batch.query_start_loc[1 : int(input_batch.num_reqs) + 1]
                 # Only the device has the positions of a batch.
                 token = torch.arange(count, device=ends.device, dtype=ends.dtype)
                 request = torch.searchsorted(ends.contiguous(), token, right=True)
-                self.tables.fill(
+                self.neuronsteer_tables.fill(
                     input_batch.idx_mapping[request].long(),
                     input_batch.positions[:count],
                     int(input_batch.num_tokens_after_padding),
                 )
             else:
-                self.tables.clear()
+                self.neuronsteer_tables.clear()
             return super().prepare_inputs(input_batch, req_states)
 
     Steered.__name__ = Steered.__qualname__ = f"Steered{base.__name__}"

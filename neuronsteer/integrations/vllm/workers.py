@@ -50,7 +50,8 @@ def install() -> None:
 
 def _tables(worker: Any) -> WorkerTables:
     runner = worker.model_runner
-    return (getattr(runner, "neuronsteer", None) or runner.model_state.neuronsteer).tables
+    tracker = getattr(runner, "neuronsteer", None)
+    return runner.model_state.neuronsteer_tables if tracker is None else tracker.tables
 
 
 def _change(worker: Any, freed: Sequence[str], labels: Sequence[Any]) -> str | None:
