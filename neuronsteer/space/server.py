@@ -69,7 +69,6 @@ def serve(
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     gr: Any = require("gradio", "space", "The page")
     service = Service(settings)
-    service.models.start()
     app = gr.Server(title="neuronsteer", docs_url=None, redoc_url=None)
     app.add_middleware(SecurityMiddleware)
     _add_pages(app, service)
@@ -96,6 +95,8 @@ def serve(
             f"Cannot serve the page on {host}:{port or '7860…7959'}: {error} "
             "Choose another --port, or stop what is using it."
         ) from error
+    # Not before: Gradio gives its server five seconds to start, and loading keeps a machine busy.
+    service.models.start()
     blocks = app.get_blocks()
     # Server mode has no argument for it.
     blocks._queue.max_size = settings.waiting
