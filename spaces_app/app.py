@@ -1,4 +1,4 @@
-"""The Space: the page of neuronsteer. Variables of the Space go before what stands here."""
+"""The Space: the page of neuronsteer. Variables of the Space override what is written here."""
 
 from neuronsteer.space import from_environment
 

@@ -33,6 +33,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where checkpoints and neuron sets of this run are kept."""
-    return tmp_path_factory.mktemp("shelf")
+    return tmp_path_factory.mktemp("storage")

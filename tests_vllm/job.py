@@ -1,4 +1,4 @@
-"""One engine in a process of its own: `python -m tests_vllm.job MODE SHELF`, JSON on stdout.
+"""One engine in a process of its own: `python -m tests_vllm.job MODE STORAGE`, JSON on stdout.
 
 For what has to be decided before vLLM is imported, or what leaves things behind in a process.
 """
@@ -19,7 +19,7 @@ NGRAM = {
 }
 
 
-def options(mode: str, shelf: Path) -> dict[str, Any]:
+def options(mode: str, storage: Path) -> dict[str, Any]:
     """Return the engine's options for a mode, after setting what vLLM reads on import."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if mode in ("processes", "tensors") else "0"
     if mode == "tensors":
@@ -38,7 +38,7 @@ def options(mode: str, shelf: Path) -> dict[str, Any]:
     if mode == "draft":
         guess = {
             "method": "draft_model",
-            "model": str(shelf / "draft"),
+            "model": str(storage / "draft"),
             "num_speculative_tokens": 2,
         }
         return {"speculative_config": guess}
@@ -93,12 +93,12 @@ def interpret_triton() -> None:
 
 def main() -> None:
     """Run 16 requests and say what they gave."""
-    mode, shelf = sys.argv[1], Path(sys.argv[2])
-    chosen = options(mode, shelf)
+    mode, storage = sys.argv[1], Path(sys.argv[2])
+    chosen = options(mode, storage)
     from tests_vllm import conftest as conftest
     from tests_vllm.material import block, checkpoint, engine, neuron_sets, run
 
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+    folder, sets = checkpoint(storage), neuron_sets(storage)
     wanted, tokens = json.loads(sys.stdin.read())
     settings = block(sets, capacity=8)
     with engine(folder, settings, **chosen) as llm:
@@ -115,7 +115,7 @@ def main() -> None:
                 return update(scheduled, result, *args, **kwargs)
 
             scheduler.update_from_output = updating
-        found = run(llm, [(ids, plan) for ids, plan in wanted], tokens)
+        found = run(llm, [(ids, schedule) for ids, schedule in wanted], tokens)
         facts = {
             "runner": 2 if config.use_v2_model_runner else 1,
             "compiled": config.compilation_config.mode.name,

@@ -50,7 +50,7 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     "ja": {"name": "zero"},
 }
 #: What 16 requests ask for: unsteered, constant, switched, windowed, repeating, weaker, growing.
-PLANS: list[str | None] = [
+SCHEDULES: list[str | None] = [
     None,
     "fr",
     "de",
@@ -70,9 +70,9 @@ PLANS: list[str | None] = [
 ]
 
 
-def checkpoint(shelf: Path, family: str = "llama") -> Path:
+def checkpoint(storage: Path, family: str = "llama") -> Path:
     """Return the folder of a tiny model, made on first use."""
-    folder = shelf / family
+    folder = storage / family
     if not (folder / "config.json").exists():
         torch.manual_seed(1)
         config = AutoConfig.for_model(family, **SHAPE, **FAMILIES[family])
@@ -95,11 +95,11 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def neuron_sets(shelf: Path, family: str = "llama") -> dict[str, Path]:
+def neuron_sets(storage: Path, family: str = "llama") -> dict[str, Path]:
     """Return the folders of the four sets for a tiny model."""
     found: dict[str, Path] = {}
     for i, (label, operation) in enumerate(OPERATIONS.items()):
-        folder = found[label] = shelf / f"{family}-{label}"
+        folder = found[label] = storage / f"{family}-{label}"
         if not folder.exists():
             neuron_set(label, family, operation, seed=i).save_pretrained(folder)
     return found
@@ -141,9 +141,9 @@ Job = tuple[list[int], "str | None"]
 
 
 def jobs(lengths: Sequence[int] = (4, 9, 1, 17, 6, 30, 12, 3)) -> list[Job]:
-    """Return 16 requests: every plan once."""
+    """Return 16 requests: every schedule once."""
     given = prompts(lengths)
-    return [(given[i % len(given)], plan) for i, plan in enumerate(PLANS)]
+    return [(given[i % len(given)], schedule) for i, schedule in enumerate(SCHEDULES)]
 
 
 class Reference:
@@ -158,12 +158,12 @@ class Reference:
         self._steer = ns.attach(self.model, list(sets.values())) if sets else None
         self._known: dict[Any, list[int]] = {}
 
-    def greedy(self, ids: list[int], plan: str | None, tokens: int) -> list[int]:
+    def greedy(self, ids: list[int], schedule: str | None, tokens: int) -> list[int]:
         """Return the tokens that are generated."""
-        key = (tuple(ids), plan, tokens)
+        key = (tuple(ids), schedule, tokens)
         if key not in self._known:
             if self._steer is not None:
-                self._steer.to(plan)
+                self._steer.to(schedule)
             out = self.model.generate(
                 torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, pad_token_id=2
             )
@@ -172,7 +172,7 @@ class Reference:
 
     def all(self, wanted: Sequence[Job], tokens: int) -> list[list[int]]:
         """Return what every job gives."""
-        return [self.greedy(ids, plan, tokens) for ids, plan in wanted]
+        return [self.greedy(ids, schedule, tokens) for ids, schedule in wanted]
 
 
 def block(sets: dict[str, Path], **settings: Any) -> dict[str, Any]:
@@ -200,11 +200,11 @@ def engine(folder: Path, additional: dict[str, Any] | None = None, **options: An
         gc.collect()
 
 
-def params(plan: str | None, tokens: int, **options: Any) -> Any:
-    """Return greedy sampling parameters that ask for a plan."""
+def params(schedule: str | None, tokens: int, **options: Any) -> Any:
+    """Return greedy sampling parameters that ask for a schedule."""
     from vllm import SamplingParams
 
-    extra = None if plan is None else {"neuronsteer": plan}
+    extra = None if schedule is None else {"neuronsteer": schedule}
     return SamplingParams(
         temperature=0, max_tokens=tokens, ignore_eos=True, extra_args=extra, **options
     )
@@ -214,26 +214,26 @@ def run(llm: Any, wanted: Sequence[Job], tokens: int) -> list[list[int]]:
     """Return what every job gives, all of them in one batch."""
     outputs = llm.generate(
         [{"prompt_token_ids": ids} for ids, _ in wanted],
-        [params(plan, tokens) for _, plan in wanted],
+        [params(schedule, tokens) for _, schedule in wanted],
         use_tqdm=False,
     )
     return [list(each.outputs[0].token_ids) for each in outputs]
 
 
 def same(found: Sequence[list[int]], expected: Sequence[list[int]], wanted: Sequence[Job]) -> None:
-    """Assert equality, saying which plans differ from which token on."""
+    """Assert equality, saying which schedules differ from which token on."""
     wrong = {
-        f"{i}: {plan}": next(k for k in range(len(e)) if f[k : k + 1] != e[k : k + 1])
-        for i, (f, e, (_, plan)) in enumerate(zip(found, expected, wanted, strict=True))
+        f"{i}: {schedule}": next(k for k in range(len(e)) if f[k : k + 1] != e[k : k + 1])
+        for i, (f, e, (_, schedule)) in enumerate(zip(found, expected, wanted, strict=True))
         if f != e
     }
-    assert not wrong, f"plans that differ, and from which token on: {wrong}"
+    assert not wrong, f"schedules that differ, and from which token on: {wrong}"
 
 
 def changed(found: Sequence[list[int]], reference: Reference, wanted: Sequence[Job]) -> int:
     """Return how many steered jobs differ from their unsteered text, so that equality says much."""
     return sum(
         tokens != reference.greedy(ids, None, len(tokens))
-        for tokens, (ids, plan) in zip(found, wanted, strict=True)
-        if plan is not None
+        for tokens, (ids, schedule) in zip(found, wanted, strict=True)
+        if schedule is not None
     )

@@ -53,11 +53,11 @@ def client_of(address: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=600)
 
 
-def ask(client: openai.OpenAI, plan: Any, tokens: int = 24, **options: Any) -> Any:
+def ask(client: openai.OpenAI, schedule: Any, tokens: int = 24, **options: Any) -> Any:
     """Ask for a completion of `PROMPT`."""
     extra: dict[str, Any] = {"return_token_ids": True}
-    if plan is not None:
-        extra["vllm_xargs"] = {"neuronsteer": plan}
+    if schedule is not None:
+        extra["vllm_xargs"] = {"neuronsteer": schedule}
     return client.completions.create(
         model="demo",
         prompt=PROMPT,

@@ -17,9 +17,9 @@ from tests_vllm.servers import PROMPT, ask, client_of, ids, serving
 
 
 @pytest.fixture(scope="module")
-def server(shelf: Path) -> Iterator[str]:
+def server(storage: Path) -> Iterator[str]:
     command = ["neuronsteer.cli", "serve", "demo", "demo", "--manage"]
-    with serving(command, shelf / "server.log") as address:
+    with serving(command, storage / "server.log") as address:
         yield address
 
 
@@ -36,9 +36,9 @@ def reference():
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     steer = ns.attach(model, ns.NeuronSet.from_pretrained(set_folder()), tokenizer=tokenizer)
 
-    def write(plan: str | None, tokens: int) -> list[int]:
+    def write(schedule: str | None, tokens: int) -> list[int]:
         inputs = tokenizer(PROMPT, return_tensors="pt")
-        steer.to(plan)
+        steer.to(schedule)
         out = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         return out[0, inputs["input_ids"].shape[1] :].tolist()
 
@@ -51,11 +51,11 @@ def labels() -> tuple[str, ...]:
 
 def test_languages_at_once_each_as_if_alone(client: openai.OpenAI, reference):
     a, b = [label for label in labels() if label in ("fr", "ru", "ja", "de", "zh")][:2]
-    plans = [None, a, b, f"{a},10:{b}", f"{a},{b}@6", f"{b}*0.5", f"-,8:{a}", f"3-9:{b}"] * 2
+    schedules = [None, a, b, f"{a},10:{b}", f"{a},{b}@6", f"{b}*0.5", f"-,8:{a}", f"3-9:{b}"] * 2
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda plan: ask(client, plan), plans))
-    for plan, answer in zip(plans, answers, strict=True):
-        assert ids(answer) == reference(plan, 24), plan
+        answers = list(pool.map(lambda schedule: ask(client, schedule), schedules))
+    for schedule, answer in zip(schedules, answers, strict=True):
+        assert ids(answer) == reference(schedule, 24), schedule
     assert len({answer.choices[0].text for answer in answers}) >= 6
 
 
@@ -75,7 +75,7 @@ def test_the_list_of_models_is_unchanged(client: openai.OpenAI):
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ("schedule", "message"),
     [
         ("xx", "Unknown label 'xx': this server has"),
         ("fr,24", "only the first part may be a bare label"),
@@ -85,10 +85,10 @@ def test_the_list_of_models_is_unchanged(client: openai.OpenAI):
         (7, "expected a schedule as text"),
     ],
 )
-def test_mistakes_are_bad_requests_with_the_reason(client: openai.OpenAI, plan, message):
+def test_mistakes_are_bad_requests_with_the_reason(client: openai.OpenAI, schedule, message):
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as caught:
-            answer = ask(client, plan, stream=stream)
+            answer = ask(client, schedule, stream=stream)
             list(answer)
         assert caught.value.status_code == 400
         assert message in str(caught.value.body["message"])  # pyright: ignore
@@ -107,22 +107,22 @@ def test_beam_search_is_refused_and_not_answered_unsteered(client: openai.OpenAI
     assert ask(client, None, n=2, extra_body={"use_beam_search": True}).choices
 
 
-def test_sets_come_and_go_over_http(client: openai.OpenAI, shelf: Path, reference):
+def test_sets_come_and_go_over_http(client: openai.OpenAI, storage: Path, reference):
     route = "/neuronsteer/sets"
     first = labels()[0]
-    zeroed = shelf / "zeroed"
+    zeroed = storage / "zeroed"
     neurons = ns.NeuronSet.from_pretrained(set_folder()).only(first)
     neurons.relabel({first: "off"}).replace(operation={"name": "zero"}).save_pretrained(zeroed)
-    told = client.get(route, cast_to=dict)
-    assert list(told["sets"]) == ["demo"]
+    listed = client.get(route, cast_to=dict)
+    assert list(listed["sets"]) == ["demo"]
     with pytest.raises(openai.BadRequestError, match="Unknown label 'off'"):
         ask(client, "off")
-    told = client.post(route, cast_to=dict, body={"source": str(zeroed), "name": "z"})
-    assert told["sets"]["z"]["labels"] == ["off"]
+    listed = client.post(route, cast_to=dict, body={"source": str(zeroed), "name": "z"})
+    assert listed["sets"]["z"]["labels"] == ["off"]
     assert ids(ask(client, "off", 16)) != ids(ask(client, None, 16))
     assert ids(ask(client, f"off,4:{first}", 16))
-    told = client.delete(f"{route}/z", cast_to=dict)
-    assert list(told["sets"]) == ["demo"]
+    listed = client.delete(f"{route}/z", cast_to=dict)
+    assert list(listed["sets"]) == ["demo"]
     with pytest.raises(openai.BadRequestError, match="Unknown label 'off'"):
         ask(client, "off")
     for body, message in (

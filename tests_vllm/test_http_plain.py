@@ -1,4 +1,4 @@
-"""vLLM's own server where this package is installed, but was not told of any set."""
+"""vLLM's own server where this package is installed, but was started without neuron sets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from neuronsteer.demo import model_folder
 from tests_vllm.servers import ask, client_of, ids, serving
 
 
-def test_a_server_without_sets_says_how_to_start_one_with(shelf: Path):
+def test_a_server_without_sets_says_how_to_start_one_with(storage: Path):
     command = ["vllm.entrypoints.openai.api_server", "--model", str(model_folder())]
     command += ["--served-model-name", "demo"]
-    with serving(command, shelf / "plain.log") as address:
+    with serving(command, storage / "plain.log") as address:
         client = client_of(address)
         with pytest.raises(openai.BadRequestError, match="neuronsteer serve MODEL SET"):
             ask(client, "fr")

@@ -1,4 +1,4 @@
-"""Sets that come and go while an engine runs, and what is refused."""
+"""Sets that are added and removed while an engine runs, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
-import neuronsteer.integrations.vllm.served_sets as catalogue_module
 from neuronsteer.errors import NeuronSteerError
-from neuronsteer.integrations.vllm import add_set, remove_set, served_sets
-from neuronsteer.integrations.vllm import vllm_internals as private
+from neuronsteer.integrations.vllm import (
+    add_set,
+    list_sets,
+    remove_set,
+    served_sets,
+    vllm_internals,
+)
 from tests_vllm.material import (
     LAYERS,
     Reference,
@@ -28,22 +32,26 @@ from tests_vllm.material import (
 
 @pytest.fixture(autouse=True)
 def no_grace(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(catalogue_module, "GRACE", 0.0)
+    monkeypatch.setattr(served_sets, "GRACE", 0.0)
 
 
-def test_sets_come_and_go_while_requests_run(shelf: Path):
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+def test_sets_come_and_go_while_requests_run(storage: Path):
+    folder, sets = checkpoint(storage), neuron_sets(storage)
     reference = Reference(folder, sets)
     ids = prompts()[1]
 
-    def check(llm: Any, plan: str) -> None:
-        same(run(llm, [(ids, plan)], 20), [reference.greedy(ids, plan, 20)], [(ids, plan)])
+    def check(llm: Any, schedule: str) -> None:
+        same(
+            run(llm, [(ids, schedule)], 20),
+            [reference.greedy(ids, schedule, 20)],
+            [(ids, schedule)],
+        )
 
     with engine(folder, block({"fr": sets["fr"]}, capacity=2)) as llm:
         with pytest.raises(Exception, match="Unknown label 'de': this server has fr"):
             run(llm, [(ids, "de")], 4)
-        told = add_set(llm, str(sets["de"]), name="de")
-        assert list(told["sets"]) == ["fr", "de"] and told["used"] == 2
+        listed = add_set(llm, str(sets["de"]), name="de")
+        assert list(listed["sets"]) == ["fr", "de"] and listed["used"] == 2
         check(llm, "fr,5:de")
         with pytest.raises(NeuronSteerError, match=r"hold 2 and 2 are taken"):
             add_set(llm, str(sets["zh"]), name="zh")
@@ -71,15 +79,15 @@ def test_sets_come_and_go_while_requests_run(shelf: Path):
         remove_set(llm, "zh")
         add_set(llm, str(sets["zh"]), name="again")  # the same content: the row is still there
         same(run(llm, [(ids, "again/zh")], 20), [reference.greedy(ids, "zh", 20)], [(ids, "zh")])
-        assert list(served_sets(llm)["sets"]) == ["fr", "again"]
+        assert list(list_sets(llm)["sets"]) == ["fr", "again"]
 
 
-def test_operation_of_a_served_set_can_be_another_than_its_own(shelf: Path):
+def test_operation_of_a_served_set_can_be_another_than_its_own(storage: Path):
     import neuronsteer as ns
 
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+    folder, sets = checkpoint(storage), neuron_sets(storage)
     ids = prompts()[1]
-    zeroed = shelf / "fr-zeroed"
+    zeroed = storage / "fr-zeroed"
     ns.NeuronSet.from_pretrained(sets["fr"]).replace(operation={"name": "zero"}).save_pretrained(
         zeroed
     )
@@ -95,8 +103,8 @@ def test_operation_of_a_served_set_can_be_another_than_its_own(shelf: Path):
     assert found == expected and found[0] != found[1]
 
 
-def test_a_default_is_what_requests_get_that_say_nothing(shelf: Path):
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+def test_a_default_is_what_requests_get_that_say_nothing(storage: Path):
+    folder, sets = checkpoint(storage), neuron_sets(storage)
     reference = Reference(folder, sets)
     ids = prompts()[1]
     with engine(folder, block(sets, default="fr,6:de")) as llm:
@@ -104,7 +112,7 @@ def test_a_default_is_what_requests_get_that_say_nothing(shelf: Path):
         found = run(llm, wanted, 20)
         with pytest.raises(NeuronSteerError, match="default 'fr,6:de' needs the set 'de'"):
             remove_set(llm, "de")
-    assert found == [reference.greedy(ids, plan, 20) for plan in ("fr,6:de", None, "zh")]
+    assert found == [reference.greedy(ids, schedule, 20) for schedule in ("fr,6:de", None, "zh")]
 
 
 MISTAKES = [
@@ -119,16 +127,16 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_refused_at_admission_and_the_engine_lives_on(shelf: Path):
+def test_mistakes_are_refused_at_admission_and_the_engine_lives_on(storage: Path):
     from vllm import SamplingParams
 
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+    folder, sets = checkpoint(storage), neuron_sets(storage)
     reference = Reference(folder, sets)
     ids = prompts()[1]
     with engine(folder, block(sets)) as llm:
-        for plan, message in MISTAKES:
+        for schedule, message in MISTAKES:
             with pytest.raises(Exception, match=message) as caught:
-                run(llm, [(ids, plan)], 4)  # pyright: ignore
+                run(llm, [(ids, schedule)], 4)  # pyright: ignore
             assert type(caught.value).__name__ == "VLLMValidationError"
         with pytest.raises(Exception, match="did you mean 'neuronsteer'"):
             llm.generate(
@@ -138,15 +146,15 @@ def test_mistakes_are_refused_at_admission_and_the_engine_lives_on(shelf: Path):
             add_set(llm, str(sets["fr"]), name="fr")
         with pytest.raises(NeuronSteerError, match="No neuron set called 'frr'.*mean 'fr'"):
             remove_set(llm, "frr")
-        other = shelf / "other-model"
+        other = storage / "other-model"
         neuron_set("it", "mistral", {"name": "zero"}, seed=1).save_pretrained(other)
         with pytest.raises(NeuronSteerError, match="Field 'model_type'"):
             add_set(llm, str(other))
         same(run(llm, [(ids, "fr")], 8), [reference.greedy(ids, "fr", 8)], [(ids, "fr")])
 
 
-def test_without_sets_nothing_is_changed_and_steering_is_refused(shelf: Path):
-    folder = checkpoint(shelf)
+def test_without_sets_nothing_is_changed_and_steering_is_refused(storage: Path):
+    folder = checkpoint(storage)
     reference = Reference(folder, {})
     ids = prompts()[1]
     with engine(folder) as llm:
@@ -171,23 +179,23 @@ def test_without_sets_nothing_is_changed_and_steering_is_refused(shelf: Path):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_engines_that_cannot_be_steered_exactly_do_not_start(
-    shelf: Path, options: dict[str, Any], message: str
+    storage: Path, options: dict[str, Any], message: str
 ):
     from vllm.engine.arg_utils import EngineArgs
 
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+    folder, sets = checkpoint(storage), neuron_sets(storage)
     wanted = {"model": str(folder), "dtype": "float32", "max_model_len": 64, **options}
     with pytest.raises((NeuronSteerError, ValueError, ImportError), match=message):
         EngineArgs(**wanted, additional_config=block(sets)).create_engine_config()
 
 
 def test_another_version_is_refused_before_anything_is_loaded(
-    shelf: Path, monkeypatch: pytest.MonkeyPatch
+    storage: Path, monkeypatch: pytest.MonkeyPatch
 ):
     import vllm
     from vllm.engine.arg_utils import EngineArgs
 
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+    folder, sets = checkpoint(storage), neuron_sets(storage)
     wanted = {"model": str(folder), "dtype": "float32", "max_model_len": 64}
     EngineArgs(**wanted, additional_config=block(sets)).create_engine_config()
     monkeypatch.setattr(vllm, "__version__", "0.31.2")
@@ -195,7 +203,7 @@ def test_another_version_is_refused_before_anything_is_loaded(
     steered = EngineArgs(**wanted, additional_config=block(sets))
     with pytest.raises(NeuronSteerError, match=r"vLLM 0\.31\.2 is not supported.*0\.32\.x"):
         steered.create_engine_config()
-    monkeypatch.setenv(private.ANYWAY, "1")
+    monkeypatch.setenv(vllm_internals.ANY_VERSION, "1")
     steered.create_engine_config()
     # A part that is gone is refused even so.
     from vllm.v1.engine.output_processor import OutputProcessor
@@ -206,15 +214,15 @@ def test_another_version_is_refused_before_anything_is_loaded(
 
 
 def test_the_list_of_private_parts_is_all_there():
-    uses = private.FRONT_END + private.WORKERS + private.RUNNER_1
-    assert private.missing(uses) == []
+    uses = vllm_internals.FRONT_END + vllm_internals.WORKERS + vllm_internals.RUNNER_V1
+    assert vllm_internals.missing(uses) == []
 
 
-def test_a_model_without_the_layout_is_refused(shelf: Path):
+def test_a_model_without_the_layout_is_refused(storage: Path):
     from torch import nn
 
     from neuronsteer.errors import LayoutError
-    from neuronsteer.integrations.vllm.layers import find
+    from neuronsteer.integrations.vllm.layers import find_layers
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -225,4 +233,4 @@ def test_a_model_without_the_layout_is_refused(shelf: Path):
     model = nn.Module()
     model.layers = nn.ModuleList([Block() for _ in range(LAYERS)])
     with pytest.raises(LayoutError, match=r"of 4 layers 0 have.*Mixtures of experts"):
-        find(model, LAYERS, 4, __import__("torch").device("cpu"))
+        find_layers(model, LAYERS, 4, __import__("torch").device("cpu"))

@@ -48,8 +48,8 @@ def watch(llm: Any) -> collections.Counter[str]:
     return seen
 
 
-def test_chunked_prefill(shelf: Path):
-    folder, sets, wanted = checkpoint(shelf), neuron_sets(shelf), jobs(LONG)
+def test_chunked_prefill(storage: Path):
+    folder, sets, wanted = checkpoint(storage), neuron_sets(storage), jobs(LONG)
     reference = Reference(folder, sets)
     with engine(folder, block(sets), max_num_batched_tokens=24, max_num_seqs=6) as llm:
         seen = watch(llm)
@@ -59,8 +59,8 @@ def test_chunked_prefill(shelf: Path):
     assert changed(found, reference, wanted) >= 14
 
 
-def test_preemption_and_recomputation(shelf: Path):
-    folder, sets, wanted = checkpoint(shelf), neuron_sets(shelf), jobs(LONG)
+def test_preemption_and_recomputation(storage: Path):
+    folder, sets, wanted = checkpoint(storage), neuron_sets(storage), jobs(LONG)
     reference = Reference(folder, sets)
     options = {"num_gpu_blocks_override": 20, "block_size": 32, "max_num_seqs": 8}
     with engine(folder, block(sets), enable_prefix_caching=False, **options) as llm:
@@ -70,25 +70,41 @@ def test_preemption_and_recomputation(shelf: Path):
     same(found, reference.all(wanted, 60), wanted)
 
 
-def test_cached_prefixes_are_shared_between_equals_only(shelf: Path):
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+def test_cached_prefixes_are_shared_between_equals_only(storage: Path):
+    folder, sets = checkpoint(storage), neuron_sets(storage)
     reference = Reference(folder, sets)
     ids = prompts(LONG)[0]
-    plans = [None, "fr", "de", None, "fr", "zh", "fr*0.5", "-,2:fr", "-,2:fr", "-,3:fr", "fr,2:de"]
+    schedules = [
+        None,
+        "fr",
+        "de",
+        None,
+        "fr",
+        "zh",
+        "fr*0.5",
+        "-,2:fr",
+        "-,2:fr",
+        "-,3:fr",
+        "fr,2:de",
+    ]
     with engine(folder, block(sets), block_size=32) as llm:
         seen = watch(llm)
         reused: list[int] = []
-        for plan in plans:
+        for schedule in schedules:
             before = seen["from cache"]
-            same(run(llm, [(ids, plan)], 24), [reference.greedy(ids, plan, 24)], [(ids, plan)])
+            same(
+                run(llm, [(ids, schedule)], 24),
+                [reference.greedy(ids, schedule, 24)],
+                [(ids, schedule)],
+            )
             reused.append(seen["from cache"] - before)
         # A conversation: the answer becomes part of the next prompt, and only a label that holds
         # everywhere is the same thing there.
         longer = ids + reference.greedy(ids, "fr", 24) + [7, 8, 9]
-        for plan, least in (("fr", 96), ("-,2:fr", 0)):
+        for schedule, least in (("fr", 96), ("-,2:fr", 0)):
             before = seen["from cache"]
-            job = [(longer, plan)]
-            same(run(llm, job, 24), [reference.greedy(longer, plan, 24)], job)
+            job = [(longer, schedule)]
+            same(run(llm, job, 24), [reference.greedy(longer, schedule, 24)], job)
             assert (seen["from cache"] - before >= least) and (
                 least or seen["from cache"] == before
             )
@@ -97,13 +113,13 @@ def test_cached_prefixes_are_shared_between_equals_only(shelf: Path):
     ]  # fmt: skip
 
 
-def test_aborted_requests_leave_no_trace(shelf: Path):
-    folder, sets, wanted = checkpoint(shelf), neuron_sets(shelf), jobs()
+def test_aborted_requests_leave_no_trace(storage: Path):
+    folder, sets, wanted = checkpoint(storage), neuron_sets(storage), jobs()
     reference = Reference(folder, sets)
     with engine(folder, block(sets), max_num_seqs=6) as llm:
         core, found = llm.llm_engine, {}
-        for i, (ids, plan) in enumerate(wanted):
-            core.add_request(str(i), {"prompt_token_ids": ids}, params(plan, 24))
+        for i, (ids, schedule) in enumerate(wanted):
+            core.add_request(str(i), {"prompt_token_ids": ids}, params(schedule, 24))
         steps = 0
         while core.has_unfinished_requests():
             for output in core.step():
@@ -118,14 +134,14 @@ def test_aborted_requests_leave_no_trace(shelf: Path):
     same([found[i] for i in left], reference.all(kept, 24), kept)
 
 
-def test_samples_of_one_request_are_steered_alike(shelf: Path):
+def test_samples_of_one_request_are_steered_alike(storage: Path):
     from vllm import SamplingParams
 
-    folder, sets = checkpoint(shelf), neuron_sets(shelf)
+    folder, sets = checkpoint(storage), neuron_sets(storage)
     ids = prompts()[0]
 
-    def sampled(llm: Any, plan: str | None, count: int, seed: int) -> list[list[int]]:
-        extra = {"neuronsteer": plan} if plan else None
+    def sampled(llm: Any, schedule: str | None, count: int, seed: int) -> list[list[int]]:
+        extra = {"neuronsteer": schedule} if schedule else None
         options = {"temperature": 0.7, "max_tokens": 16, "ignore_eos": True, "extra_args": extra}
         sampling = SamplingParams(n=count, seed=seed, **options)
         [output] = llm.generate([{"prompt_token_ids": ids}], sampling, use_tqdm=False)

@@ -56,7 +56,7 @@ def open_page(
 
 def tokens(page: Page) -> int:
     """Return how many tokens are on the page."""
-    told = page.locator("#staff").get_attribute("data-tokens")
+    told = page.locator("#timeline").get_attribute("data-tokens")
     return int(told or 0)
 
 
@@ -115,7 +115,7 @@ def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, st
     # So high that the page does not scroll.
     page = open_page(browser, url, width=WIDTH, height=1500)
     page.locator("#prompt").fill(PROMPT)
-    page.locator('.voice[data-label="en"]').click()
+    page.locator('.language[data-label="en"]').click()
     # Pictures take time: the model is slowed down until every token gets one.
     page.locator("#pace").evaluate("each => { each.min = 0.5; each.step = 0.5; }")
     set_range(page, "tokens", 120)
@@ -124,7 +124,7 @@ def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, st
     page.click("#go")
     page.mouse.move(4, 4)
     page.wait_for_selector("#steered .span")
-    top, bottom = (page.locator(each).bounding_box() for each in ("#prompt", "#staff"))
+    top, bottom = (page.locator(each).bounding_box() for each in ("#prompt", "#timeline"))
     assert top is not None and bottom is not None
     clip = {"x": 30, "y": top["y"] - 8, "width": WIDTH - 60}
     clip["height"] = bottom["y"] + bottom["height"] + 14 - clip["y"]
@@ -134,7 +134,7 @@ def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, st
         count = tokens(page)
         pressed = None
         if presses and count >= presses[0][0]:
-            voice = page.locator(f'.voice[data-label="{presses.pop(0)[1]}"]')
+            voice = page.locator(f'.language[data-label="{presses.pop(0)[1]}"]')
             box = voice.bounding_box()
             assert box is not None
             voice.click()
@@ -194,9 +194,9 @@ def main() -> None:
     parser.add_argument("--press", default=PRESSED, help="languages pressed in the animation")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    site = launch(block=False)
-    site.desk.shelf.wait()
-    url = f"{site.url}/?seed={args.seed}"
+    server = launch(block=False)
+    server.service.models.wait()
+    url = f"{server.url}/?seed={args.seed}"
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
@@ -209,7 +209,7 @@ def main() -> None:
                 animation(browser, url, args.out, [(int(at), label) for at, label in pairs])
             browser.close()
     finally:
-        site.close()
+        server.close()
 
 
 if __name__ == "__main__":

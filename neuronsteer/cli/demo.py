@@ -23,7 +23,7 @@ from .commands import command
 from .steered_text import GeneratedText, GenerationRequest, LabelPrinter, generate_text
 
 if TYPE_CHECKING:
-    from ..demo.judge import Judge
+    from ..demo.language_identifier import LanguageIdentifier
     from ..neuron_set import NeuronSet
     from ..steering.schedule import Schedule
 
@@ -82,7 +82,7 @@ def demo(
     if ui:
         _serve(model, neurons, device, quiet=quiet)
         return
-    from ..demo.judge import judge
+    from ..demo.language_identifier import language_identifier
     from .models import load_model, load_set
 
     rows = load_set(neurons)
@@ -99,7 +99,7 @@ def demo(
         temperature=temperature,
         seed=seed,
         full_length=model == "demo",
-        identify=judge(labels),
+        identify=language_identifier(labels),
         out=None if as_json else console.out(),
     )
     shown: list[dict[str, Any]] = []
@@ -174,7 +174,7 @@ class DemoRun:
     temperature: float
     seed: int
     full_length: bool
-    identify: Judge | None
+    identify: LanguageIdentifier | None
     out: Console | None
 
     @property
@@ -227,11 +227,6 @@ def show_switch(run: DemoRun, schedule: Schedule, tokens: int) -> dict[str, Any]
     done = run.continued(schedule, tokens, printer)
     spans: list[dict[str, Any]] = [
         {
-            **span,
-            "label": _target_label(span["label"]),
-            "text": text,
-            "found": run.detect_language(text),
-        }
             **span,
             "label": _target_label(span["label"]),
             "text": text,

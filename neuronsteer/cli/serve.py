@@ -96,17 +96,19 @@ def serve(
 
 def _block(named: list[str], default: str | None, capacity: int | None) -> dict[str, Any]:
     """Return vLLM's `additional_config`, after loading every set to see that it can be served."""
-    from ..integrations.vllm.served_sets import Catalogue
-    from ..integrations.vllm.settings import CAPACITY, KEY, Settings
+    from ..integrations.vllm.served_sets import ServedSets
+    from ..integrations.vllm.settings import CAPACITY, KEY, ServeSettings
 
     sets = [_source(text) for text in named]
     block: dict[str, Any] = {"sets": sets}
     if default is not None:
         block["default"] = default
     # Whether they fit the model is checked by vLLM, which loads it.
-    found = Catalogue(Settings.read({**block, "capacity": capacity or sys.maxsize}))
+    found = ServedSets(ServeSettings.read({**block, "capacity": capacity or sys.maxsize}))
     rows = found.describe()["used"]
-    return {KEY: Settings.read({**block, "capacity": capacity or max(CAPACITY, rows)}).to_dict()}
+    return {
+        KEY: ServeSettings.read({**block, "capacity": capacity or max(CAPACITY, rows)}).to_dict()
+    }
 
 
 def _source(text: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ..errors import ParameterError, unknown_label
-from ..steering.schedule_text import is_arithmetic
+from ..steering.schedule_text import is_arithmetic, target_label
 from ..steering.token_text import Detokenizer, Run, locate, pieces
 from . import console
 

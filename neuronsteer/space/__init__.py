@@ -5,19 +5,17 @@ It runs on this machine (`neuronsteer demo --ui`) and, unchanged, as a Hugging F
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .settings import Settings
+from .settings import SpaceSettings
 
 if TYPE_CHECKING:
-    from .sampling import Seeded
-    from .server import Site
+    from .server import PageServer
 
-__all__ = ["Seeded", "Settings", "from_environment", "launch"]
+__all__ = ["SpaceSettings", "from_environment", "launch"]
 
 
 def launch(
@@ -32,8 +30,8 @@ def launch(
     device: str = "auto",
     block: bool = True,
     on_ready: Callable[[str], None] | None = None,
-    settings: Settings | None = None,
-) -> Site:
+    settings: SpaceSettings | None = None,
+) -> PageServer:
     """Serve the page and, unless told otherwise, return when the user interrupts.
 
     Args:
@@ -47,7 +45,7 @@ def launch(
         device: `"auto"`, `"cpu"`, `"cuda"`, …
         block: Wait until the user interrupts.
         on_ready: Called with the address when the page can be opened.
-        settings: All of the rules, in place of the arguments about them.
+        settings: All settings, in place of the arguments about them.
 
     Raises:
         MissingExtraError: Without gradio; install `neuronsteer[space]`.
@@ -56,15 +54,23 @@ def launch(
     from . import zerogpu
 
     zerogpu.prepare()
+    # After that, because this imports torch.
     from .server import serve
 
-    rules = settings or Settings(
+    chosen = settings or SpaceSettings(
         model=model, neurons=neurons, public=public, allow=tuple(allow), device=device
     )
-    site = serve(rules, host=host, port=port, open_browser=open_browser, on_ready=on_ready)
-    if block:
-        site.wait()
-    return site
+    server = serve(chosen, host=host, port=port, open_browser=open_browser)
+    try:
+        if on_ready is not None:
+            on_ready(server.url)
+        if block:
+            server.wait()
+    except KeyboardInterrupt:
+        server.close()
+        if not block:
+            raise
+    return server
 
 
 def from_environment(model: str = "demo", neurons: str = "demo") -> None:
@@ -74,24 +80,17 @@ def from_environment(model: str = "demo", neurons: str = "demo") -> None:
         model: What to load where no variable says otherwise.
         neurons: Its neuron set.
     """
-    here = "SPACE_ID" in os.environ
+    on_spaces = "SPACE_ID" in os.environ
     port = os.environ.get("GRADIO_SERVER_PORT")
     launch(
-        settings=Settings.from_environment(model=model, neurons=neurons),
-        host=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if here else "127.0.0.1"),
-        port=int(port) if port else 7860 if here else None,
-        on_ready=_tell,
+        settings=SpaceSettings.from_environment(model=model, neurons=neurons),
+        host=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_spaces else "127.0.0.1"),
+        port=int(port) if port else 7860 if on_spaces else None,
+        on_ready=_write_address,
     )
 
 
-def _tell(url: str) -> None:
-    # The log of a Space shows it; a person who started app.py needs it.
+def _write_address(url: str) -> None:
+    # The log of a Space shows it, and it is what a user who starts app.py needs.
     sys.stdout.write(f"{url}\n")
     sys.stdout.flush()
-
-
-def __getattr__(name: str) -> object:
-    # torch is imported only by those who sample.
-    if name == "Seeded":
-        return importlib.import_module(".sampling", __name__).Seeded
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Messages to a generation that is running: switch, stop.
+"""Messages to a running generation: switch, stop.
 
-A mailbox is a file that one side appends to and the other reads from between two tokens. That is
-the same whether the generation runs in a thread of this process or, as on Spaces with ZeroGPU, in
+They lie in a file that one side appends to and the other reads between two tokens. That works the
+same whether the generation runs in a thread of this process or, as on Spaces with ZeroGPU, in
 another process.
 """
 
@@ -19,14 +19,14 @@ from ..errors import ParameterError
 _NAME = re.compile(r"[A-Za-z0-9_-]{6,64}")
 
 
-class Mailboxes:
-    """A folder of mailboxes that only this user can read, gone when the process ends."""
+class ControlFolder:
+    """The message files of all running generations; readable by this user only, and temporary."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="neuronsteer-")
 
-    def open(self, session: str) -> Mailbox:
-        """Return a new mailbox; letters go to whoever knows the session's name.
+    def open(self, session: str) -> ControlMessages:
+        """Return the messages of a new session, to which anyone who knows its name can send.
 
         Raises:
             ParameterError: If the name is malformed or in use.
@@ -39,17 +39,18 @@ class Mailboxes:
                 f"The session {session[:64]!r} is generating already; stop it first, or use "
                 "another name."
             ) from None
-        return Mailbox(path)
+        return ControlMessages(path)
 
-    def post(self, session: str, letter: dict[str, Any]) -> bool:
-        """Send a letter; return whether there is such a session."""
+    def send(self, session: str, message: dict[str, Any]) -> bool:
+        """Send a message; return whether there is such a session."""
         try:
-            # Without O_CREAT: who has ended gets no mail. Short appends are atomic.
+            # Without O_CREAT, so that a session that has ended is not revived. Short appends are
+            # atomic.
             file = os.open(self._path(session), os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError:
             return False
         try:
-            os.write(file, json.dumps(letter).encode() + b"\n")
+            os.write(file, json.dumps(message).encode() + b"\n")
         finally:
             os.close(file)
         return True
@@ -62,18 +63,18 @@ class Mailboxes:
         return Path(self._folder.name) / session
 
 
-class Mailbox:
-    """Where one generation finds its letters.
+class ControlMessages:
+    """The messages to one generation.
 
     Args:
-        path: The file; it exists as long as the session does.
+        path: Their file; it exists as long as the session does.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read = 0
 
-    def letters(self) -> list[dict[str, Any]]:
+    def receive(self) -> list[dict[str, Any]]:
         """Return what arrived since the last call."""
         try:
             if os.stat(self._path).st_size == self._read:

@@ -1,4 +1,4 @@
-"""One generation: three rows that differ by steering only, seen token by token."""
+"""One generation: three outputs that differ by steering only, seen token by token."""
 
 from __future__ import annotations
 
@@ -15,64 +15,73 @@ from ..errors import ParameterError
 from ..steering.schedule import Schedule
 from ..steering.schedule_text import target_label
 from ..steering.steerer import PREVIOUS, Steerer, attach
-from .control_messages import Mailbox
-from .loaded_model import Pair, mirrored
-from .outputs import Lane, scores
-from .request import Order, written
-from .sampling import Seeded
+from .control_messages import ControlMessages
+from .loaded_model import LoadedModel, for_random_neurons
+from .outputs import Output, scores
+from .request import GenerationRequest, write_schedule
+from .seeded_sampling import SeededSampling
 from .snippet import snippet
 
-#: Seconds after which a generation that nobody looks at ends.
-_LEASE = 15.0
-#: Snapshots per second at most, and seconds without news after which one is sent all the same.
-_RATE = 16.0
-_SILENCE = 0.5
+#: Seconds after which a generation ends whose snapshots nobody reads.
+_ABANDONED_AFTER = 15.0
+#: Snapshots per second at most, and seconds after which one is sent even if nothing changed.
+_MAX_RATE = 16.0
+_LONGEST_WAIT = 0.5
 
 
-class _Enough(Exception):
+class _Stop(Exception):
     """Ends `generate` from within: the visitor stopped it, or left."""
 
 
-class Running:
-    """Generates in a thread of its own; iterating gives snapshots until the end.
+class GenerationJob:
+    """Generates in its own thread; iterating gives snapshots until the end.
 
     Args:
-        pair: Model and set.
-        order: What was asked, checked.
-        mailbox: Where switches and stops arrive.
+        loaded: Model and set.
+        request: What to generate, checked.
+        messages: Where switches and stops arrive.
     """
 
-    def __init__(self, pair: Pair, order: Order, mailbox: Mailbox) -> None:
-        self._pair, self._order, self._mailbox = pair, order, mailbox
-        self._news = threading.Condition()
+    def __init__(
+        self, loaded: LoadedModel, request: GenerationRequest, messages: ControlMessages
+    ) -> None:
+        self._loaded, self._request, self._messages = loaded, request, messages
+        self._changed = threading.Condition()
         self._tokens: list[list[int]] = []
+        self._shown_tokens = 0
         self._switches: list[dict[str, Any]] = []
         self._stopped = False
         self._over = False
         self._failure: BaseException | None = None
-        self._looked = time.monotonic()
+        self._last_read = time.monotonic()
         self._next_token = 0.0
         self._steer: Steerer | None = None
-        inputs = pair.tokenizer(order.prompt, return_tensors="pt")
+        inputs = loaded.tokenizer(request.prompt, return_tensors="pt")
         self._ids: torch.Tensor = inputs["input_ids"]
-        room = getattr(pair.model.config, "max_position_embeddings", None)
+        limit = getattr(loaded.model.config, "max_position_embeddings", None)
         length = int(self._ids.shape[1])
         if length == 0:
             raise ParameterError("The model's tokenizer makes no token of this prompt.")
-        if room is not None and length + order.max_new_tokens > room:
+        if limit is not None and length + request.max_new_tokens > limit:
             raise ParameterError(
-                f"The prompt has {length} tokens and {order.max_new_tokens} are to follow, but the "
-                f"model reads {room} at most. Shorten one of them."
+                f"The prompt has {length} tokens and {request.max_new_tokens} are to follow, but "
+                f"the model takes at most {limit} tokens. Shorten one of them."
             )
-        names = ("steered", "unsteered", "random") if order.controls else ("steered",)
-        prompt_ids: list[int] = self._ids[0].tolist()
-        self._lanes = [
-            Lane(name, order.prompt, pair.tokenizer, prompt_ids, pair.judge, pair.ends)
+        names = ("steered", "unsteered", "random") if request.controls else ("steered",)
+        self._outputs = [
+            Output(
+                name,
+                request.prompt,
+                loaded.tokenizer,
+                self._ids[0].tolist(),
+                loaded.identifier,
+                loaded.end_tokens,
+            )
             for name in names
         ]
 
     def snapshots(self) -> Generator[dict[str, Any], None, None]:
-        """Yield what there is to see, as often as it changes.
+        """Yield snapshots, as often as something changes.
 
         The last snapshot has another `state` than "running". Closing this ends the generation.
 
@@ -84,61 +93,64 @@ class Running:
         shown, before = 0, 0.0
         try:
             while True:
-                with self._news:
-                    self._news.wait_for(
-                        lambda seen=shown: self._over or len(self._tokens) > seen, timeout=_SILENCE
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda seen=shown: self._over or len(self._tokens) > seen,
+                        timeout=_LONGEST_WAIT,
                     )
                     over = self._over
-                # Tokens that come faster than anybody can read travel together.
-                time.sleep(0 if over else max(0.0, before + 1 / _RATE - time.monotonic()))
-                self._looked = before = time.monotonic()
-                shown = self._take()
+                # Tokens that come faster than anyone can read are sent together.
+                time.sleep(0 if over else max(0.0, before + 1 / _MAX_RATE - time.monotonic()))
+                self._last_read = before = time.monotonic()
+                shown = self._push_tokens()
                 if over:
                     break
                 yield self._snapshot("running")
             thread.join()
             if self._failure is not None:
                 raise self._failure
-            self._take()
-            for lane in self._lanes:
-                lane.flush()
+            self._push_tokens()
+            for output in self._outputs:
+                output.flush()
             yield self._snapshot("stopped" if self._stopped else "done")
         finally:
             self._stopped = self._stopped or not self._over
-            thread.join(timeout=_LEASE)
+            thread.join(timeout=_ABANDONED_AFTER)
 
     # --- the thread -----------------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
             self._generate()
-        except _Enough:
+        except _Stop:
             self._stopped = True
         except BaseException as error:
             self._failure = error
         finally:
-            with self._news:
+            with self._changed:
                 self._over = True
-                self._news.notify_all()
+                self._changed.notify_all()
 
     def _generate(self) -> None:
-        pair, order = self._pair, self._order
-        sets = [pair.neurons, *([pair.control(order.seed)] if order.controls else [])]
+        loaded, request = self._loaded, self._request
+        sets = [loaded.neurons, *([loaded.control(request.seed)] if request.controls else [])]
         with (
-            attach(pair.model, sets, tokenizer=pair.tokenizer, private=True, probe=False) as steer,
+            attach(
+                loaded.model, sets, tokenizer=loaded.tokenizer, private=True, probe=False
+            ) as steer,
             torch.inference_mode(),
         ):
             self._steer = steer
-            self._to(order.parsed(pair.neurons))
-            ids = self._ids.to(pair.model.device).repeat(len(self._lanes), 1)
+            self._steer_to(request.parsed(loaded.neurons))
+            ids = self._ids.to(loaded.model.device).repeat(len(self._outputs), 1)
             steer.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 streamer=self,
                 logits_processor=LogitsProcessorList(
-                    [Seeded(order.seed, order.temperature, order.top_p)]
+                    [SeededSampling(request.seed, request.temperature, request.top_p)]
                 ),
-                **pair.options(order),
+                **loaded.options(request),
             )
 
     def put(self, value: torch.Tensor) -> None:
@@ -146,64 +158,65 @@ class Running:
         rows: list[Any] = value.tolist()
         if isinstance(rows[0], list):  # the prompt
             return
-        with self._news:
+        with self._changed:
             self._tokens.append(rows)
-            self._news.notify_all()
-        self._between()
+            self._changed.notify_all()
+        self._between_tokens()
 
     def end(self) -> None:
         """Do nothing: the thread itself says when it is over."""
 
-    def _between(self) -> None:
-        """Look after pace, mail and visitor between two tokens.
+    def _between_tokens(self) -> None:
+        """Apply messages, keep the pace, and end when the visitor has left.
 
-        Here, and not in a stopping criterion: that is asked before the token is streamed, and a
+        Here, and not in a stopping criterion: that is called before the token is streamed, and a
         switch would come one token after the one that the visitor saw last.
         """
-        pace = self._order.pace
+        pace = self._request.pace
         if pace:
             self._next_token = max(self._next_token, time.monotonic()) + 1 / pace
         while True:
-            self._read_mail()
-            if self._stopped or time.monotonic() - self._looked > _LEASE:
-                raise _Enough
-            rest = self._next_token - time.monotonic()
-            if rest <= 0:
+            self._apply_messages()
+            if self._stopped or time.monotonic() - self._last_read > _ABANDONED_AFTER:
+                raise _Stop
+            wait = self._time_to_next_token()
+            if wait <= 0:
                 return
-            time.sleep(min(rest, 0.05))
+            time.sleep(min(wait, 0.05))
 
-    def _read_mail(self) -> None:
-        for letter in self._mailbox.letters():
-            if letter.get("stop"):
+    def _time_to_next_token(self) -> float:
+        return self._next_token - time.monotonic()
+
+    def _apply_messages(self) -> None:
+        for message in self._messages.receive():
+            if message.get("stop"):
                 self._stopped = True
-            elif "switch" in letter:
-                label = letter["switch"]
-                self._to(Schedule(label))
+            elif "switch" in message:
+                label = message["switch"]
+                self._steer_to(Schedule(label))
                 self._switches.append({"token": len(self._tokens), "label": label})
 
-    def _to(self, schedule: Schedule) -> None:
+    def _steer_to(self, schedule: Schedule) -> None:
         assert self._steer is not None
-        targets = [schedule, None, mirrored(schedule)][: len(self._lanes)]
+        targets = [schedule, None, for_random_neurons(schedule)][: len(self._outputs)]
         self._steer.to(
             targets,
-            away_from=PREVIOUS if self._order.leaves else None,
-            operation=self._order.steering(self._pair.neurons),
-            strength=self._order.strength,
+            away_from=PREVIOUS if self._request.subtracts_previous else None,
+            operation=self._request.steering(self._loaded.neurons),
+            strength=self._request.strength,
         )
 
-    # --- what is seen ---------------------------------------------------------------------------
+    # --- snapshots ------------------------------------------------------------------------------
 
-    def _take(self) -> int:
-        """Give the lanes the tokens that came since the last time; return how many there are."""
+    def _push_tokens(self) -> int:
+        """Give the outputs the tokens since the last call; return how many there are in all."""
         done = self._shown_tokens
-        fresh = self._tokens[done:]
-        for rows in fresh:
-            for lane, token in zip(self._lanes, rows, strict=True):
-                lane.push(token)
-        self._shown_tokens = done + len(fresh)
+        new = self._tokens[done:]
+        for row in new:
+            for output, token in zip(self._outputs, row, strict=True):
+                output.push(token)
+        self._shown_tokens = done + len(new)
         return self._shown_tokens
-
-    _shown_tokens = 0
 
     def _runs(self) -> list[tuple[int, int, str | None]]:
         if self._steer is None or not self._tokens:
@@ -213,45 +226,45 @@ class Running:
             for start, end, label in self._steer.spans(0)
         ]
 
-    def _followed(self) -> str:
+    def _followed_schedule(self) -> str:
         """Return the schedule that gives this text again, switches by hand included."""
         if self._steer is None or not self._tokens:
-            return self._order.schedule
-        asked = self._order.parsed(self._pair.neurons)
+            return self._request.schedule
+        requested = self._request.parsed(self._loaded.neurons)
         if not self._switches:
-            return written(asked)
-        if not asked.is_conditional:
+            return write_schedule(requested)
+        if not requested.is_conditional:
             lines = self._steer.timeline
-            return written(_plain(lines[0] if isinstance(lines, list) else lines))
+            return write_schedule(_plain(lines[0] if isinstance(lines, list) else lines))
         points = [(start, label) for start, _, label in self._runs()]
-        return written(Schedule(points[0][1], *points[1:], prompt=asked.prompt))
+        return write_schedule(Schedule(points[0][1], *points[1:], prompt=requested.prompt))
 
     def _snapshot(self, state: str) -> dict[str, Any]:
         runs = self._runs()
-        lanes = [lane.snapshot(runs, own=lane.name == "steered") for lane in self._lanes]
+        outputs = [each.snapshot(runs, own=each.name == "steered") for each in self._outputs]
         found: dict[str, Any] = {
             "state": state,
-            "prompt": self._order.prompt,
+            "prompt": self._request.prompt,
             "tokens": self._shown_tokens,
-            "limit": self._order.max_new_tokens,
-            "schedule": self._followed(),
+            "limit": self._request.max_new_tokens,
+            "schedule": self._followed_schedule(),
             "switches": list(self._switches),
-            "lanes": lanes,
-            "scores": scores(lanes),
+            "outputs": outputs,
+            "scores": scores(outputs),
         }
         if state != "running":
-            # What was stopped early is given again by asking for as much.
-            order = dataclasses.replace(
-                self._order,
+            # The program asks for as many tokens as there are, also if this was stopped early.
+            request = dataclasses.replace(
+                self._request,
                 schedule=found["schedule"],
                 max_new_tokens=max(self._shown_tokens, 1),
             )
-            found["code"] = snippet(self._pair, order)
+            found["code"] = snippet(self._loaded, request)
         return found
 
 
 def _plain(schedule: Schedule) -> Schedule:
-    """Return the schedule without what it leaves at each switch: that follows from the order."""
+    """Return the schedule without the labels that the request subtracts at each switch."""
     points = [
         dataclasses.replace(point, label=None if point.label is None else target_label(point.label))
         for point in schedule.points

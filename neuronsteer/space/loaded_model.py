@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..steering.schedule import Schedule
-from .settings import presets
 
 if TYPE_CHECKING:
-    from ..demo.judge import Judge
+    from ..demo.language_identifier import LanguageIdentifier
     from ..neuron_set import NeuronSet
-    from .request import Order
+    from .request import GenerationRequest
 
-#: Labels of the control carry this, so that both sets fit into one steerer.
+#: Prefix of the control's labels, so that both sets fit into one steerer.
 RANDOM = "random-"
 _TOP = 5
 _TOKENS = 120
 
 
 @dataclasses.dataclass(eq=False)
-class Pair:
-    """What a visitor plays with.
+class LoadedModel:
+    """A model, its tokenizer and its neuron set.
 
     Attributes:
         model_id: What the visitor called the model.
@@ -30,7 +30,7 @@ class Pair:
         model: The model, in eval mode.
         tokenizer: Its tokenizer.
         neurons: The neuron set.
-        judge: Tells the language of a text, if somebody here can.
+        identifier: Tells the language of a text, if one is installed.
         dtype: The name of the model's dtype, for the snippet.
     """
 
@@ -39,7 +39,7 @@ class Pair:
     model: Any
     tokenizer: Any
     neurons: NeuronSet
-    judge: Judge | None
+    identifier: LanguageIdentifier | None
     dtype: str
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """What the pair is asked for by."""
+        """The name by which visitors ask for it."""
         return f"{self.model_id} + {self.set_id}"
 
     @property
@@ -56,7 +56,7 @@ class Pair:
         return [label for label, count in self.neurons.counts.items() if count]
 
     @property
-    def ends(self) -> frozenset[int]:
+    def end_tokens(self) -> frozenset[int]:
         """Token ids that end a text."""
         end = self.model.generation_config.eos_token_id
         end = self.tokenizer.eos_token_id if end is None else end
@@ -64,23 +64,23 @@ class Pair:
         return frozenset(int(each) for each in ids if each is not None)
 
     def control(self, seed: int) -> NeuronSet:
-        """Return as many random neurons per label and layer, under labels of their own."""
+        """Return as many random neurons per label and layer, under their own labels."""
         return self._control(seed)
 
     def _draw(self, seed: int) -> NeuronSet:
         drawn = self.neurons.random_like(seed)
         return drawn.relabel({label: RANDOM + label for label in drawn.labels})
 
-    def options(self, order: Order) -> dict[str, Any]:
-        """Return the arguments that `model.generate` gets for an order."""
-        options: dict[str, Any] = {"max_new_tokens": order.max_new_tokens, "do_sample": False}
-        if order.full_length:
-            options["min_new_tokens"] = order.max_new_tokens
+    def options(self, request: GenerationRequest) -> dict[str, Any]:
+        """Return the arguments of `model.generate` for a request."""
+        options: dict[str, Any] = {"max_new_tokens": request.max_new_tokens, "do_sample": False}
+        if request.full_length:
+            options["min_new_tokens"] = request.max_new_tokens
         if (
             self.tokenizer.pad_token_id is None
             and self.model.generation_config.pad_token_id is None
         ):
-            options["pad_token_id"] = min(self.ends, default=0)
+            options["pad_token_id"] = min(self.end_tokens, default=0)
         return options
 
     def describe(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Pair:
             "schedule": self.default_schedule(),
             "presets": presets(self.labels, _TOKENS),
             "parameters": int(self.model.num_parameters()),
-            "identifier": self.judge is not None,
+            "identifier": self.identifier is not None,
         }
 
     def operations(self) -> dict[str, bool]:
@@ -123,11 +123,11 @@ class Pair:
         """
         from ..errors import NeuronSteerError
         from ..operations import operation
-        from .request import explained
+        from .request import describe_operations
 
         own = operation(self.neurons.operation)
         found = {own.name: own.unbounded}
-        for name in explained():
+        for name in describe_operations():
             try:
                 one = operation(name)
                 one.affine(self.neurons, one.site_for(self.neurons.site))
@@ -137,9 +137,9 @@ class Pair:
         return found
 
     def default_schedule(self) -> str:
-        """Return a tour of three labels: those with which the set wants to be shown, if it says so.
+        """Return a schedule of three labels: those of the set's own schedule, if it has one.
 
-        A model needs some tokens to turn round, so they get all the room there is.
+        A model needs some tokens to change its language, so each label gets a third of the text.
         """
         stored = self.neurons.schedule
         if stored is None:
@@ -151,10 +151,38 @@ class Pair:
         return str(Schedule(labels[0], *((i * every, each) for i, each in enumerate(labels) if i)))
 
 
-def mirrored(schedule: Schedule) -> Schedule:
+def for_random_neurons(schedule: Schedule) -> Schedule:
     """Return the schedule for the random neurons: the same, under their labels."""
     points = [
         dataclasses.replace(point, label=None if point.label is None else RANDOM + point.label)
         for point in schedule.points
     ]
     return Schedule(*points, repeat=schedule.repeat, prompt=schedule.prompt)
+
+
+def presets(labels: Sequence[str], tokens: int) -> list[dict[str, str]]:
+    """Return schedules to start from: `name` and `schedule`, for any labels."""
+    if not labels:
+        return []
+    third = max(tokens // 3, 1)
+    first, last = labels[0], labels[-1]
+    second = labels[min(2, len(labels) - 1)]
+    third_label = labels[min(5, len(labels) - 1)]
+    found = [{"name": "One language", "schedule": second}]
+    if len(labels) > 1:
+        found.append({"name": "One switch", "schedule": f"{first},{tokens // 2}:{second}"})
+        found.append(
+            {
+                "name": "There and back",
+                "schedule": f"{first},{third}:{third_label},{2 * third}:{first}",
+            }
+        )
+    if len(labels) > 2:
+        found.append(
+            {"name": "Three", "schedule": f"{first},{third}:{second},{2 * third}:{third_label}"}
+        )
+        every = max(tokens // len(labels), 6)
+        relay = [f"{i * every}:{label}" for i, label in enumerate(labels) if i]
+        found.append({"name": "Relay", "schedule": ",".join([first, *relay])})
+    found.append({"name": "Next sentence", "schedule": f"{first},sentence@6:{last}"})
+    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,21 +12,30 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HubError, MismatchError, NeuronSteerError, ParameterError
 from ..hub import hub_error
 from ..neuron_set import NeuronSet
-from .downloading import Step, download
-from .loaded_model import Pair
-from .settings import DEMO, Settings
+from .loaded_model import LoadedModel
+from .settings import DEMO, SpaceSettings
 
 if TYPE_CHECKING:
     import torch
 
-#: Beside the weights a generation needs room for activations and cache.
-_SPARE = 1.25
+#: Beside the weights a generation needs memory for activations and cache.
+_MEMORY_FACTOR = 1.25
+#: Weights that hold no code, and what a tokenizer may consist of.
+_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja"]
+#: Seconds between two looks at a download, and its share of the whole.
+_INTERVAL = 0.5
+_FROM, _TO = 0.2, 0.75
+
+#: `(share done, what is being done)`.
+Progress = tuple[float, str]
 
 
-def load(model_id: str, set_id: str, settings: Settings) -> Generator[Step, None, Pair]:
-    """Yield steps and return the pair.
+def load(
+    model_id: str, set_id: str, settings: SpaceSettings
+) -> Generator[Progress, None, LoadedModel]:
+    """Yield progress and return the loaded model.
 
-    What is cheap comes first: a typo in the set is told before gigabytes are downloaded.
+    Cheap checks come first: a typo in the set is reported before gigabytes are downloaded.
 
     Raises:
         NeuronSteerError: If it cannot be loaded; the message is meant for the visitor.
@@ -41,43 +52,42 @@ def load(model_id: str, set_id: str, settings: Settings) -> Generator[Step, None
             f"The set {set_id!r} has no neurons, so there is nothing to steer with."
         )
     yield 0.1, f"Looking at the model {model_id}"
-    place = _place(model_id)
-    config = _config(model_id, place)
+    folder = _folder(model_id)
+    config = _config(model_id, folder)
     _check_config(config, neurons, model_id, set_id)
     device = _device(settings.device)
-    size = _size(model_id, place)
-    check_room(size, device, model_id)
-    if place is None:
-        place = yield from download(model_id)
-    told = f" ({size / 1e9:.1f} GB)" if size > 10**8 else ""
-    yield 0.75, f"Loading the weights{told}"
-    model, tokenizer = _weights(model_id, place, device)
-    yield 0.85, "Attaching the neurons, once, to see that every hook fires"
+    size = _size(model_id, folder)
+    check_memory(size, device, model_id)
+    if folder is None:
+        folder = yield from _download(model_id)
+    shown_size = f" ({size / 1e9:.1f} GB)" if size > 10**8 else ""
+    yield 0.75, f"Loading the weights{shown_size}"
+    model, tokenizer = _weights(model_id, folder, device)
+    yield 0.85, "Checking that the neurons can be steered"
     from ..steering.steerer import attach
 
     attach(model, neurons, private=True).detach()
-    yield 0.95, "Calling the language identifier"
-    from ..demo.judge import judge
+    yield 0.95, "Loading the language identifier"
+    from ..demo.language_identifier import language_identifier
 
-    labels = [label for label, count in neurons.counts.items() if count]
-    listener = judge(labels)
-    if listener is not None:
-        listener("A first sentence loads what it needs.")
-    return Pair(
+    identifier = language_identifier([label for label, n in neurons.counts.items() if n])
+    if identifier is not None:
+        identifier("A first sentence makes it load its own models.")
+    return LoadedModel(
         model_id=model_id,
         set_id=set_id,
         model=model,
         tokenizer=tokenizer,
         neurons=neurons,
-        judge=listener,
+        identifier=identifier,
         dtype=str(model.dtype).removeprefix("torch."),
     )
 
 
-def check_room(size: int, device: torch.device, name: str) -> None:
+def check_memory(size: int, device: torch.device, name: str) -> None:
     """Raise if weights of `size` bytes do not fit into the memory that is free."""
-    free = _free(device)
-    if free is not None and size * _SPARE > free:
+    free = _free_memory(device)
+    if free is not None and size * _MEMORY_FACTOR > free:
         where = "graphics card" if device.type == "cuda" else "machine"
         raise ParameterError(
             f"The model {name!r} is too large: its weights take {size / 1e9:.1f} GB, and this "
@@ -86,7 +96,7 @@ def check_room(size: int, device: torch.device, name: str) -> None:
         )
 
 
-def _place(model_id: str) -> Path | None:
+def _folder(model_id: str) -> Path | None:
     """Return the folder that a name means, or `None` for a Hub id."""
     if model_id == DEMO:
         from ..demo import model_folder
@@ -105,18 +115,18 @@ def _place(model_id: str) -> Path | None:
     return None
 
 
-def _config(model_id: str, place: Path | None) -> Any:
+def _config(model_id: str, folder: Path | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        if place is None:
+        if folder is None:
             from ..hub import fetch
 
-            place = fetch(model_id, filenames=["config.json"])
-        return AutoConfig.from_pretrained(place, trust_remote_code=False)
+            folder = fetch(model_id, filenames=["config.json"])
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except NeuronSteerError:
         raise
-    except Exception as error:  # whatever the repository holds, it was the visitor who named it
+    except Exception as error:  # any content of the repository that the visitor named
         raise _unloadable(model_id, error) from error
 
 
@@ -136,10 +146,10 @@ def _check_config(config: Any, neurons: NeuronSet, model_id: str, set_id: str) -
             )
 
 
-def _size(model_id: str, place: Path | None) -> int:
-    """Return the bytes of a model's weights, 0 if nobody knows."""
-    if place is not None:
-        return sum(file.stat().st_size for file in place.glob("*.safetensors"))
+def _size(model_id: str, folder: Path | None) -> int:
+    """Return the bytes of a model's weights, 0 if unknown."""
+    if folder is not None:
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     from huggingface_hub import HfApi
 
     try:
@@ -156,8 +166,8 @@ def _size(model_id: str, place: Path | None) -> int:
     return size
 
 
-def _free(device: torch.device) -> int | None:
-    """Return the bytes of memory that are free, or `None` if nobody knows."""
+def _free_memory(device: torch.device) -> int | None:
+    """Return the bytes of memory that are free, or `None` if unknown."""
     if device.type == "cuda":
         import torch
 
@@ -183,7 +193,7 @@ def _device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _weights(model_id: str, place: Path, device: torch.device) -> tuple[Any, Any]:
+def _weights(model_id: str, folder: Path, device: torch.device) -> tuple[Any, Any]:
     # Progress bars of the loader would fill the log of a server.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
@@ -193,12 +203,12 @@ def _weights(model_id: str, place: Path, device: torch.device) -> tuple[Any, Any
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             # The embedded model is small and its weights were rounded to be shipped.
-            place,
+            folder,
             dtype="float32" if model_id == DEMO else "auto",
             use_safetensors=True,
             **safe,
         )
-        tokenizer = AutoTokenizer.from_pretrained(place, **safe)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
     except NeuronSteerError:
         raise
     except Exception as error:
@@ -208,5 +218,72 @@ def _weights(model_id: str, place: Path, device: torch.device) -> tuple[Any, Any
 
 def _unloadable(model_id: str, error: Exception) -> NeuronSteerError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
-    return HubError(f"{model_id!r} cannot be loaded as a causal language model: {said[:300]}")
+    reason = lines[0] if lines else type(error).__name__
+    return HubError(f"{model_id!r} cannot be loaded as a causal language model: {reason[:300]}")
+
+
+# --- downloading -------------------------------------------------------------------------------
+
+
+def _download(repo_id: str) -> Generator[Progress, None, Path]:
+    """Yield progress and return the folder with a model's files, without files that hold code.
+
+    Raises:
+        HubError: If it cannot be downloaded.
+    """
+    from huggingface_hub import snapshot_download
+
+    seen: dict[int, tuple[int, int]] = {}
+    found: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            found["folder"] = snapshot_download(
+                repo_id,
+                allow_patterns=_FILES,
+                tqdm_class=_counting_bar(seen),
+                library_name="neuronsteer",
+            )
+        except BaseException as error:
+            found["error"] = error
+
+    thread = threading.Thread(target=work, name="neuronsteer-download", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        yield _progress(repo_id, seen)
+        thread.join(_INTERVAL)
+    if "error" in found:
+        error = found["error"]
+        raise hub_error(error, repo_id) if isinstance(error, Exception) else error
+    return Path(found["folder"])
+
+
+def _progress(repo_id: str, seen: dict[int, tuple[int, int]]) -> Progress:
+    done, total = max(seen.copy().values(), key=lambda bar: bar[1], default=(0, 0))
+    if not total:
+        return _FROM, f"Downloading {repo_id}"
+    share = min(done / total, 1.0)
+    text = f"Downloading {repo_id}: {done / 1e9:.2f} of {total / 1e9:.2f} GB"
+    return _FROM + share * (_TO - _FROM), text
+
+
+def _counting_bar(seen: dict[int, tuple[int, int]]) -> Any:
+    """Return a progress bar class that shows nothing and writes bytes to `seen`."""
+    from tqdm import tqdm
+
+    class Counting(tqdm):  # pyright: ignore[reportMissingTypeArgument]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            for ours in ("disable", "file", "name"):
+                options.pop(ours, None)
+            super().__init__(*args, disable=False, file=io.StringIO(), **options)
+
+        def display(self, *_args: Any, **_options: Any) -> None:
+            pass
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self.unit == "B":
+                seen[id(self)] = (int(self.n), int(self.total or 0))
+            return shown
+
+    return Counting

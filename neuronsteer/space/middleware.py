@@ -1,4 +1,4 @@
-"""What stands before the server: small requests only, and headers that keep a page harmless."""
+"""Checks before the server: small requests only, and headers that forbid foreign scripts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Bytes of the largest request that a page of ours makes, with room to spare.
+#: Bytes of the largest request accepted; the page's own requests are much smaller.
 _LARGEST = 64 * 1024
-# Doors of Gradio that nothing here uses.
+# Routes of Gradio that nothing here uses.
 _CLOSED = ("/upload", "/proxy=", "/file=", "/file/", "/custom_component", "/vibe", "/dev/")
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -24,17 +24,17 @@ _HEADERS = {
 }
 
 
-class Gate:
-    """ASGI middleware; see the module.
+class SecurityMiddleware:
+    """Refuses unused routes and large requests, and adds security headers (ASGI).
 
     Args:
-        app: What it stands before.
-        ours: Paths whose answers get the strict headers (Gradio's own pages have inline scripts).
+        app: The server.
+        strict: Paths whose answers get the headers (Gradio's own pages have inline scripts).
     """
 
-    def __init__(self, app: App, ours: tuple[str, ...] = ("/", "/page/", "/welcome")) -> None:
+    def __init__(self, app: App, strict: tuple[str, ...] = ("/", "/page/", "/welcome")) -> None:
         self._app = app
-        self._ours = ours
+        self._strict = strict
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -42,31 +42,31 @@ class Gate:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
-        if any(f"/gradio_api{door}" in path or path.startswith(door) for door in _CLOSED):
-            await _refuse(send, 404, b"Not here.")
+        if any(f"/gradio_api{route}" in path or path.startswith(route) for route in _CLOSED):
+            await _refuse(send, 404, b"Not found.")
             return
         size = dict(scope["headers"]).get(b"content-length", b"0")
         if not size.isdigit() or int(size) > _LARGEST:
             await _refuse(send, 413, b"The request is too large.")
             return
-        seen = 0
+        size_so_far = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal size_so_far
             message = await receive()
-            seen += len(message.get("body", b""))
-            # Without a length in the header the size shows only on the way.
-            return {"type": "http.disconnect"} if seen > _LARGEST else message
+            size_so_far += len(message.get("body", b""))
+            # Without a length in the header the size is known only as the body arrives.
+            return {"type": "http.disconnect"} if size_so_far > _LARGEST else message
 
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._own(path):
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._is_strict(path):
                 message["headers"] = [*message.get("headers", []), *_HEADERS.items()]
             await send(message)
 
-        await self._app(scope, counted, guarded)
+        await self._app(scope, counted, with_headers)
 
-    def _own(self, path: str) -> bool:
-        return any(path == each or (each != "/" and path.startswith(each)) for each in self._ours)
+    def _is_strict(self, path: str) -> bool:
+        return any(path == each or (each != "/" and path.startswith(each)) for each in self._strict)
 
 
 async def _refuse(send: Send, status: int, text: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The models that a Space holds: loaded once, shared by all visitors."""
+"""The loaded models of a Space: loaded once, shared by all visitors."""
 
 from __future__ import annotations
 
@@ -8,53 +8,54 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from ..errors import NeuronSteerError, ParameterError
-from .downloading import Step
-from .loaded_model import Pair
-from .loading import load
-from .settings import Settings
+from .loaded_model import LoadedModel
+from .loading import Progress, load
+from .settings import SpaceSettings
 
 
-class Shelf:
-    """Loads pairs, keeps the first one and a few more, and never drops one in use.
+class ModelCache:
+    """Loads models, keeps the first one and a few more, and never drops one in use.
 
     Args:
         settings: What may be loaded, and how many are kept.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SpaceSettings) -> None:
         self._settings = settings
-        self._pairs: OrderedDict[str, Pair] = OrderedDict()
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         self._used: dict[str, int] = {}
         self._lock = threading.Lock()
         self._loading = threading.Lock()
-        self._first: Pair | None = None
+        self._first: LoadedModel | None = None
         self._failure: NeuronSteerError | None = None
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def open(self) -> None:
-        """Start loading the first pair in the background, so that the page is there at once."""
-        self._thread = threading.Thread(target=self._open, name="neuronsteer-load", daemon=True)
+    def start(self) -> None:
+        """Start loading the first model in the background, so that the page is served at once."""
+        self._thread = threading.Thread(
+            target=self._load_first, name="neuronsteer-load", daemon=True
+        )
         self._thread.start()
 
-    def _open(self) -> None:
+    def _load_first(self) -> None:
         try:
             for _ in self.load(self._settings.model, self._settings.neurons):
                 pass
         except NeuronSteerError as error:
             self._failure = error
-        except Exception as error:  # told to every visitor, and the server lives on
+        except Exception as error:  # shown to every visitor; the server keeps running
             self._failure = ParameterError(f"The first model could not be loaded: {error}")
         finally:
             self._ready.set()
 
     @property
     def ready(self) -> bool:
-        """Whether the first pair is loaded, or has failed to."""
+        """Whether the first model is loaded, or has failed to load."""
         return self._ready.is_set()
 
-    def wait(self, timeout: float | None = None) -> Pair:
-        """Return the first pair, when it is there.
+    def wait(self, timeout: float | None = None) -> LoadedModel:
+        """Wait for the first model and return it.
 
         Raises:
             NeuronSteerError: Why it could not be loaded.
@@ -66,63 +67,63 @@ class Shelf:
         return self._first
 
     def names(self) -> list[str]:
-        """Return the names of the pairs that are loaded."""
+        """Return the names of the loaded models."""
         with self._lock:
-            return list(self._pairs)
+            return list(self._models)
 
-    def load(self, model_id: str, set_id: str) -> Generator[Step, None, Pair]:
-        """Load a pair, or return the one that is there; yields steps.
+    def load(self, model_id: str, set_id: str) -> Generator[Progress, None, LoadedModel]:
+        """Load a model and its set, unless they are loaded; yield progress and return them.
 
         Raises:
             NeuronSteerError: If it cannot be loaded.
         """
         name = f"{model_id.strip()} + {set_id.strip()}"
         with self._lock:
-            there = self._pairs.get(name)
-        if there is not None:
-            return there
+            loaded = self._models.get(name)
+        if loaded is not None:
+            return loaded
         if self._loading.locked():
             yield 0.01, "Waiting for another model that is being loaded"
         # One at a time: two models that each fit may not fit together.
         with self._loading:
             with self._lock:
-                self._make_room()
-            pair = yield from load(model_id, set_id, self._settings)
+                self._drop_unused()
+            loaded = yield from load(model_id, set_id, self._settings)
             with self._lock:
-                self._pairs[pair.name] = pair
+                self._models[loaded.name] = loaded
                 if self._first is None:
-                    self._first = pair
-        return pair
+                    self._first = loaded
+        return loaded
 
     @contextmanager
-    def borrow(self, name: str) -> Generator[Pair, None, None]:
-        """Lend a pair, the first one for an empty name; it stays loaded until it is given back."""
-        pair = self.wait(60) if not name else None
+    def using(self, name: str) -> Generator[LoadedModel, None, None]:
+        """Give a loaded model, the first one for an empty name; it is kept until the end."""
+        loaded = self.wait(60) if not name else None
         with self._lock:
-            if pair is None:
-                pair = self._pairs.get(name)
-            if pair is None:
+            if loaded is None:
+                loaded = self._models.get(name)
+            if loaded is None:
                 raise ParameterError(
                     f"{name[:160]!r} is not loaded here (any more). Load it again in the Load tab."
                 )
-            if pair is not self._first:
-                self._pairs.move_to_end(pair.name)
-            self._used[pair.name] = self._used.get(pair.name, 0) + 1
+            if loaded is not self._first:
+                self._models.move_to_end(loaded.name)
+            self._used[loaded.name] = self._used.get(loaded.name, 0) + 1
         try:
-            yield pair
+            yield loaded
         finally:
             with self._lock:
-                self._used[pair.name] -= 1
+                self._used[loaded.name] -= 1
 
-    def _make_room(self) -> None:
-        """Forget pairs that nobody uses, the longest unused first, until one more may come."""
+    def _drop_unused(self) -> None:
+        """Drop models that nobody uses, the longest unused first, until one more may be loaded."""
         first = None if self._first is None else self._first.name
-        others = [name for name in self._pairs if name != first]
+        others = [name for name in self._models if name != first]
         free = [name for name in others if not self._used.get(name)]
         while len(others) >= max(self._settings.kept, 1) and free:
             gone = free.pop(0)
             others.remove(gone)
-            del self._pairs[gone]
+            del self._models[gone]
         if len(others) >= max(self._settings.kept, 1) and first is not None:
             raise ParameterError(
                 "Other visitors are using all the models that fit here. Try again in a minute."

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import HubError, ParameterError
 from ..hub import hub_error
 from ..neuron_set.card import hub_id
-from .settings import DEMO, Settings
+from .settings import DEMO, SpaceSettings
 
 #: The version of Gradio that Spaces install; the page is tested with it.
 GRADIO = "6.31.0"
@@ -38,7 +38,7 @@ short_description: Switch a model's language while it writes
 Press a language while the model writes: the next token follows. The neurons that decide the
 language were found by neuronsteer (`pip install neuronsteer`) and are switched while the text is
 generated; beside it the same prompt runs unsteered, and with as many random neurons. A language
-identifier, which is not told what was asked, says what it hears.
+identifier, which does not know the requested language, tells the language of the text.
 
 What is shown: model `{model}`, neuron set `{neurons}`.
 
@@ -53,7 +53,7 @@ Variables of the Space (Settings → Variables):
 | `NEURONSTEER_SPACE_PUBLIC` | `0` lets visitors load anything |
 | `NEURONSTEER_SPACE_MAX_NEW_TOKENS`, `…_PROMPT_CHARACTERS`, `…_AT_ONCE`, `…_WAITING` | limits |
 
-On ZeroGPU hardware a generation asks for the graphics card by itself. A gated model needs a secret
+On ZeroGPU hardware a generation requests the graphics card by itself. A gated model needs a secret
 `HF_TOKEN`. Locally: `pip install -r requirements.txt`, then `python app.py`.
 
 ## From a program
@@ -64,14 +64,14 @@ from gradio_client import Client
 client = Client("{space}")
 job = client.submit("The old man looked out", "en,20:fr", pace=8, api_name="/generate")
 for seen in job:
-    print(seen["lanes"][0]["text"])
+    print(seen["outputs"][0]["text"])
     if seen["tokens"] == 40:
         client.predict("-", api_name="/switch")  # no steering, from the next token on
 print(client.predict(api_name="/neurons")["counts"])
 ```
 """
 _APP = '''\
-"""The Space: the page of neuronsteer. Variables of the Space go before what stands here."""
+"""The Space: the page of neuronsteer. Variables of the Space override what is written here."""
 
 from neuronsteer.space import from_environment
 
@@ -111,7 +111,7 @@ def space_files(
     Raises:
         ParameterError: If model and set do not belong together, or are folders of this machine.
     """
-    Settings(model=model, neurons=neurons)  # raises for half a pair
+    SpaceSettings(model=model, neurons=neurons)  # raises if only one of them is "demo"
     for name, what in ((model, "model"), (neurons, "neuron set")):
         if name.split("/")[0] != DEMO and not hub_id(name):
             raise ParameterError(
@@ -154,8 +154,8 @@ def publish(
 ) -> str:
     """Create the Space `repo_id`, or update it, as one commit; return its address.
 
-    Only the three files are replaced. A README.md that somebody else wrote (one without the tag
-    `neuronsteer`) is left alone.
+    Only the three files are replaced. A README.md without the tag `neuronsteer` is somebody else's,
+    and then nothing is changed.
 
     Args:
         repo_id: `owner/name`.

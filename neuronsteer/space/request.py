@@ -12,30 +12,30 @@ from ..steering.schedule import Schedule
 if TYPE_CHECKING:
     from ..neuron_set import NeuronSet
     from ..operations import Operation
-    from .settings import Settings
+    from .settings import SpaceSettings
 
 #: What the operations do, in a line each, for visitors; others say what their docstring says.
-EXPLAINED = {
+_DESCRIPTIONS = {
     "pull": "Pull the neurons towards what is typical for the language.",
     "add": "Push the neurons in the direction of the language.",
-    "set": "Hold the neurons at what is typical for the language.",
-    "scale": "Multiply what the neurons say.",
+    "set": "Set the neurons to what is typical for the language.",
+    "scale": "Multiply the neurons' activations.",
     "zero": "Switch the neurons off: how much does the language need them?",
 }
-_STRONGEST = 8.0
-_HOTTEST = 2.0
-_FASTEST = 1000.0
+_MAX_STRENGTH = 8.0
+_MAX_TEMPERATURE = 2.0
+_MAX_PACE = 1000.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
-    """One generation as a visitor asks for it; nothing in it can be trusted before `checked`.
+class GenerationRequest:
+    """One generation as a visitor requests it; nothing in it can be trusted before `checked`.
 
     Attributes:
-        prompt: The text to go on from.
+        prompt: The text to continue.
         schedule: Labels over generated tokens, as `Schedule.parse` reads them.
         operation: `""` for the set's own, or the name of another one.
-        strength: How much of the operation.
+        strength: How strongly the operation is applied.
         max_new_tokens: How many tokens.
         temperature: 0 takes the likeliest token.
         top_p: Sample among the likeliest tokens that have this probability together.
@@ -57,8 +57,8 @@ class Order:
     full_length: bool = True
     pace: float = 0.0
 
-    def checked(self, settings: Settings, neurons: NeuronSet) -> Order:
-        """Return the order with proper types.
+    def checked(self, settings: SpaceSettings, neurons: NeuronSet) -> GenerationRequest:
+        """Return the request with proper types.
 
         Raises:
             NeuronSteerError: If anything is out of bounds; the message is meant for the visitor.
@@ -71,26 +71,26 @@ class Order:
                 f"The prompt has {len(prompt)} characters; here it may have "
                 f"{settings.prompt_characters}."
             )
-        operations = explained()
+        operations = describe_operations()
         if self.operation not in ("", *operations):
             raise ParameterError(
                 f"Unknown operation {str(self.operation)[:40]!r}; expected one of "
                 f"{', '.join(operations)}, or nothing for the set's own."
             )
-        found = Order(
+        found = GenerationRequest(
             prompt=prompt,
             schedule=str(self.schedule or "-")[:2000],
             operation=self.operation,
-            strength=_number("strength", self.strength, 0, _STRONGEST),
+            strength=_number("strength", self.strength, 0, _MAX_STRENGTH),
             max_new_tokens=_whole(
                 "max_new_tokens", self.max_new_tokens, 1, settings.max_new_tokens
             ),
-            temperature=_number("temperature", self.temperature, 0, _HOTTEST),
+            temperature=_number("temperature", self.temperature, 0, _MAX_TEMPERATURE),
             top_p=_number("top_p", self.top_p, 0.01, 1),
             seed=_whole("seed", self.seed, 0, 2**31 - 1),
             controls=bool(self.controls),
             full_length=bool(self.full_length),
-            pace=_number("pace", self.pace, 0, _FASTEST),
+            pace=_number("pace", self.pace, 0, _MAX_PACE),
         )
         for label in found.parsed(neurons).labels:
             check_label(label, neurons)
@@ -100,8 +100,8 @@ class Order:
     def parsed(self, neurons: NeuronSet) -> Schedule:
         """Return the schedule; a label of the set is one even if it looks like notation.
 
-        Where the notation does not say so, the prompt is left alone, also under a single label:
-        what a visitor sees and switches is the text that follows.
+        Unless the notation says so, the prompt is not steered, even under a single label: what a
+        visitor sees and switches is the text that follows.
         """
         found = (
             Schedule(self.schedule)
@@ -112,11 +112,11 @@ class Order:
         return Schedule(*found.points, repeat=found.repeat, prompt=prompt)
 
     @property
-    def leaves(self) -> bool:
-        """Whether a switch also takes away the label before it.
+    def subtracts_previous(self) -> bool:
+        """Whether a switch also subtracts the label before it.
 
-        A model that has written German goes on in German. Operations that weaken neurons have
-        nothing to leave.
+        A model that has written German tends to continue in German. Operations that weaken
+        neurons have nothing to subtract.
         """
         return self.operation not in ("zero", "scale")
 
@@ -131,28 +131,28 @@ class Order:
 
         own = str(neurons.operation.get("name"))
         chosen = None if self.operation in ("", own) else operation(self.operation)
-        asked = chosen or operation(neurons.operation)
+        used = chosen or operation(neurons.operation)
         try:
-            asked.blended(neurons, asked.site_for(neurons.site), self.strength)
+            used.blended(neurons, used.site_for(neurons.site), self.strength)
         except NeuronSteerError as error:
             raise ParameterError(
-                f"The operation {asked.name!r} does not work here: {error}"
+                f"The operation {used.name!r} does not work here: {error}"
             ) from error
         return chosen
 
 
-def written(schedule: Schedule) -> str:
-    """Return the notation that `Order.parsed` reads back."""
+def write_schedule(schedule: Schedule) -> str:
+    """Return the notation that `GenerationRequest.parsed` reads back."""
     short = str(Schedule(*schedule.points, repeat=schedule.repeat))
     return f"{short},prompt=yes" if schedule.prompt else short
 
 
-def explained() -> dict[str, str]:
-    """Return a line about every operation that is installed, the well-known ones first."""
+def describe_operations() -> dict[str, str]:
+    """Return a line about every installed operation, the well-known ones first."""
     from ..operations import OPERATIONS
 
     names = OPERATIONS.names()
-    found = {name: text for name, text in EXPLAINED.items() if name in names}
+    found = {name: text for name, text in _DESCRIPTIONS.items() if name in names}
     for name in names:
         first = (OPERATIONS.get(name).__doc__ or name).strip().splitlines()[0]
         found.setdefault(name, first)

@@ -1,4 +1,4 @@
-"""What visitors can ask for: generate, switch, stop, neurons, load. Knows nothing of Gradio."""
+"""What visitors can do: generate, switch, stop, neurons, load. Independent of Gradio."""
 
 from __future__ import annotations
 
@@ -8,62 +8,64 @@ import threading
 from collections.abc import Generator
 from typing import Any
 
-from .control_messages import Mailbox, Mailboxes
-from .generation_job import Running
-from .model_cache import Shelf
-from .request import Order, check_label, explained
-from .settings import Settings
+from .control_messages import ControlFolder, ControlMessages
+from .generation_job import GenerationJob
+from .model_cache import ModelCache
+from .request import GenerationRequest, check_label, describe_operations
+from .settings import SpaceSettings
 from .zerogpu import on_gpu
 
 
-class Desk:
-    """Serves visitors; every generation has a steerer, a thread and a mailbox of its own.
+class Service:
+    """Serves visitors; every generation has its own steerer, thread and control messages.
 
     Args:
         settings: What is allowed.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SpaceSettings) -> None:
         self.settings = settings
-        self.shelf = Shelf(settings)
-        self._mail = Mailboxes()
+        self.models = ModelCache(settings)
+        self._control = ControlFolder()
         self._sessions: dict[str, str] = {}
         self._lock = threading.Lock()
-        # On ZeroGPU this runs in a copy of this process, which knows the pairs by their names.
+        # On ZeroGPU this runs in a copy of this process, which finds the models by their names.
         self._compute = on_gpu(self._run)
 
     def generate(
-        self, order: Order, pair: str = "", session: str = ""
+        self, request: GenerationRequest, model: str = "", session: str = ""
     ) -> Generator[dict[str, Any], None, None]:
-        """Yield snapshots of one generation, see `Running.snapshots`.
+        """Yield snapshots of one generation, see `GenerationJob.snapshots`.
 
         Args:
-            order: What to generate; not to be trusted.
-            pair: Name of a loaded pair; empty for the first one.
+            request: What to generate; it is not checked yet.
+            model: Name of a loaded model; empty for the first one.
             session: What `switch` and `stop` will call this generation; empty for a random name.
         """
         session = session or secrets.token_urlsafe(12)
-        with self.shelf.borrow(pair) as lent:
-            checked = order.checked(self.settings, lent.neurons)
-            box = self._mail.open(session)
+        with self.models.using(model) as loaded:
+            checked = request.checked(self.settings, loaded.neurons)
+            messages = self._control.open(session)
             with self._lock:
-                self._sessions[session] = lent.name
+                self._sessions[session] = loaded.name
             try:
-                for snapshot in self._compute(lent.name, checked, box):
+                for snapshot in self._compute(loaded.name, checked, messages):
                     yield {"session": session, **snapshot}
             finally:
-                # The other process, if there is one, may not hear that nobody looks any more.
-                self._mail.post(session, {"stop": True})
-                box.close()
+                # The other process, if there is one, may not notice that the visitor has left.
+                self._control.send(session, {"stop": True})
+                messages.close()
                 with self._lock:
                     self._sessions.pop(session, None)
 
-    def _run(self, pair: str, order: Order, box: Mailbox) -> Generator[dict[str, Any], None, None]:
-        with self.shelf.borrow(pair) as lent:
-            yield from Running(lent, order, box).snapshots()
+    def _run(
+        self, model: str, request: GenerationRequest, messages: ControlMessages
+    ) -> Generator[dict[str, Any], None, None]:
+        with self.models.using(model) as loaded:
+            yield from GenerationJob(loaded, request, messages).snapshots()
 
     def switch(self, label: str | None, session: str) -> dict[str, Any]:
-        """Make a running generation go on in another language, from its next token on.
+        """Make a running generation continue in another language, from its next token on.
 
         Args:
             label: The label; `None`, `""` or `"-"` for no steering.
@@ -71,53 +73,50 @@ class Desk:
         """
         target = None if label in (None, "", "-") else label
         with self._lock:
-            pair = self._sessions.get(session)
-        if pair is None:
+            model = self._sessions.get(session)
+        if model is None:
             return {"switched": False, "why": "Nothing is being generated in this session."}
         if target is not None:
-            with self.shelf.borrow(pair) as lent:
-                check_label(target, lent.neurons)
-        return {"switched": self._mail.post(session, {"switch": target}), "label": target}
+            with self.models.using(model) as loaded:
+                check_label(target, loaded.neurons)
+        return {"switched": self._control.send(session, {"switch": target}), "label": target}
 
     def stop(self, session: str) -> dict[str, Any]:
         """End a running generation after its current token."""
-        with self._lock:
-            known = session in self._sessions
-        return {"stopped": known and self._mail.post(session, {"stop": True})}
+        return {"stopped": session in self.sessions and self._control.send(session, {"stop": True})}
 
     @property
-    def running(self) -> int:
-        """How many generations are running."""
+    def sessions(self) -> list[str]:
+        """The names of the running generations."""
         with self._lock:
-            return len(self._sessions)
+            return list(self._sessions)
 
-    def neurons(self, pair: str = "") -> dict[str, Any]:
-        """Return facts about a loaded pair, see `Pair.describe`."""
-        with self.shelf.borrow(pair) as lent:
-            return lent.describe()
+    def neurons(self, model: str = "") -> dict[str, Any]:
+        """Return facts about a loaded model, see `LoadedModel.describe`."""
+        with self.models.using(model) as loaded:
+            return loaded.describe()
 
     def load(self, model: str, neurons: str) -> Generator[dict[str, Any], None, None]:
-        """Load a pair; yield `done` (0 … 1), `doing`, and in the end `pair`."""
-        steps = self.shelf.load(str(model)[:500], str(neurons)[:500])
+        """Load a model and its set; yield `done` (0 … 1), `doing`, and in the end its `name`."""
+        steps = self.models.load(str(model)[:500], str(neurons)[:500])
         while True:
             try:
                 done, doing = next(steps)
             except StopIteration as end:
-                yield {"done": 1.0, "doing": "Ready", "pair": end.value.name}
+                yield {"done": 1.0, "doing": "Ready", "name": end.value.name}
                 return
-            yield {"done": done, "doing": doing, "pair": None}
+            yield {"done": done, "doing": doing, "name": None}
 
     def welcome(self) -> dict[str, Any]:
-        """Return what the page asks first: rules, defaults, and what is loaded."""
-        order = Order(prompt="")
-        rules = dataclasses.asdict(self.settings)
+        """Return what the page needs first: settings, defaults, and what is loaded."""
+        settings = dataclasses.asdict(self.settings)
         kept = ("public", "allow", "prompt_characters", "max_new_tokens", "model", "neurons")
+        defaults = dataclasses.asdict(GenerationRequest(prompt=""))
+        del defaults["prompt"]
         return {
-            "ready": self.shelf.ready,
-            "pairs": self.shelf.names(),
-            "rules": {key: rules[key] for key in kept},
-            "defaults": {
-                key: value for key, value in dataclasses.asdict(order).items() if key != "prompt"
-            },
-            "operations": explained(),
+            "ready": self.models.ready,
+            "models": self.models.names(),
+            "settings": {key: settings[key] for key in kept},
+            "defaults": defaults,
+            "operations": describe_operations(),
         }

@@ -1,10 +1,10 @@
-"""What a running Space allows: which models and sets, how long, how many at a time."""
+"""What a running Space allows: which models and sets, how long, how many at once."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ _PREFIX = "NEURONSTEER_SPACE_"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """The rules of one running Space.
+class SpaceSettings:
+    """What one running Space allows.
 
     Args:
         model: Hub id or folder of the model that is loaded first; `"demo"` is the embedded one.
@@ -57,7 +57,7 @@ class Settings:
     @classmethod
     def from_environment(
         cls, environment: Mapping[str, str] | None = None, **defaults: str
-    ) -> Settings:
+    ) -> SpaceSettings:
         """Return the settings written in environment variables, as on a Hugging Face Space.
 
         `NEURONSTEER_SPACE_MODEL`, `…_SET`, `…_PUBLIC` (`1` or `0`; by default yes where `SPACE_ID`
@@ -110,7 +110,7 @@ class Settings:
         """
         if not self.public or name in (self.model, self.neurons):
             return
-        # What the package carries is no secret and no download.
+        # What is part of the package is neither secret nor downloaded.
         if name == DEMO or (what == "neuron set" and builtin(name) is not None):
             return
         if any(_matches(name, pattern) for pattern in self.allow):
@@ -135,26 +135,3 @@ def _matches(name: str, pattern: str) -> bool:
         return False
     # What counts is where a path leads, not how it is written.
     return Path(name).expanduser().resolve().is_relative_to(folder.resolve())
-
-
-def presets(labels: Sequence[str], tokens: int) -> list[dict[str, str]]:
-    """Return timelines to start from: `name` and `schedule`, for any labels."""
-    if not labels:
-        return []
-    third = max(tokens // 3, 1)
-    first, last = labels[0], labels[-1]
-    second = labels[min(2, len(labels) - 1)]
-    far = labels[min(5, len(labels) - 1)]
-    found = [{"name": "One language", "schedule": second}]
-    if len(labels) > 1:
-        found.append({"name": "One switch", "schedule": f"{first},{tokens // 2}:{second}"})
-        found.append(
-            {"name": "There and back", "schedule": f"{first},{third}:{far},{2 * third}:{first}"}
-        )
-    if len(labels) > 2:
-        found.append({"name": "Three", "schedule": f"{first},{third}:{second},{2 * third}:{far}"})
-        every = max(tokens // len(labels), 6)
-        relay = [f"{i * every}:{label}" for i, label in enumerate(labels) if i]
-        found.append({"name": "Relay", "schedule": ",".join([first, *relay])})
-    found.append({"name": "Next sentence", "schedule": f"{first},sentence@6:{last}"})
-    return found

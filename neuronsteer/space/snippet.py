@@ -1,14 +1,14 @@
-"""The Python program that gives what is on the screen."""
+"""The Python program that generates what the page shows."""
 
 from __future__ import annotations
 
-from .loaded_model import RANDOM, Pair, mirrored
-from .request import Order
+from .loaded_model import RANDOM, LoadedModel, for_random_neurons
+from .request import GenerationRequest
 from .settings import DEMO
 
 _TEMPLATE = """\
 import neuronsteer as ns
-{imports}from neuronsteer.space import Seeded  # sampling with random numbers of its own
+{imports}from neuronsteer.space.seeded_sampling import SeededSampling
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
 MODEL = {model}
@@ -17,7 +17,7 @@ tok = AutoTokenizer.from_pretrained(MODEL)
 neurons = ns.NeuronSet.from_pretrained({neurons!r})
 {control}
 inputs = tok([{prompt!r}]{times}, return_tensors="pt")
-sampling = Seeded({seed}, temperature={temperature:g}, top_p={top_p:g})
+sampling = SeededSampling({seed}, temperature={temperature:g}, top_p={top_p:g})
 with ns.attach(model, {sets}, tokenizer=tok) as steer:
     steer.to(
         {target},
@@ -32,7 +32,7 @@ for text in tok.batch_decode(ids, skip_special_tokens=True):
     print(text)
 """
 _CONTROL = """
-# The control: as many random neurons per label and layer, under labels of their own.
+# The control: as many random neurons per label and layer, under their own labels.
 random = neurons.random_like(seed={seed})
 random = random.relabel({{label: {prefix!r} + label for label in random.labels}})
 """
@@ -43,39 +43,39 @@ _TARGETS = """[
         ]"""
 
 
-def snippet(pair: Pair, order: Order) -> str:
-    """Return a program that prints the texts of all lanes, the steered one first.
+def snippet(loaded: LoadedModel, request: GenerationRequest) -> str:
+    """Return a program that prints the texts of all outputs, the steered one first.
 
     Args:
-        pair: Model and set.
-        order: What was asked, with the schedule that was really followed.
+        loaded: Model and set.
+        request: What was requested, with the schedule that was really followed.
     """
-    embedded = pair.model_id == DEMO
-    schedule = order.parsed(pair.neurons)
+    embedded = loaded.model_id == DEMO
+    schedule = request.parsed(loaded.neurons)
     steered, random = (
-        f"ns.Schedule.parse({str(each)!r})" for each in (schedule, mirrored(schedule))
+        f"ns.Schedule.parse({str(each)!r})" for each in (schedule, for_random_neurons(schedule))
     )
-    target = [_TARGETS.format(steered=steered, random=random) if order.controls else steered]
-    if order.leaves:
+    target = [_TARGETS.format(steered=steered, random=random) if request.controls else steered]
+    if request.subtracts_previous:
         target.append('away_from="previous"')
-    if order.steering(pair.neurons) is not None:
-        target.append(f"operation={order.operation!r}")
-    if order.strength != 1:
-        target.append(f"strength={order.strength:g}")
-    options = [f"{name}={value!r}" for name, value in pair.options(order).items()]
+    if request.steering(loaded.neurons) is not None:
+        target.append(f"operation={request.operation!r}")
+    if request.strength != 1:
+        target.append(f"strength={request.strength:g}")
+    options = [f"{name}={value!r}" for name, value in loaded.options(request).items()]
     between = ",\n        "
     return _TEMPLATE.format(
         imports="from neuronsteer.demo import model_folder\n" if embedded else "",
-        model="model_folder()" if embedded else repr(pair.model_id),
-        dtype=pair.dtype,
-        neurons=pair.set_id,
-        control=_CONTROL.format(seed=order.seed, prefix=RANDOM) if order.controls else "",
-        prompt=order.prompt,
-        times=" * 3" if order.controls else "",
-        seed=order.seed,
-        temperature=order.temperature,
-        top_p=order.top_p,
-        sets="[neurons, random]" if order.controls else "neurons",
+        model="model_folder()" if embedded else repr(loaded.model_id),
+        dtype=loaded.dtype,
+        neurons=loaded.set_id,
+        control=_CONTROL.format(seed=request.seed, prefix=RANDOM) if request.controls else "",
+        prompt=request.prompt,
+        times=" * 3" if request.controls else "",
+        seed=request.seed,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        sets="[neurons, random]" if request.controls else "neurons",
         target=between.join(target),
         options=between.join(options),
     )

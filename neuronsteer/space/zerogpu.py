@@ -1,4 +1,4 @@
-"""Spaces with ZeroGPU lend a graphics card per call, to functions that ask for one."""
+"""Spaces with ZeroGPU provide a graphics card per call, to functions that are marked for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 60
 
 
 def prepare() -> None:
-    """Import `spaces`, where there is one; it has to come before torch."""
+    """Import `spaces`, if it is installed; it has to be imported before torch."""
     if importlib.util.find_spec("spaces") is not None:
         importlib.import_module("spaces")
 

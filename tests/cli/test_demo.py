@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from neuronsteer.demo.judge import judge
+from neuronsteer.demo.language_identifier import language_identifier
 from neuronsteer.demo.sentences import LANGUAGES, texts
 
 from .conftest import Disk, Result
@@ -68,14 +68,14 @@ def test_model_and_set_belong_together(call: Call, disk: Disk):
 
 
 def test_a_language_identifier_judges():
-    tell = judge(("en", "fr", "python"))
+    tell = language_identifier(("en", "fr", "python"))
     assert tell is not None
     assert tell("Le chat dort dans le jardin depuis ce matin.") == "fr"
-    assert judge(("python", "rust")) is None
+    assert language_identifier(("python", "rust")) is None
 
 
 def test_sentences_are_in_the_language_that_they_say():
-    tell = judge(LANGUAGES)
+    tell = language_identifier(LANGUAGES)
     assert tell is not None
     for language in LANGUAGES:
         text = texts(language, 1, 20, seed=5)[0]

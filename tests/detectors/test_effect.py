@@ -8,6 +8,7 @@ import torch
 
 import neuronsteer as ns
 from neuronsteer.cli.models import load_model
+from neuronsteer.demo.language_identifier import language_identifier
 from neuronsteer.demo.sentences import LANGUAGES, texts
 from neuronsteer.detectors import detect
 from neuronsteer.errors import LabelError, ParameterError, StatsError
@@ -180,7 +181,7 @@ def test_a_share_makes_pulling_the_default_operation():
 
 @pytest.mark.slow
 def test_steers_a_model_where_as_many_random_neurons_do_not():
-    judge = pytest.importorskip("neuronsteer.demo.judge").judge(LANGUAGES)
+    judge = language_identifier(LANGUAGES)
     if judge is None:
         pytest.skip("lingua, of the extra langid, is not installed")
     model, tokenizer = load_model("demo")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
+from .conftest import PATIENCE, wait_until
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE = 60_000
 
 
 @pytest.fixture(scope="session")
@@ -27,22 +28,24 @@ def browser() -> Iterator[Any]:
 
 
 class Visit:
-    """One visitor: a page, and everything that went wrong on it."""
+    """One visitor: a page, and every error on it."""
 
     def __init__(self, browser: Any, url: str, **context: Any) -> None:
         self.context = browser.new_context(**{"reduced_motion": "reduce", **context})
         self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE)
-        self.trouble: list[str] = []
+        self.page.set_default_timeout(PATIENCE * 1000)
+        self.problems: list[str] = []
         self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.trouble.append(f"dialog: {dialog.message}"))
-        self.page.on("requestfailed", lambda request: self.trouble.append(f"failed: {request.url}"))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.problems.append(f"dialog: {dialog.message}"))
+        self.page.on(
+            "requestfailed", lambda request: self.problems.append(f"failed: {request.url}")
+        )
         self.url = url
 
     def _console(self, message: Any) -> None:
         if message.type in ("error", "warning"):
-            self.trouble.append(message.text)
+            self.problems.append(message.text)
 
     def open(self, **query: Any) -> Visit:
         """Go to the page, with a state in its address."""
@@ -66,10 +69,7 @@ class Visit:
 
     def wait_tokens(self, count: int) -> None:
         """Wait until so many tokens are there."""
-        end = time.monotonic() + PATIENCE / 1000
-        while self.tokens < count:
-            assert time.monotonic() < end, "the text does not grow"
-            time.sleep(0.02)
+        wait_until(lambda: self.tokens >= count, f"{count} tokens on the page")
 
     def finish(self) -> None:
         """Wait until nothing is being generated."""
@@ -78,7 +78,7 @@ class Visit:
     @property
     def tokens(self) -> int:
         """How many tokens the page shows."""
-        return int(self.page.locator("#staff").get_attribute("data-tokens") or 0)
+        return int(self.page.locator("#timeline").get_attribute("data-tokens") or 0)
 
     @property
     def text(self) -> str:
@@ -99,22 +99,29 @@ class Visit:
         return str(self.page.locator("#written").input_value())
 
     def press(self, label: str) -> None:
-        """Press a language."""
-        self.page.click(f'#staff .voice[data-label="{label}"]')
+        """Press a language, and wait until the server has taken it."""
+        with self.switching():
+            self.page.click(f'#timeline .language[data-label="{label}"]')
+
+    @contextmanager
+    def switching(self) -> Iterator[None]:
+        """Do something that switches, and wait until the server has taken it."""
+        with self.page.expect_response("**/run/switch"):
+            yield
 
     def close(self) -> None:
         """Leave; a page with errors on its console fails the test."""
         self.context.close()
-        assert self.trouble == []
+        assert self.problems == []
 
 
 @pytest.fixture
-def visit(browser: Any, site: Any) -> Iterator[Any]:
+def visit(browser: Any, server: Any) -> Iterator[Any]:
     """Make visitors: `visit(color_scheme="dark").open(prompt=…)`."""
     made: list[Visit] = []
 
     def start(**context: Any) -> Visit:
-        made.append(Visit(browser, site.url, **context))
+        made.append(Visit(browser, server.url, **context))
         return made[-1]
 
     yield start

@@ -1,4 +1,4 @@
-"""The page for everybody: labels, order, contrast (axe), small screens, dark rooms."""
+"""The page for everybody: labels, order, contrast (axe), small screens, dark mode."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def test_axe_finds_nothing(visit, scheme):
         assert violations(one.page) == [], tab
 
 
-def test_axe_finds_nothing_while_it_writes_on_a_phone(visit):
+def test_axe_finds_nothing_while_it_writes_on_a_phone(visit, pause):
+    pause.at(14)
     one = visit(**PHONE).open(prompt=PROMPT, schedule="en,10:fr", tokens=60)
-    one.start(pace=8)
+    one.start(pace=64)
     one.wait_tokens(14)
     assert violations(one.page) == []
     one.page.click("#go")
@@ -61,16 +62,19 @@ def test_nothing_sticks_out_on_a_small_screen(visit, width):
         assert one.page.evaluate("document.documentElement.scrollWidth") <= width, tab
 
 
-def test_fingers_hit_what_they_want(visit):
+def test_buttons_are_large_enough_for_fingers(visit, pause):
+    pause.at(5)
     one = visit(**PHONE).open(prompt=PROMPT, schedule="en", tokens=72)
-    for voice in one.page.locator("#staff .voice").all():
-        box = voice.bounding_box()
+    for button in one.page.locator("#timeline .language").all():
+        box = button.bounding_box()
         assert box["height"] >= 40 and box["width"] >= 60
     assert one.page.locator("#go").bounding_box()["height"] >= 44
-    one.set_range("pace", 10)
+    one.set_range("pace", 64)
     one.page.tap("#go")
     one.wait_tokens(5)
-    one.page.tap('.voice[data-label="fr"]')
+    with one.switching():
+        one.page.tap('.language[data-label="fr"]')
+    pause.resume()
     one.finish()
     assert [label for label, _ in one.spans] == ["en", "fr"]
 
@@ -104,7 +108,7 @@ def test_the_order_of_focus_is_that_of_the_page(visit):
             break
         if not seen or seen[-1] != name:
             seen.append(name)
-    wanted = ["skip", "brand", "tab-play", "theme", "prompt", "go", "voice", "handle"]
+    wanted = ["skip", "brand", "tab-play", "theme", "prompt", "go", "language", "handle"]
     places = [seen.index(name) for name in wanted]
     assert places == sorted(places), seen
     # Only the chosen tab is a stop; arrows lead to the others.
@@ -130,19 +134,22 @@ def test_colour_is_never_the_only_signal(visit):
     assert len(set(styles)) == len(styles)
 
 
-def test_news_is_told_to_screen_readers(visit):
+def test_screen_readers_are_told_what_changes(visit, pause):
+    pause.at(4)
     one = visit().open(prompt=PROMPT, schedule="en", tokens=60)
-    one.start(pace=10)
+    one.start(pace=64)
     one.wait_tokens(4)
     one.press("fr")
     assert "French" in one.page.locator("#news").text_content()
+    pause.resume()
     one.finish()
     assert "Done after 60 tokens" in one.page.locator("#news").text_content()
 
 
-def test_no_motion_for_who_wants_none(visit):
+def test_reduced_motion_means_no_motion(visit, pause):
+    pause.at(6)
     one = visit(reduced_motion="reduce").open(prompt=PROMPT, schedule="en", tokens=60)
-    one.start(pace=8)
+    one.start(pace=64)
     moving = one.page.locator("#steered .caret").evaluate("e => getComputedStyle(e).animationName")
     assert moving == "none"
     one.page.click("#go")

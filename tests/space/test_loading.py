@@ -12,9 +12,9 @@ import neuronsteer as ns
 from neuronsteer.demo import model_folder
 from neuronsteer.errors import HubError, MismatchError, NeuronSteerError, ParameterError
 from neuronsteer.space import loading
-from neuronsteer.space.request import Order
-from neuronsteer.space.service import Desk
-from neuronsteer.space.settings import Settings
+from neuronsteer.space.request import GenerationRequest
+from neuronsteer.space.service import Service
+from neuronsteer.space.settings import SpaceSettings
 
 from ..tiny_models import tiny_model, tiny_tokenizer
 from .conftest import last
@@ -59,26 +59,26 @@ def disk(tmp_path_factory):
     return root
 
 
-def load(model, neurons, settings=Settings()) -> list[dict]:  # noqa: B008 - frozen
-    return list(Desk(settings).load(str(model), str(neurons)))
+def load(model, neurons, settings=SpaceSettings()) -> list[dict]:  # noqa: B008 - frozen
+    return list(Service(settings).load(str(model), str(neurons)))
 
 
-def test_progress_ends_with_the_pair(disk):
+def test_progress_ends_with_the_name(disk):
     steps = load(disk / "llama", disk / "set")
     shares = [step["done"] for step in steps]
     assert shares == sorted(shares) and shares[-1] == 1.0
-    assert [step["pair"] is None for step in steps] == [True] * (len(steps) - 1) + [False]
+    assert [step["name"] is None for step in steps] == [True] * (len(steps) - 1) + [False]
     assert all(step["doing"] for step in steps)
 
 
-def test_a_loaded_pair_can_be_played_with(disk):
-    desk = Desk(Settings())
-    pair = last(desk.load(str(disk / "llama"), str(disk / "set")))["pair"]
-    order = Order(prompt="abc", schedule="aa,4:bb", max_new_tokens=8)
-    end = last(desk.generate(order, pair=pair))
-    assert [span["label"] for span in end["lanes"][0]["spans"]] == ["aa", "bb"]
-    assert end["lanes"][0]["cells"][0]["heard"] is None  # nobody can hear these "languages"
-    assert desk.neurons(pair)["identifier"] is False
+def test_a_loaded_model_can_be_used(disk):
+    service = Service(SpaceSettings())
+    name = last(service.load(str(disk / "llama"), str(disk / "set")))["name"]
+    request = GenerationRequest(prompt="abc", schedule="aa,4:bb", max_new_tokens=8)
+    end = last(service.generate(request, model=name))
+    assert [span["label"] for span in end["outputs"][0]["spans"]] == ["aa", "bb"]
+    assert end["outputs"][0]["passages"][0]["detected"] is None  # no languages
+    assert service.neurons(name)["identifier"] is False
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_a_loaded_pair_can_be_played_with(disk):
         ("llama", "other-set", MismatchError, "made for another model"),
     ],
 )
-def test_wrong_folders_are_told(disk, model, neurons, kind, said):
+def test_wrong_folders_are_refused(disk, model, neurons, kind, said):
     with pytest.raises(kind, match=said):
         load(disk / model if model else "", disk / neurons if neurons else "")
 
 
-def test_a_set_of_another_width_is_told(disk, tmp_path):
+def test_a_set_of_another_width_is_refused(disk, tmp_path):
     wrong = tiny_set(tiny_model("llama")).replace(d_ff=999)
     wrong.save_pretrained(tmp_path / "wide")
     with pytest.raises(MismatchError):
@@ -113,14 +113,14 @@ def test_a_set_for_another_model_costs_no_download(disk, monkeypatch):
         load(disk / "llama", disk / "other-set")
 
 
-def test_too_large_a_model_is_told_before_it_is_loaded(disk, monkeypatch):
-    monkeypatch.setattr(loading, "_free", lambda _device: 1000)
+def test_too_large_a_model_is_refused_before_it_is_loaded(disk, monkeypatch):
+    monkeypatch.setattr(loading, "_free_memory", lambda _device: 1000)
     with pytest.raises(ParameterError, match="too large"):
         load(disk / "llama", disk / "set")
-    loading.check_room(700, torch.device("cpu"), "small")
+    loading.check_memory(700, torch.device("cpu"), "small")
 
 
-def test_broken_weights_are_told(disk, tmp_path):
+def test_broken_weights_are_refused(disk, tmp_path):
     shutil.copytree(disk / "llama", tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(HubError, match="cannot be loaded"):
@@ -128,35 +128,35 @@ def test_broken_weights_are_told(disk, tmp_path):
 
 
 def test_public_pages_load_only_what_is_allowed(disk):
-    settings = Settings(public=True, allow=(str(disk / "set"),))
+    settings = SpaceSettings(public=True, allow=(str(disk / "set"),))
     with pytest.raises(ParameterError, match="public"):
         load(disk / "llama", disk / "set", settings)
 
 
 def test_a_first_model_that_cannot_be_loaded_does_not_stop_the_server(disk):
-    desk = Desk(Settings(model=str(disk / "llama"), neurons=str(disk / "other-set")))
-    desk.shelf.open()
+    service = Service(SpaceSettings(model=str(disk / "llama"), neurons=str(disk / "other-set")))
+    service.models.start()
     with pytest.raises(MismatchError):
-        desk.neurons()
+        service.neurons()
     with pytest.raises(MismatchError):
-        last(desk.generate(Order(prompt="x")))
-    assert desk.welcome()["pairs"] == []
+        last(service.generate(GenerationRequest(prompt="x")))
+    assert service.welcome()["models"] == []
 
 
-def test_the_shelf_forgets_what_nobody_uses(disk, tmp_path):
-    desk = Desk(Settings(kept=1))
-    desk.shelf.open()
-    desk.shelf.wait()
-    first = desk.welcome()["pairs"]
+def test_models_that_nobody_uses_are_dropped(disk, tmp_path):
+    service = Service(SpaceSettings(kept=1))
+    service.models.start()
+    service.models.wait()
+    first = service.welcome()["models"]
     names = []
     for copy in ("one", "two"):
         shutil.copytree(disk / "set", tmp_path / copy)
-        names.append(last(desk.load(str(disk / "llama"), str(tmp_path / copy)))["pair"])
-    assert desk.welcome()["pairs"] == [*first, names[1]]
-    # One that is being used stays, and whoever wants another one has to wait.
-    with desk.shelf.borrow(names[1]), pytest.raises(ParameterError, match="Try again"):
-        last(desk.load(str(disk / "llama"), str(disk / "set")))
-    assert last(desk.load(str(disk / "llama"), str(disk / "set")))["pair"]
+        names.append(last(service.load(str(disk / "llama"), str(tmp_path / copy)))["name"])
+    assert service.welcome()["models"] == [*first, names[1]]
+    # One that is being used stays, and other visitors have to wait.
+    with service.models.using(names[1]), pytest.raises(ParameterError, match="Try again"):
+        last(service.load(str(disk / "llama"), str(disk / "set")))
+    assert last(service.load(str(disk / "llama"), str(disk / "set")))["name"]
 
 
 # --- from the Hub ------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def published(hub, disk):
     return hub
 
 
-def test_a_pair_from_the_hub(published):
+def test_a_model_from_the_hub(published):
     steps = load("ann/llama", "ann/set")
-    assert steps[-1]["pair"] == "ann/llama + ann/set"
+    assert steps[-1]["name"] == "ann/llama + ann/set"
     shares = [step["done"] for step in steps]
     assert shares == sorted(shares)
     assert any("Downloading ann/llama" in step["doing"] for step in steps)
@@ -200,20 +200,20 @@ def test_code_in_a_repository_is_not_even_downloaded(published):
         ("no such name", "ann/set", "no such name"),
     ],
 )
-def test_wrong_names_are_told(published, model, neurons, said):
+def test_wrong_names_are_refused(published, model, neurons, said):
     with pytest.raises(NeuronSteerError, match=said) as told:
         load(model, neurons)
     assert published.token not in str(told.value)
 
 
-def test_gated_models_are_told(published):
+def test_gated_models_are_refused(published):
     published.repo("ann/llama").gated = "manual"
     published.login(published.add_token("bob"))
     with pytest.raises(HubError, match="gated"):
         load("ann/llama", "ann/set")
 
 
-def test_a_hub_that_is_down_is_told(published):
+def test_a_hub_that_is_down_is_reported(published):
     with published.down(), pytest.raises(HubError, match=r"reached|network"):
         load("ann/llama", "ann/set")
 

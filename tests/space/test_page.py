@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from neuronsteer.space.request import Order
+from neuronsteer.space.request import GenerationRequest
 
-from .conftest import PROMPT, last
+from .conftest import PROMPT, last, wait_until
 
 pytest_plugins = ("tests.space.browsing",)
 
@@ -16,37 +14,39 @@ SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)><b>bold</b>"
 SHORT = {"prompt": PROMPT, "tokens": 30}
 
 
-def test_generate(visit, site):
+def test_generate(visit, server):
     one = visit().open(**SHORT, schedule="en,12:fr", seed=3)
     one.start(pace=64)
     one.finish()
     assert one.spans == [("en", 0), ("fr", 12)] and one.tokens == 30
     # What the page shows is what the endpoint gives.
-    order = Order(prompt=PROMPT, schedule="en,12:fr", max_new_tokens=30, seed=3)
-    lanes = last(site.desk.generate(order))["lanes"]
-    assert PROMPT + one.text == lanes[0]["text"]
-    assert lanes[1]["text"] in one.page.locator("#unsteered").text_content()
-    assert lanes[2]["text"] in one.page.locator("#random").text_content()
+    request = GenerationRequest(prompt=PROMPT, schedule="en,12:fr", max_new_tokens=30, seed=3)
+    outputs = last(server.service.generate(request))["outputs"]
+    assert PROMPT + one.text == outputs[0]["text"]
+    assert outputs[1]["text"] in one.page.locator("#unsteered").text_content()
+    assert outputs[2]["text"] in one.page.locator("#random").text_content()
     assert one.page.locator("#verdicts li").count() == 2
     assert one.page.locator("#bars .bar").count() == 3
-    assert one.page.locator("#staff .band:not(.planned)").count() == 2
+    assert one.page.locator("#timeline .band:not(.planned)").count() == 2
 
 
-def test_the_next_token_follows_a_press(visit):
+def test_the_next_token_follows_a_press(visit, pause):
+    pause.at(8)
     one = visit().open(prompt=PROMPT, schedule="en", tokens=72)
-    one.start(pace=10)
+    one.start(pace=64)
     one.wait_tokens(8)
-    before = one.tokens
     one.press("ja")
+    pause.at(20)
     one.page.wait_for_selector("#steered .mark.yours")
     # While it still runs, the span has changed and the button says so.
     spans = one.spans
     assert [label for label, _ in spans] == ["en", "ja"]
     at = spans[1][1]
-    assert before <= at <= one.tokens
+    assert at == 8
     assert one.page.locator("#go.busy").count() == 1
-    assert one.page.locator('.voice[data-label="ja"]').get_attribute("aria-pressed") == "true"
+    assert one.page.locator('.language[data-label="ja"]').get_attribute("aria-pressed") == "true"
     assert one.page.locator("#steered .mark.yours").count() == 1
+    pause.resume()
     one.finish()
     # The switch by hand is now in the timeline and in the address, which give the same text.
     assert one.schedule == f"en,{at}:ja"
@@ -59,16 +59,21 @@ def test_the_next_token_follows_a_press(visit):
     assert again.text == text
 
 
-def test_languages_have_keys(visit):
+def test_languages_have_keys(visit, pause):
+    pause.at(5)
     one = visit().open(prompt=PROMPT, schedule="en", tokens=72)
-    one.start(pace=10)
+    one.start(pace=64)
     one.page.locator("#text").focus()
     one.wait_tokens(5)
-    one.page.keyboard.press("2")
-    one.page.wait_for_selector("#steered .mark.yours")
-    one.page.keyboard.press("0")
+    with one.switching():
+        one.page.keyboard.press("2")
+    pause.at(12)
+    one.wait_tokens(12)
+    with one.switching():
+        one.page.keyboard.press("0")
+    pause.resume()
     one.finish()
-    second = one.page.locator("#staff .voice").nth(1).get_attribute("data-label")
+    second = one.page.locator("#timeline .language").nth(1).get_attribute("data-label")
     assert [label for label, _ in one.spans] == ["en", second, "-"]
 
 
@@ -80,30 +85,29 @@ def test_digits_in_the_prompt_are_digits(visit):
 
 
 @pytest.mark.parametrize("how", ["button", "key"])
-def test_stop(visit, site, how):
+def test_stop(visit, server, how, pause):
+    pause.at(6)
     one = visit().open(prompt=PROMPT, schedule="fr", tokens=200)
-    one.start(pace=8)
-    one.wait_tokens(4)
+    one.start(pace=64)
+    one.wait_tokens(6)
     if how == "button":
         one.page.click("#go")
     else:
         one.page.keyboard.press("Escape")
     one.finish()
-    assert 4 <= one.tokens < 100
+    assert one.tokens == 6
     assert one.page.locator("#go-label").text_content() == "Generate"
-    assert site.desk.running == 0
+    assert server.service.sessions == []
     assert "max_new_tokens" in one.page.locator("#snippet").text_content()
 
 
-def test_a_closed_page_ends_its_generation(visit, site):
+def test_a_closed_page_ends_its_generation(visit, server, pause):
+    pause.at(6)
     one = visit().open(prompt=PROMPT, schedule="fr", tokens=240)
-    one.start(pace=4)
-    assert site.desk.running == 1
+    one.start(pace=64)
+    assert len(server.service.sessions) == 1
     one.page.close()
-    end = time.monotonic() + 20
-    while site.desk.running and time.monotonic() < end:
-        time.sleep(0.1)
-    assert site.desk.running == 0
+    wait_until(lambda: not server.service.sessions, "the end of a generation whose page is closed")
 
 
 def test_keyboard_alone_is_enough(visit):
@@ -122,50 +126,50 @@ def test_presets_and_text(visit):
     one = visit().open(**SHORT, schedule="en")
     one.page.click('#presets button:has-text("One switch")')
     assert one.schedule.count(":") == 1
-    assert one.page.locator("#staff .handle").count() == 1
+    assert one.page.locator("#timeline .handle").count() == 1
     one.page.click("#list summary")
     one.page.locator("#written").fill("de,10:ru")
     one.page.keyboard.press("Tab")
-    assert one.page.locator("#staff .handle").count() == 1
+    assert one.page.locator("#timeline .handle").count() == 1
     assert one.page.locator("#at-1").input_value() == "10"
     # What waits for text cannot be drawn before it happens, and says so.
     one.page.click('#presets button:has-text("Next sentence")')
     assert "waits for text" in one.page.locator("#hint").text_content()
     one.start(pace=64)
     one.finish()
-    assert one.page.locator("#trouble").is_hidden()
+    assert one.page.locator("#error").is_hidden()
 
 
 def test_switches_are_drawn_with_the_mouse(visit):
     one = visit().open(**SHORT, schedule="en")
-    lanes = one.page.locator("#staff .lane")
-    lanes.nth(4).scroll_into_view_if_needed()
-    box = lanes.nth(2).bounding_box()
+    rows = one.page.locator("#timeline .row")
+    rows.nth(4).scroll_into_view_if_needed()
+    box = rows.nth(2).bounding_box()
     one.page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
-    third = one.page.locator("#staff .voice").nth(2).get_attribute("data-label")
+    third = one.page.locator("#timeline .language").nth(2).get_attribute("data-label")
     assert one.schedule == f"en,15:{third}"
     # Dragged to the right, and down into another row.
-    handle = one.page.locator("#staff .handle").bounding_box()
-    target = lanes.nth(4).bounding_box()
+    handle = one.page.locator("#timeline .handle").bounding_box()
+    target = rows.nth(4).bounding_box()
     one.page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
     one.page.mouse.down()
     one.page.mouse.move(box["x"] + box["width"] * 0.6, handle["y"] + 10)
     one.page.mouse.move(box["x"] + box["width"] * 0.7, target["y"] + target["height"] / 2)
     one.page.mouse.up()
-    fifth = one.page.locator("#staff .voice").nth(4).get_attribute("data-label")
+    fifth = one.page.locator("#timeline .language").nth(4).get_attribute("data-label")
     assert one.schedule == f"en,21:{fifth}"
 
 
 def test_switches_are_sliders(visit):
     one = visit().open(**SHORT, schedule="en,10:fr")
-    one.page.locator("#staff .handle").focus()
+    one.page.locator("#timeline .handle").focus()
     for key in ("ArrowRight", "ArrowRight", "Shift+ArrowRight"):
         one.page.keyboard.press(key)
     assert one.schedule == "en,20:fr"
     one.page.keyboard.press("ArrowDown")
-    fourth = one.page.locator("#staff .voice").nth(3).get_attribute("data-label")
+    fourth = one.page.locator("#timeline .language").nth(3).get_attribute("data-label")
     assert one.schedule == f"en,20:{fourth}"
-    told = one.page.locator("#staff .handle")
+    told = one.page.locator("#timeline .handle")
     assert told.get_attribute("role") == "slider" and told.get_attribute("aria-valuenow") == "20"
     one.page.keyboard.press("Delete")
     assert one.schedule == "en"
@@ -205,9 +209,9 @@ def test_markup_in_a_label_or_timeline_is_text(visit):
     one.page.locator("#written").fill(SCRIPT)
     one.page.keyboard.press("Tab")
     one.page.click("#go")
-    one.page.wait_for_selector("#trouble:not([hidden])")
-    assert "<script>" in one.page.locator("#trouble").text_content()
-    assert one.page.locator("#trouble :is(img, script)").count() == 0
+    one.page.wait_for_selector("#error:not([hidden])")
+    assert "<script>" in one.page.locator("#error").text_content()
+    assert one.page.locator("#error :is(img, script)").count() == 0
 
 
 def test_arabic_runs_from_right_to_left(visit):
@@ -264,11 +268,12 @@ def test_neurons(visit):
     one = visit().open(**SHORT, schedule="en")
     one.page.click("#tab-neurons")
     assert (
-        one.page.locator(".map tbody tr").count() == one.page.locator("#staff .voice").count() - 1
+        one.page.locator(".map tbody tr").count()
+        == one.page.locator("#timeline .language").count() - 1
     )
     assert one.page.locator("#sharing .share").count() == 1
-    one.page.locator(".map .voice").nth(2).click()
-    label = one.page.locator("#staff .voice").nth(2).get_attribute("data-label")
+    one.page.locator(".map .language").nth(2).click()
+    label = one.page.locator("#timeline .language").nth(2).get_attribute("data-label")
     assert label in one.page.locator("#one h2").text_content()
     one.page.click("#off")
     assert one.page.locator("#play").is_visible()
@@ -288,8 +293,8 @@ def test_load_errors_stay_on_the_page(visit):
         one.page.locator("#model-id").fill(model)
         one.page.locator("#set-id").fill(neurons)
         one.page.click("#load-go")
-        one.page.wait_for_selector("#load-trouble:not([hidden])")
-        assert said in one.page.locator("#load-trouble").text_content()
+        one.page.wait_for_selector("#load-error:not([hidden])")
+        assert said in one.page.locator("#load-error").text_content()
         assert one.page.locator("#load-go").is_enabled()
     one.page.click("#tab-play")
     one.start(pace=64)
@@ -303,25 +308,27 @@ def test_another_set_is_loaded_and_used(visit):
     one.page.locator("#model-id").fill("demo")
     one.page.locator("#set-id").fill("demo/lape")
     one.page.click("#load-go")
-    one.page.wait_for_selector('#pairs li:has-text("demo/lape") >> text=in use')
+    one.page.wait_for_selector('#models li:has-text("demo/lape") >> text=in use')
     assert "set=demo%2Flape" in one.page.url
     one.page.click("#tab-neurons")
     assert "demo/lape" in one.page.locator("#set-facts").text_content()
     # The address alone brings another visitor here.
     other = visit()
     other.page.goto(one.page.url)
-    other.page.wait_for_selector('#pairs li:has-text("demo/lape") >> text=in use', state="attached")
+    other.page.wait_for_selector(
+        '#models li:has-text("demo/lape") >> text=in use', state="attached"
+    )
     assert other.page.locator("#play").is_visible()
 
 
-def test_a_link_to_another_model_downloads_nothing_by_itself(visit, site):
+def test_a_link_to_another_model_downloads_nothing_by_itself(visit, server):
     one = visit()
-    one.page.goto(f"{site.url}/?model=some/model&set=some/set")
+    one.page.goto(f"{server.url}/?model=some/model&set=some/set")
     one.page.wait_for_selector("#load-go")
     one.page.wait_for_selector("#load-state:not([hidden])")
     assert one.page.locator("#model-id").input_value() == "some/model"
     assert "Press Load" in one.page.locator("#load-doing").text_content()
-    assert one.page.locator("#load").is_visible() and one.page.locator("#load-trouble").is_hidden()
+    assert one.page.locator("#load").is_visible() and one.page.locator("#load-error").is_hidden()
 
 
 def test_code_is_there_to_take_along(visit):

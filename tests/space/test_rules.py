@@ -8,12 +8,13 @@ import pytest
 
 import neuronsteer as ns
 from neuronsteer.errors import LabelError, NeuronSteerError, ParameterError, ScheduleError
-from neuronsteer.space.request import Order, explained
-from neuronsteer.space.settings import Settings, presets
+from neuronsteer.space.loaded_model import presets
+from neuronsteer.space.request import GenerationRequest, describe_operations
+from neuronsteer.space.settings import SpaceSettings
 
 from .conftest import changed
 
-RULES = Settings(prompt_characters=60, max_new_tokens=50)
+LIMITS = SpaceSettings(prompt_characters=60, max_new_tokens=50)
 
 
 @pytest.fixture(scope="module")
@@ -44,53 +45,53 @@ def neurons():
         ("operation", "__class__", "Unknown operation"),
     ],
 )
-def test_orders_out_of_bounds_are_refused_with_a_message(neurons, field, value, said):
-    good = Order(prompt="Once", schedule="fr", max_new_tokens=20)
-    assert good.checked(RULES, neurons).schedule == "fr"
+def test_requests_out_of_bounds_are_refused_with_a_message(neurons, field, value, said):
+    good = GenerationRequest(prompt="Once", schedule="fr", max_new_tokens=20)
+    assert good.checked(LIMITS, neurons).schedule == "fr"
     with pytest.raises(ParameterError, match=said):
-        changed(good, **{field: value}).checked(RULES, neurons)
+        changed(good, **{field: value}).checked(LIMITS, neurons)
 
 
 def test_labels_and_notation_are_checked(neurons):
-    order = Order(prompt="Once", max_new_tokens=20)
+    request = GenerationRequest(prompt="Once", max_new_tokens=20)
     with pytest.raises(LabelError, match="Unknown label 'xx'"):
-        changed(order, schedule="en,5:xx").checked(RULES, neurons)
+        changed(request, schedule="en,5:xx").checked(LIMITS, neurons)
     with pytest.raises(ScheduleError):
-        changed(order, schedule="en,,fr").checked(RULES, neurons)
+        changed(request, schedule="en,,fr").checked(LIMITS, neurons)
     # Text that looks like something else is only ever a label that does not exist.
     with pytest.raises(NeuronSteerError):
-        changed(order, schedule="<script>alert(1)</script>").checked(RULES, neurons)
+        changed(request, schedule="<script>alert(1)</script>").checked(LIMITS, neurons)
 
 
 def test_numbers_may_come_as_text(neurons):
-    order = Order(prompt="Once", seed="7", strength="0.5", max_new_tokens="12")  # type: ignore[arg-type]
-    found = order.checked(RULES, neurons)
+    request = GenerationRequest(prompt="Once", seed="7", strength="0.5", max_new_tokens="12")  # type: ignore[arg-type]
+    found = request.checked(LIMITS, neurons)
     assert (found.seed, found.strength, found.max_new_tokens) == (7, 0.5, 12)
 
 
-def test_a_strength_that_an_operation_cannot_have_is_told(neurons):
-    order = Order(prompt="Once", schedule="fr", operation="zero", strength=2)
+def test_a_strength_that_an_operation_cannot_have_is_refused(neurons):
+    request = GenerationRequest(prompt="Once", schedule="fr", operation="zero", strength=2)
     with pytest.raises(ParameterError, match="zero"):
-        order.checked(Settings(), neurons)
-    assert changed(order, strength=1).checked(Settings(), neurons).operation == "zero"
+        request.checked(SpaceSettings(), neurons)
+    assert changed(request, strength=1).checked(SpaceSettings(), neurons).operation == "zero"
 
 
 def test_every_operation_is_explained():
     from neuronsteer.operations import OPERATIONS
 
-    assert set(explained()) == set(OPERATIONS.names())
-    assert all(explained().values())
+    assert set(describe_operations()) == set(OPERATIONS.names())
+    assert all(describe_operations().values())
 
 
 # --- what may be loaded ------------------------------------------------------------------------
 
 
 def test_at_home_everything_may_be_loaded():
-    Settings().check_allowed("somebody/model", "model")
+    SpaceSettings().check_allowed("somebody/model", "model")
 
 
 def test_what_the_package_carries_may_be_loaded_anywhere():
-    rules = Settings(model="a/model", neurons="a/set", public=True)
+    rules = SpaceSettings(model="a/model", neurons="a/set", public=True)
     rules.check_allowed("demo", "model")
     rules.check_allowed("demo/lape", "neuron set")
     for name, what in (("demo/lape", "model"), ("demo/../hub", "neuron set")):
@@ -100,7 +101,7 @@ def test_what_the_package_carries_may_be_loaded_anywhere():
 
 @pytest.mark.parametrize("name", ["demo", "team/model", "team/other", "one/exact"])
 def test_public_pages_load_what_is_allowed(name):
-    rules = Settings(public=True, allow=("team/*", "one/exact"))
+    rules = SpaceSettings(public=True, allow=("team/*", "one/exact"))
     rules.check_allowed(name, "model")
 
 
@@ -118,7 +119,7 @@ def test_public_pages_load_what_is_allowed(name):
     ],
 )
 def test_public_pages_load_nothing_else(name):
-    rules = Settings(public=True, allow=("team/*", "one/exact"))
+    rules = SpaceSettings(public=True, allow=("team/*", "one/exact"))
     with pytest.raises(ParameterError, match="public"):
         rules.check_allowed(name, "model")
 
@@ -128,7 +129,7 @@ def test_allowed_folders_end_where_they_lead(tmp_path):
     inside.mkdir(parents=True)
     outside.mkdir()
     (tmp_path / "in" / "link").symlink_to(outside)
-    rules = Settings(public=True, allow=(str(tmp_path / "in"),))
+    rules = SpaceSettings(public=True, allow=(str(tmp_path / "in"),))
     rules.check_allowed(str(inside), "model")
     for path in (outside, tmp_path / "in" / ".." / "out", tmp_path / "in" / "link"):
         with pytest.raises(ParameterError):
@@ -139,11 +140,11 @@ def test_an_owner_does_not_stand_for_a_folder_of_that_name(tmp_path, monkeypatch
     (tmp_path / "team" / "secret").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ParameterError):
-        Settings(public=True, allow=("team/*",)).check_allowed("team/secret", "model")
+        SpaceSettings(public=True, allow=("team/*",)).check_allowed("team/secret", "model")
 
 
 def test_the_environment_says_what_a_space_shows():
-    found = Settings.from_environment(
+    found = SpaceSettings.from_environment(
         {
             "SPACE_ID": "me/space",
             "NEURONSTEER_SPACE_MODEL": "a/model",
@@ -154,9 +155,11 @@ def test_the_environment_says_what_a_space_shows():
     )
     assert found.public and found.allow == ("b/*", "c/d")
     assert (found.model, found.neurons, found.max_new_tokens) == ("a/model", "a/set", 120)
-    assert not Settings.from_environment({}).public
-    assert not Settings.from_environment({"SPACE_ID": "x", "NEURONSTEER_SPACE_PUBLIC": "0"}).public
-    found = Settings.from_environment({}, model="a/model", neurons="a/set")
+    assert not SpaceSettings.from_environment({}).public
+    assert not SpaceSettings.from_environment(
+        {"SPACE_ID": "x", "NEURONSTEER_SPACE_PUBLIC": "0"}
+    ).public
+    found = SpaceSettings.from_environment({}, model="a/model", neurons="a/set")
     assert found.model == "a/model"
 
 
@@ -168,14 +171,14 @@ def test_the_environment_says_what_a_space_shows():
         {"NEURONSTEER_SPACE_TYPO": "1"},
     ],
 )
-def test_wrong_variables_are_told(env):
+def test_wrong_variables_are_refused(env):
     with pytest.raises(ParameterError, match="NEURONSTEER_SPACE_"):
-        Settings.from_environment(env)
+        SpaceSettings.from_environment(env)
 
 
-def test_half_a_pair_is_refused():
+def test_a_model_without_its_set_is_refused():
     with pytest.raises(ParameterError, match="belong together"):
-        Settings(model="a/model")
+        SpaceSettings(model="a/model")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 30])

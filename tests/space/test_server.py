@@ -5,13 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from .conftest import PROMPT, changed, last
+from .conftest import PATIENCE, PROMPT, changed, last, wait_until
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra space")
 
@@ -19,15 +18,15 @@ SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 @pytest.fixture(scope="module")
-def client(site):
-    return gradio_client.Client(site.url, verbose=False)
+def client(server):
+    return gradio_client.Client(server.url, verbose=False)
 
 
 def fetch(url: str, data: bytes | None = None, **headers: str):
-    """Return status, headers and body; an HTTP error is an answer, too."""
+    """Return status, headers and body, also of an HTTP error."""
     request = urllib.request.Request(url, data, headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()
@@ -41,7 +40,7 @@ def test_endpoints_are_named_and_described(client):
     assert set(told) == {"/generate", "/switch", "/stop", "/neurons", "/load"}
     names = [each["parameter_name"] for each in told["/generate"]["parameters"]]
     assert names[:4] == ["prompt", "schedule", "operation", "strength"]
-    assert {"seed", "controls", "pace", "pair", "session"} <= set(names) and "request" not in names
+    assert {"seed", "controls", "pace", "model", "session"} <= set(names) and "request" not in names
     required = [
         each["parameter_name"]
         for each in told["/generate"]["parameters"]
@@ -50,7 +49,7 @@ def test_endpoints_are_named_and_described(client):
     assert required == ["prompt"]
 
 
-def test_generate(client, site, order):
+def test_generate(client, server, short):
     found = client.predict(
         PROMPT,
         "en,6:fr",
@@ -60,40 +59,40 @@ def test_generate(client, site, order):
         api_name="/generate",
     )
     assert found["state"] == "done" and found["tokens"] == 12 and found["schedule"] == "en,6:fr"
-    steered = found["lanes"][0]
+    steered = found["outputs"][0]
     assert steered["text"].startswith(PROMPT)
     assert [span["label"] for span in steered["spans"]] == ["en", "fr"]
     parts = [steered["text"][span["start"] : span["end"]] for span in steered["spans"]]
     assert PROMPT + "".join(parts) == steered["text"]
     # The same as without a server.
-    same = changed(order, schedule="en,6:fr", max_new_tokens=12, controls=True, seed=3)
-    assert last(site.desk.generate(same))["lanes"] == found["lanes"]
+    same = changed(short, schedule="en,6:fr", max_new_tokens=12, controls=True, seed=3)
+    assert last(server.service.generate(same))["outputs"] == found["outputs"]
 
 
-def test_generate_streams_and_switch_reaches_it(client):
-    job = client.submit(PROMPT, "en", max_new_tokens=60, pace=12, api_name="/generate")
+def test_generate_streams_and_switch_reaches_it(client, pause):
+    pause.at(5)
+    job = client.submit(PROMPT, "en", max_new_tokens=60, pace=64, api_name="/generate")
     seen, switched = [], None
     for each in job:
         seen.append(each["tokens"])
-        if switched is None and each["tokens"] >= 5:
+        if switched is None and each["tokens"] == 5:
             switched = client.predict("ja", api_name="/switch")
+            pause.resume()
     assert switched == {"switched": True, "label": "ja"}
     assert len(seen) > 5 and seen == sorted(seen)
     end = job.outputs()[-1]
-    assert [span["label"] for span in end["lanes"][0]["spans"]] == ["en", "ja"]
-    assert end["switches"][0]["label"] == "ja" and end["switches"][0]["token"] < 60
+    assert [span["label"] for span in end["outputs"][0]["spans"]] == ["en", "ja"]
+    assert end["switches"] == [{"token": 5, "label": "ja"}]
 
 
-def test_sessions_can_be_named(client):
-    job = client.submit(
-        PROMPT, "en", max_new_tokens=200, pace=20, session="mine-1", api_name="/generate"
-    )
-    while not job.outputs():
-        time.sleep(0.02)
+def test_sessions_can_be_named(client, pause):
+    pause.at(5)
+    job = client.submit(PROMPT, "en", max_new_tokens=200, session="mine-1", api_name="/generate")
+    wait_until(job.outputs, "the first snapshot")
     assert client.predict("fr", api_name="/switch")["switched"] is False
     assert client.predict("fr", "mine-1", api_name="/switch")["switched"] is True
     assert client.predict("mine-1", api_name="/stop")["stopped"] is True
-    assert job.result(timeout=30)["state"] == "stopped"
+    assert job.result(timeout=PATIENCE)["state"] == "stopped"
 
 
 def test_neurons(client):
@@ -135,16 +134,16 @@ def test_prompts_are_not_logged(client, capfd):
 # --- several visitors --------------------------------------------------------------------------
 
 
-def test_visitors_in_different_languages_get_what_they_would_get_alone(site):
+def test_visitors_in_different_languages_get_what_they_would_get_alone(server):
     wishes = ["fr", "ja", "ru", "en,8:de"]
 
     def visit(wish: str) -> str:
         # A client of its own: a session of its own.
-        visitor = gradio_client.Client(site.url, verbose=False)
+        visitor = gradio_client.Client(server.url, verbose=False)
         found = visitor.predict(
             PROMPT, wish, max_new_tokens=16, controls=False, api_name="/generate"
         )
-        return found["lanes"][0]["text"]
+        return found["outputs"][0]["text"]
 
     alone = [visit(wish) for wish in wishes]
     with concurrent.futures.ThreadPoolExecutor(len(wishes)) as pool:
@@ -152,50 +151,49 @@ def test_visitors_in_different_languages_get_what_they_would_get_alone(site):
     assert together == alone and len(set(alone)) == len(wishes)
 
 
-def test_a_switch_is_for_its_own_visitor(site):
-    one, other = (gradio_client.Client(site.url, verbose=False) for _ in range(2))
+def test_a_switch_is_for_its_own_visitor(server, pause):
+    pause.at(4)
+    one, other = (gradio_client.Client(server.url, verbose=False) for _ in range(2))
     jobs = [
-        each.submit(PROMPT, "en", max_new_tokens=60, pace=12, controls=False, api_name="/generate")
+        each.submit(PROMPT, "en", max_new_tokens=60, controls=False, api_name="/generate")
         for each in (one, other)
     ]
-    while not all(job.outputs() and job.outputs()[-1]["tokens"] > 3 for job in jobs):
-        time.sleep(0.02)
+    for job in jobs:
+        wait_until(lambda job=job: job.outputs() and job.outputs()[-1]["tokens"] == 4, "4 tokens")
     one.predict("fr", api_name="/switch")
-    ends = [job.result(timeout=60) for job in jobs]
-    assert [[s["label"] for s in end["lanes"][0]["spans"]] for end in ends] == [
+    pause.resume()
+    ends = [job.result(timeout=PATIENCE) for job in jobs]
+    assert [[s["label"] for s in end["outputs"][0]["spans"]] for end in ends] == [
         ["en", "fr"],
         ["en"],
     ]
 
 
-def test_a_lost_connection_ends_the_generation(site):
-    body = [PROMPT, "fr", "", 1, 240, 0.6, 0.95, 1, False, True, 10, "", "to-be-lost"]
-    base = f"{site.url}/gradio_api/call/generate"
+def test_a_lost_connection_ends_the_generation(server, pause):
+    pause.at(10)
+    body = [PROMPT, "fr", "", 1, 240, 0.6, 0.95, 1, False, True, 0, "", "to-be-lost"]
+    base = f"{server.url}/gradio_api/call/generate"
     status, _, told = fetch(
         base, json.dumps({"data": body}).encode(), **{"Content-Type": "application/json"}
     )
     assert status == 200
-    answer = urllib.request.urlopen(f"{base}/{json.loads(told)['event_id']}", timeout=30)
-    while b"tokens" not in answer.readline():
-        pass
-    assert site.desk.running == 1
+    answer = urllib.request.urlopen(f"{base}/{json.loads(told)['event_id']}", timeout=PATIENCE)
+    while b"tokens" not in (line := answer.readline()):
+        assert line, "the stream ended before the first snapshot"
+    assert "to-be-lost" in server.service.sessions
     answer.close()
-    for _ in range(200):
-        if site.desk.running == 0:
-            break
-        time.sleep(0.1)
-    # Long before its 24 seconds would be over.
-    assert site.desk.running == 0
+    wait_until(lambda: "to-be-lost" not in server.service.sessions, "the end of a lost generation")
 
 
-def test_places_and_queue_are_limited(site):
-    """Beyond those that run and wait, a visitor is told at once."""
-    queue = site._blocks._queue
+def test_running_and_waiting_requests_are_limited(server, pause):
+    """A request beyond those that run and wait is refused at once."""
+    pause.at(4)
+    queue = server._blocks._queue
     before, queue.max_size = queue.max_size, 2
-    url = f"{site.url}/gradio_api/call/generate"
+    url = f"{server.url}/gradio_api/call/generate"
     statuses: list[int] = []
     lock = threading.Lock()
-    start = {"data": [PROMPT, "fr", "", 1, 120, 0, 1, 1, False, True, 8, "", ""]}
+    start = {"data": [PROMPT, "fr", "", 1, 120, 0, 1, 1, False, True, 0, "", ""]}
 
     def join() -> None:
         status, _, _ = fetch(
@@ -209,32 +207,29 @@ def test_places_and_queue_are_limited(site):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE)
     finally:
         queue.max_size = before
-        # Nobody listens to these: they end by themselves, or are stopped here.
-        for session in list(site.desk._sessions):
-            site.desk.stop(session)
     assert len(statuses) == 14 and 503 in statuses and 200 in statuses
-    for _ in range(300):
-        for session in list(site.desk._sessions):
-            site.desk.stop(session)
-        if site.desk.running == 0 and not len(queue):
-            break
-        time.sleep(0.1)
-    assert site.desk.running == 0
+
+    def all_stopped() -> bool:
+        for session in server.service.sessions:
+            server.service.stop(session)
+        return not server.service.sessions and not len(queue)
+
+    wait_until(all_stopped, "the end of all generations")
 
 
-# --- the gate ----------------------------------------------------------------------------------
+# --- the middleware ----------------------------------------------------------------------------
 
 
-def test_pages_forbid_scripts_that_are_not_theirs(site):
+def test_pages_forbid_scripts_that_are_not_theirs(server):
     for path in ("/", "/page/main.js", "/welcome"):
-        status, headers, _ = fetch(site.url + path)
+        status, headers, _ = fetch(server.url + path)
         assert status == 200
         assert headers["content-security-policy"].startswith("default-src 'self'")
         assert headers["x-content-type-options"] == "nosniff"
-    page = fetch(site.url)[2].decode()
+    page = fetch(server.url)[2].decode()
     assert "<script>" not in page and " style=" not in page and "onclick=" not in page
     assert "http://" not in page and "https://" not in page  # nothing from elsewhere
 
@@ -253,12 +248,12 @@ def test_pages_forbid_scripts_that_are_not_theirs(site):
         "/docs",
     ],
 )
-def test_other_doors_are_closed(site, path):
-    assert fetch(site.url + path)[0] in (403, 404)
+def test_other_routes_are_closed(server, path):
+    assert fetch(server.url + path)[0] in (403, 404)
 
 
-def test_uploads_and_large_requests_are_refused(site):
-    url = f"{site.url}/gradio_api"
+def test_uploads_and_large_requests_are_refused(server):
+    url = f"{server.url}/gradio_api"
     assert fetch(f"{url}/upload", b"x")[0] == 404
     large = json.dumps({"data": ["x" * 100_000]}).encode()
     kind = {"Content-Type": "application/json"}
@@ -266,15 +261,16 @@ def test_uploads_and_large_requests_are_refused(site):
     assert fetch(f"{url}/run/switch", large, **kind)[0] == 413
 
 
-def test_a_taken_port_is_told(site):
+def test_a_taken_port_is_reported(server):
     from neuronsteer.errors import ParameterError
     from neuronsteer.space import launch
 
     with pytest.raises(ParameterError, match="--port"):
-        launch(block=False, port=int(site.url.rpartition(":")[2]))
+        launch(block=False, port=int(server.url.rpartition(":")[2]))
 
 
-def test_welcome_tells_the_rules(site):
-    told = json.loads(fetch(f"{site.url}/welcome")[2])
-    assert told["ready"] and told["pairs"] == ["demo + demo"]
-    assert told["rules"]["max_new_tokens"] == 240 and "device" not in told["rules"]
+def test_welcome_gives_the_settings(server):
+    answer = json.loads(fetch(f"{server.url}/welcome")[2])
+    assert answer["ready"] and answer["models"] == ["demo + demo"]
+    assert answer["settings"]["max_new_tokens"] == 240
+    assert "device" not in answer["settings"]

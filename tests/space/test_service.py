@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import io
 import threading
-import time
 
 import pytest
 
 from neuronsteer.errors import ParameterError
-from neuronsteer.space import generation_job as running
+from neuronsteer.space import generation_job
 from neuronsteer.steering.schedule import Schedule
 
-from .conftest import changed, last
+from .conftest import changed, last, wait_until
 
 
-def text_of(snapshot, lane=0):
-    return snapshot["lanes"][lane]["text"]
+def text_of(snapshot, output=0):
+    return snapshot["outputs"][output]["text"]
 
 
 def run(code: str) -> str:
@@ -28,145 +28,151 @@ def run(code: str) -> str:
     return out.getvalue()
 
 
-def test_a_generation_is_seen_growing(desk, order):
-    seen = list(desk.generate(order))
+def test_a_generation_is_seen_growing(service, short):
+    seen = list(service.generate(short))
     tokens = [each["tokens"] for each in seen]
-    assert tokens == sorted(tokens) and tokens[-1] == order.max_new_tokens
+    assert tokens == sorted(tokens) and tokens[-1] == short.max_new_tokens
     assert [each["state"] for each in seen[:-1]] == ["running"] * (len(seen) - 1)
     assert seen[-1]["state"] == "done" and seen[-1]["schedule"] == "fr"
     assert all(text_of(b).startswith(text_of(a)[:-2]) for a, b in zip(seen, seen[1:], strict=False))
-    assert desk.running == 0
+    assert service.sessions == []
 
 
-def test_lanes_differ_by_steering_only(desk, order):
+def test_outputs_differ_by_steering_only(service, short):
     """Unsteered equals a generation that asks for nothing; random neurons are another text."""
-    three = last(desk.generate(changed(order, controls=True)))
-    assert [lane["name"] for lane in three["lanes"]] == ["steered", "unsteered", "random"]
-    nothing = last(desk.generate(changed(order, controls=True, schedule="-")))
-    texts = {text_of(nothing, lane) for lane in range(3)}
+    three = last(service.generate(changed(short, controls=True)))
+    assert [each["name"] for each in three["outputs"]] == ["steered", "unsteered", "random"]
+    nothing = last(service.generate(changed(short, controls=True, schedule="-")))
+    texts = {text_of(nothing, i) for i in range(3)}
     assert texts == {text_of(three, 1)}
     assert text_of(three, 0) != text_of(three, 1)
 
 
-class Postman:
-    """A mailbox that holds a switch after exactly so many tokens."""
+class SwitchAfter:
+    """Control messages with a switch after exactly so many tokens."""
 
     def __init__(self, after: int, label: str) -> None:
         self._after, self._label, self._calls = after, label, 0
 
-    def letters(self) -> list[dict]:
+    def receive(self) -> list[dict]:
         self._calls += 1  # once between every two tokens
         return [{"switch": self._label}] if self._calls == self._after else []
 
 
 @pytest.mark.parametrize("after", [1, 7, 15])
-def test_the_very_next_token_follows(desk, order, after):
+def test_the_very_next_token_follows(service, short, after):
     """After `after` tokens, token number `after` is the first one of the new language."""
-    asked = changed(order, schedule="en", controls=True)
-    with desk.shelf.borrow("") as pair:
-        checked = asked.checked(desk.settings, pair.neurons)
-        end = last(running.Running(pair, checked, Postman(after, "ja")).snapshots())
+    asked = changed(short, schedule="en", controls=True)
+    with service.models.using("") as loaded:
+        checked = asked.checked(service.settings, loaded.neurons)
+        end = last(
+            generation_job.GenerationJob(loaded, checked, SwitchAfter(after, "ja")).snapshots()
+        )
         planned = changed(checked, schedule=f"en,{after}:ja")
-        want = last(running.Running(pair, planned, Postman(0, "")).snapshots())
+        want = last(generation_job.GenerationJob(loaded, planned, SwitchAfter(0, "")).snapshots())
     assert end["switches"] == [{"token": after, "label": "ja"}]
-    assert [text_of(end, lane) for lane in range(3)] == [text_of(want, lane) for lane in range(3)]
-    assert end["lanes"][0]["spans"] == want["lanes"][0]["spans"]
+    assert [text_of(end, i) for i in range(3)] == [text_of(want, i) for i in range(3)]
+    assert end["outputs"][0]["spans"] == want["outputs"][0]["spans"]
 
 
-def test_a_switch_reaches_a_running_generation(desk, order):
+def test_a_switch_reaches_a_running_generation(service, short, pause):
     """The text up to the switch is that of the first language, and then it is not."""
-    asked = changed(order, schedule="en", max_new_tokens=24, pace=12)
-    alone = last(desk.generate(changed(asked, pace=0)))
-    switched, end = None, None
-    for end in desk.generate(asked, session="switching"):
-        if switched is None and end["tokens"] >= 8:
-            switched = end["tokens"]
-            assert desk.switch("ja", "switching") == {"switched": True, "label": "ja"}
-    assert end["state"] == "done" and [each["label"] for each in end["switches"]] == ["ja"]
-    at = end["switches"][0]["token"]
-    assert switched <= at < order.max_new_tokens + 8
-    spans = end["lanes"][0]["spans"]
-    assert [(span["label"], span["token_start"]) for span in spans] == [("en", 0), ("ja", at)]
+    asked = changed(short, schedule="en", max_new_tokens=24)
+    alone = last(service.generate(asked))
+    pause.at(8)
+    switched, end = False, None
+    for end in service.generate(asked, session="switching"):
+        if not switched and end["tokens"] == 8:
+            switched = True
+            assert service.switch("ja", "switching") == {"switched": True, "label": "ja"}
+            pause.resume()
+    assert end["state"] == "done" and end["switches"] == [{"token": 8, "label": "ja"}]
+    spans = end["outputs"][0]["spans"]
+    assert [(span["label"], span["token_start"]) for span in spans] == [("en", 0), ("ja", 8)]
     before = spans[0]["end"]
     assert text_of(end)[:before] == text_of(alone)[:before]
     assert text_of(end) != text_of(alone)
     # And the timeline that is reported gives the same text again, by itself.
-    again = last(desk.generate(changed(asked, pace=0, schedule=end["schedule"])))
+    again = last(service.generate(changed(asked, schedule=end["schedule"])))
     assert text_of(again) == text_of(end)
 
 
-def test_switching_back_and_off(desk, order):
-    asked = changed(order, schedule="fr", max_new_tokens=40, pace=12)
-    labels, end = ["de", None], None
-    for end in desk.generate(asked, session="back-and-off"):
-        if labels and end["tokens"] >= 8 * (3 - len(labels)):
-            desk.switch(labels.pop(0), "back-and-off")
-    assert [span["label"] for span in end["lanes"][0]["spans"]] == ["fr", "de", None]
+def test_switching_back_and_off(service, short, pause):
+    asked = changed(short, schedule="fr", max_new_tokens=40)
+    labels, end = {8: "de", 16: None}, None
+    pause.at(8)
+    for end in service.generate(asked, session="back-and-off"):
+        if end["tokens"] in labels:
+            service.switch(labels.pop(end["tokens"]), "back-and-off")
+            pause.at(16 if labels else 0)
+    assert [span["label"] for span in end["outputs"][0]["spans"]] == ["fr", "de", None]
 
 
-def test_stop_ends_a_generation_at_once(desk, order):
-    asked = changed(order, max_new_tokens=200, pace=20)
+def test_stop_ends_a_generation_at_once(service, short, pause):
+    pause.at(3)
     end = None
-    for end in desk.generate(asked, session="stopping"):
-        if end["tokens"] >= 3:
-            assert desk.stop("stopping") == {"stopped": True}
-    assert end["state"] == "stopped" and 3 <= end["tokens"] < 200
-    assert desk.running == 0 and desk.stop("stopping") == {"stopped": False}
+    for end in service.generate(changed(short, max_new_tokens=200), session="stopping"):
+        if end["tokens"] == 3 and end["state"] == "running":
+            assert service.stop("stopping") == {"stopped": True}
+    assert end["state"] == "stopped" and end["tokens"] == 3
+    assert service.sessions == [] and service.stop("stopping") == {"stopped": False}
     # The snippet of what was stopped asks for what is there.
-    assert f"max_new_tokens={end['tokens']}" in end["code"]
+    assert "max_new_tokens=3" in end["code"]
 
 
-def test_who_leaves_takes_the_generation_along(desk, order):
-    before = threading.active_count()
-    seen = desk.generate(changed(order, max_new_tokens=200, pace=20), session="leaving")
+def generating() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "neuronsteer-space"]
+
+
+def test_who_leaves_takes_the_generation_along(service, short, pause):
+    pause.at(5)
+    seen = service.generate(changed(short, max_new_tokens=200), session="leaving")
     next(seen)
-    assert desk.running == 1
+    assert service.sessions == ["leaving"] and generating()
     seen.close()
-    assert desk.running == 0 and threading.active_count() <= before
+    assert service.sessions == [] and not generating()
 
 
-def test_a_generation_that_nobody_looks_at_ends(desk, order, monkeypatch):
-    monkeypatch.setattr(running, "_LEASE", 0.5)
-    seen = desk.generate(changed(order, max_new_tokens=200, pace=10), session="forgotten")
+def test_a_generation_that_nobody_reads_ends(service, short, pause, monkeypatch):
+    pause.at(5)
+    seen = service.generate(changed(short, max_new_tokens=200), session="forgotten")
     next(seen)
-    time.sleep(1.5)  # the consumer hangs: a dead connection that nobody noticed
+    # The consumer hangs from here on: a dead connection that nobody noticed.
+    monkeypatch.setattr(generation_job, "_ABANDONED_AFTER", 0.2)
+    wait_until(lambda: not generating(), "the end of a generation that nobody reads")
+    monkeypatch.undo()
     end = last(seen)
-    assert end["state"] == "stopped" and end["tokens"] < 100
+    assert end["state"] == "stopped" and end["tokens"] <= 5
 
 
-def test_nothing_to_switch_is_an_answer(desk):
-    assert desk.switch("fr", "nobody-here")["switched"] is False
+def test_nothing_to_switch_is_an_answer(service):
+    assert service.switch("fr", "nobody-here")["switched"] is False
 
 
-def test_a_wrong_label_is_refused_while_the_text_goes_on(desk, order):
+def test_a_wrong_label_is_refused_while_the_text_goes_on(service, short):
     from neuronsteer.errors import LabelError
 
-    seen = desk.generate(changed(order, pace=20), session="wrong-label")
+    seen = service.generate(short, session="wrong-label")
     next(seen)
     with pytest.raises(LabelError, match="Unknown label"):
-        desk.switch("klingon", "wrong-label")
+        service.switch("klingon", "wrong-label")
     end = last(seen)
     assert end["state"] == "done" and not end["switches"]
 
 
-def test_visitors_do_not_change_each_others_language(desk, order):
+def test_visitors_do_not_change_each_others_language(service, short):
     """Four at once, each equal to what it is alone; one of them switches by itself."""
-    wishes = ["fr", "ja", "en,6:ru", "-"]
-    orders = [
-        changed(order, schedule=wish, seed=i, max_new_tokens=20) for i, wish in enumerate(wishes)
+    requests = [
+        changed(short, schedule=schedule, seed=i, max_new_tokens=20)
+        for i, schedule in enumerate(["fr", "ja", "en,6:ru", "-"])
     ]
-    alone = [text_of(last(desk.generate(each))) for each in orders]
-    together: dict[int, str] = {}
 
-    def visit(i: int) -> None:
-        together[i] = text_of(last(desk.generate(orders[i], session=f"visitor-{i}")))
+    def text(request) -> str:
+        return text_of(last(service.generate(request)))
 
-    threads = [threading.Thread(target=visit, args=(i,)) for i in range(len(orders))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert [together[i] for i in range(len(orders))] == alone
+    alone = [text(each) for each in requests]
+    with concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
+        assert list(pool.map(text, requests)) == alone
     assert len(set(alone)) == len(alone)
 
 
@@ -182,27 +188,27 @@ def test_visitors_do_not_change_each_others_language(desk, order):
     ],
     ids=lambda changes: "-".join(changes),
 )
-def test_the_snippet_prints_what_is_on_the_screen(desk, order, changes):
-    end = last(desk.generate(changed(order, **changes)))
+def test_the_snippet_prints_what_is_on_the_screen(service, short, changes):
+    end = last(service.generate(changed(short, **changes)))
     printed = run(end["code"])
     # A text that breaks off inside a character ends with a substitute in both.
-    assert printed == "".join(lane["text"] + "\n" for lane in end["lanes"])
+    assert printed == "".join(each["text"] + "\n" for each in end["outputs"])
 
 
-def test_a_prompt_too_long_for_the_model_is_told(desk, order):
-    with pytest.raises(ParameterError, match="reads"):
-        last(desk.generate(changed(order, prompt="🦊" * 900)))
+def test_a_prompt_too_long_for_the_model_is_refused(service, short):
+    with pytest.raises(ParameterError, match="takes at most"):
+        last(service.generate(changed(short, prompt="🦊" * 900)))
 
 
-def test_pairs_that_are_not_loaded_are_told(desk, order):
+def test_models_that_are_not_loaded_are_refused(service, short):
     with pytest.raises(ParameterError, match="not loaded here"):
-        last(desk.generate(order, pair="a/b + c/d"))
+        last(service.generate(short, model="a/b + c/d"))
     with pytest.raises(ParameterError, match="not loaded here"):
-        desk.neurons("a/b + c/d")
+        service.neurons("a/b + c/d")
 
 
-def test_facts_about_the_neurons(desk):
-    facts = desk.neurons()
+def test_facts_about_the_neurons(service):
+    facts = service.neurons()
     assert set(facts["labels"]) == set(facts["counts"]) == set(facts["best"])
     assert all(sum(facts["layers"][label]) == facts["counts"][label] for label in facts["labels"])
     assert sum(facts["sharing"].values()) == facts["neurons"]

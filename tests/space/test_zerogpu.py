@@ -1,4 +1,4 @@
-"""ZeroGPU: generations run in another process, and still hear what visitors say."""
+"""ZeroGPU: generations run in another process, and still receive control messages."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 import pytest
 
 from neuronsteer.space import zerogpu
-from neuronsteer.space.service import Desk
-from neuronsteer.space.settings import Settings
+from neuronsteer.space.service import Service
+from neuronsteer.space.settings import SpaceSettings
 
 from .conftest import changed, last
 
 # As the real package: the decorated function runs in a forked process, everything that goes in or
 # comes out is pickled.
 FAKE = """
-import multiprocessing, os, pickle
+import multiprocessing, os, pickle, torch
 calls = []
 def GPU(duration):
     def decorate(function):
@@ -25,6 +25,8 @@ def GPU(duration):
             here, there = multiprocessing.Pipe(duplex=False)
             data = pickle.dumps(args)
             def work():
+                # A forked process hangs if it uses the threads that its parent had.
+                torch.set_num_threads(1)
                 for value in function(*pickle.loads(data)):
                     there.send({**value, "pid": os.getpid()})
                 there.send(None)
@@ -58,26 +60,31 @@ def test_elsewhere_nothing_is_wrapped():
     zerogpu.prepare()
 
 
-def test_switches_reach_the_other_process(spaces, order):
-    desk = Desk(Settings())
-    desk.shelf.open()
-    desk.shelf.wait()
-    asked = changed(order, schedule="en", max_new_tokens=60, pace=15)
+@pytest.fixture
+def service(spaces) -> Service:  # noqa: ARG001 - found when the service is made
+    service = Service(SpaceSettings())
+    service.models.start()
+    service.models.wait()
+    return service
+
+
+def test_switches_reach_the_other_process(service, spaces, short, pause):
+    pause.at(6)
     end = None
-    for end in desk.generate(asked, session="far-away"):
-        if end["tokens"] >= 6 and not end["switches"]:
-            assert desk.switch("ja", "far-away")["switched"]
+    asked = changed(short, schedule="en", max_new_tokens=60)
+    for end in service.generate(asked, session="far-away"):
+        if end["tokens"] == 6 and not end["switches"]:
+            assert service.switch("ja", "far-away")["switched"]
+            pause.resume()
     assert spaces.calls and end["pid"] != spaces.calls[0][1]
-    assert [span["label"] for span in end["lanes"][0]["spans"]] == ["en", "ja"]
+    assert [span["label"] for span in end["outputs"][0]["spans"]] == ["en", "ja"]
     assert end["state"] == "done" and "code" in end
 
 
-def test_stop_reaches_the_other_process(spaces, order):
-    desk = Desk(Settings())
-    desk.shelf.open()
-    desk.shelf.wait()
-    seen = desk.generate(changed(order, max_new_tokens=200, pace=20), session="far-away")
+def test_stop_reaches_the_other_process(service, short, pause):
+    pause.at(6)
+    seen = service.generate(changed(short, max_new_tokens=200), session="far-away")
     next(seen)
-    assert desk.stop("far-away")["stopped"]
+    assert service.stop("far-away")["stopped"]
     end = last(seen)
-    assert end["state"] == "stopped" and end["tokens"] < 200 and desk.running == 0
+    assert end["state"] == "stopped" and end["tokens"] <= 6 and service.sessions == []

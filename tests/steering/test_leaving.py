@@ -1,4 +1,4 @@
-"""Switches that also take away what was spoken before: `away_from="previous"`."""
+"""Switches that also take away the language before: `away_from="previous"`."""
 
 from __future__ import annotations
 

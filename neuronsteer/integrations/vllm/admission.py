@@ -1,4 +1,4 @@
-"""The front end: what is refused, what a request's text becomes, and the prefix cache's salt.
+"""The front end: requests are checked and resolved, and the prefix cache's salt is set.
 
 Whatever a user can get wrong is found here, where it is answered with an error (HTTP 400). A worker
 can only stop the whole engine.
@@ -7,16 +7,14 @@ can only stop the whole engine.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable
 from typing import Any
 
 from ...errors import NeuronSteerError, ParameterError, require
-from . import vllm_internals as private
-from .request_schedule import Plan
-from .served_sets import CATALOGUES, Catalogue, Shape
-from .settings import KEY, Settings, settings_of
-from .wrapping import wrap
+from .request_schedule import RequestSchedule
+from .served_sets import ALL_SERVED_SETS, ModelShape, ServedSets
+from .settings import KEY, ServeSettings, settings_of
+from .vllm_internals import FRONT_END, HTTP, WORKERS, verify, wrap
 
 #: Ways of speculative decoding whose output was shown to be that of the steered model.
 SPECULATIVE = ("ngram", "draft_model")
@@ -29,26 +27,25 @@ _OFF = (
 
 def install() -> None:
     """Wrap the front end of vLLM; nothing changes for engines without neuron sets."""
-    wrap("vllm.engine.arg_utils", "EngineArgs.create_engine_config", _checked)
-    wrap("vllm.v1.engine.input_processor", "InputProcessor.__init__", _catalogued)
-    wrap("vllm.v1.engine.input_processor", "InputProcessor.process_inputs", _admitted)
-    wrap("vllm.v1.engine.output_processor", "OutputProcessor.add_request", _noted)
-    for use in private.HTTP:
+    wrap("vllm.engine.arg_utils", "EngineArgs.create_engine_config", _check_config)
+    wrap("vllm.v1.engine.input_processor", "InputProcessor.__init__", _load_sets)
+    wrap("vllm.v1.engine.input_processor", "InputProcessor.process_inputs", _admit)
+    wrap("vllm.v1.engine.output_processor", "OutputProcessor.add_request", _note_rows)
+    for use in HTTP:
         beams = use.name.endswith("to_beam_search_params")
-        wrap(use.module, use.name, _unsteered_beams if beams else _looked_at)
+        wrap(use.module, use.name, _refuse_beams if beams else _check_early)
 
 
-def check_engine(vllm_config: Any) -> Settings | None:
-    """Return the settings of an engine that can be steered exactly, `None` if it is not to be.
+def check_engine(vllm_config: Any) -> ServeSettings | None:
+    """Return the settings of an engine, `None` if it was started without neuron steering.
 
     Raises:
-        ParameterError: If it is to be steered but cannot.
+        ParameterError: If steering it would not be exact.
     """
     settings = settings_of(vllm_config)
     if settings is None:
         return None
-    anyway = os.environ.get(private.ANYWAY, "") not in ("", "0")
-    private.verify(private.FRONT_END + private.WORKERS, anyway=anyway)
+    verify(FRONT_END + WORKERS)
     parallel = vllm_config.parallel_config
     speculative = vllm_config.speculative_config
     method = None if speculative is None else speculative.method
@@ -82,31 +79,31 @@ def check_engine(vllm_config: Any) -> Settings | None:
     ):
         if found:
             raise ParameterError(
-                f"Neuron steering does not work with {what}: it was not shown that the answers are "
+                f"Neuron steering does not work with {what}: no test shows that the answers are "
                 f"those of the steered model. Please {instead}."
             )
     return settings
 
 
-def shape_of(vllm_config: Any) -> Shape:
-    """Return what a neuron set must fit, as far as the model's config says it."""
+def shape_of(vllm_config: Any) -> ModelShape:
+    """Return what a neuron set must fit, as far as the model's config tells."""
     config = vllm_config.model_config.hf_text_config
     width = getattr(config, "intermediate_size", None)
-    return Shape(
+    return ModelShape(
         getattr(config, "model_type", None),
         int(config.num_hidden_layers),
         width if isinstance(width, int) else None,
     )
 
 
-def plan_of(sampling_params: Any) -> Plan | None:
-    """Return the plan that admission wrote into a request, for the workers."""
+def schedule_of(sampling_params: Any) -> RequestSchedule | None:
+    """Return the schedule that admission wrote into a request, for the workers."""
     extra = None if sampling_params is None else sampling_params.extra_args
     wire = extra.get(KEY) if extra else None
-    return None if wire is None else Plan.from_wire(wire)
+    return None if wire is None else RequestSchedule.from_wire(wire)
 
 
-def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
+def _check_config(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
         vllm_config = original(self, *args, **kwargs)
         check_engine(vllm_config)
@@ -115,16 +112,16 @@ def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
     return create_engine_config
 
 
-def _catalogued(original: Callable[..., Any]) -> Callable[..., Any]:
+def _load_sets(original: Callable[..., Any]) -> Callable[..., Any]:
     def init(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         original(self, vllm_config, *args, **kwargs)
         settings = settings_of(vllm_config)
-        self.neuronsteer = None if settings is None else Catalogue(settings, shape_of(vllm_config))
+        self.neuronsteer = None if settings is None else ServedSets(settings, shape_of(vllm_config))
 
     return init
 
 
-def _admitted(original: Callable[..., Any]) -> Callable[..., Any]:
+def _admit(original: Callable[..., Any]) -> Callable[..., Any]:
     def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
         request = original(self, *args, **kwargs)
         params = request.sampling_params
@@ -139,73 +136,72 @@ def _admitted(original: Callable[..., Any]) -> Callable[..., Any]:
     return process_inputs
 
 
-def _asked(catalogue: Catalogue | None, extra: dict[str, Any]) -> Any:
-    """Return what a request says of steering, `None` if nothing; raise if it cannot be meant."""
+def _wanted(served: ServedSets | None, extra: dict[str, Any]) -> Any:
+    """Return what a request says about steering, `None` if nothing; raise for a mistake."""
     wanted = extra.get(KEY)
     if wanted is None:
         near = difflib.get_close_matches(KEY, [name for name in extra if name != KEY], 1, 0.8)
         if near:
             raise ParameterError(f"Unknown field {near[0]!r}; did you mean {KEY!r}?")
-    elif catalogue is None:
+    elif served is None:
         raise ParameterError(f"Cannot steer to {wanted!r}: {_OFF}.")
     return wanted
 
 
-def _resolve(catalogue: Catalogue | None, request: Any, params: Any) -> None:
+def _resolve(served: ServedSets | None, request: Any, params: Any) -> None:
     extra: dict[str, Any] = params.extra_args or {}
-    wanted = _asked(catalogue, extra)
-    if catalogue is None:
+    wanted = _wanted(served, extra)
+    if served is None:
         return
     ids, embeds = request.prompt_token_ids, request.prompt_embeds
-    plan = catalogue.plan(wanted, len(embeds if ids is None else ids))
-    if plan is not None and request.resumable:
+    schedule = served.resolve(wanted, len(embeds if ids is None else ids))
+    if schedule is not None and request.resumable:
         raise ParameterError(
             "A request whose prompt comes in parts cannot be steered, because switch points are "
             "counted from the end of the prompt. Send the whole prompt at once."
         )
     # The sampling parameters are this request's own copy, but what they hold may be shared.
     rest = {name: value for name, value in extra.items() if name != KEY}
-    if plan is not None:
-        params.extra_args = {**rest, KEY: plan.to_wire()}
-        salt = f"{KEY}:{plan.salt}"
+    if schedule is not None:
+        params.extra_args = {**rest, KEY: schedule.to_wire()}
+        salt = f"{KEY}:{schedule.salt}"
         request.cache_salt = f"{request.cache_salt}|{salt}" if request.cache_salt else salt
     elif wanted is not None:
         params.extra_args = rest or None
 
 
-def _noted(original: Callable[..., Any]) -> Callable[..., Any]:
+def _note_rows(original: Callable[..., Any]) -> Callable[..., Any]:
     def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, request, *args, **kwargs)
-        plan = plan_of(request.sampling_params)
-        if plan is not None:
-            live = live_rows(self)
-            live[request.request_id] = plan.keys
+        schedule = schedule_of(request.sampling_params)
+        if schedule is not None:
+            rows_in_use(self)[request.request_id] = schedule.keys
         return result
 
     return add_request
 
 
-def live_rows(output_processor: Any) -> dict[str, frozenset[str]]:
+def rows_in_use(output_processor: Any) -> dict[str, frozenset[str]]:
     """Return which rows the unfinished requests of an engine need, by request."""
-    live: dict[str, frozenset[str]] = vars(output_processor).setdefault("neuronsteer", {})
-    for request_id in [each for each in live if each not in output_processor.request_states]:
-        del live[request_id]
-    return live
+    rows: dict[str, frozenset[str]] = vars(output_processor).setdefault("neuronsteer", {})
+    for request_id in [each for each in rows if each not in output_processor.request_states]:
+        del rows[request_id]
+    return rows
 
 
-def _looked_at(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Find mistakes before a stream begins: afterwards the status is 200 already."""
+def _check_early(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Find mistakes before a stream begins: once it has begun, the status is already 200."""
 
     def to_sampling_params(self: Any, *args: Any, **kwargs: Any) -> Any:
         params = original(self, *args, **kwargs)
         extra: dict[str, Any] = params.extra_args or {}
         # A request over HTTP does not say for which engine it is; a server has one.
-        engines: list[Catalogue | None] = list(CATALOGUES) or [None]
+        engines: list[ServedSets | None] = list(ALL_SERVED_SETS) or [None]
         if len(engines) == 1:
             try:
-                wanted = _asked(engines[0], extra)
+                wanted = _wanted(engines[0], extra)
                 if engines[0] is not None:
-                    engines[0].plan(wanted, 1)
+                    engines[0].resolve(wanted, 1)
             except NeuronSteerError as error:
                 raise _refusal(str(error)) from error
         return params
@@ -213,16 +209,16 @@ def _looked_at(original: Callable[..., Any]) -> Callable[..., Any]:
     return to_sampling_params
 
 
-def _unsteered_beams(original: Callable[..., Any]) -> Callable[..., Any]:
+def _refuse_beams(original: Callable[..., Any]) -> Callable[..., Any]:
     def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
         default = any(
-            catalogue.default is not None and not catalogue.default.is_constant
-            for catalogue in CATALOGUES
+            served.default is not None and not served.default.is_constant
+            for served in ALL_SERVED_SETS
         )
         if KEY in (self.vllm_xargs or {}) or default:
             raise _refusal(
                 "Beam search cannot be steered: vLLM starts every step of it as a new request, "
-                "which knows neither the schedule nor how far it is. Sample instead."
+                "without the schedule and the number of tokens so far. Sample instead."
             )
         return original(self, *args, **kwargs)
 

@@ -1,7 +1,7 @@
-"""A label's row of the tables, as plain numbers: made in the front end or a worker, sent as bytes.
+"""A label as one row of the tables: plain numbers, compiled in the front end or in a worker.
 
 What a label does is compiled by the same code that steers a transformers model, so a server and
-`attach()` cannot mean different things.
+`attach()` cannot mean different things. Between processes a row travels as bytes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from ...errors import ParameterError
 from ...neuron_set import NeuronSet
 from ...operations import Operation, operation
 from ...steering.compile import Compiler, State
-from .settings import Settings, Source
+from .settings import ServeSettings, SetSource
 
-Change = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+#: `(columns, scale, shift)` of one layer.
+LabelColumns = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Move:
+class CompiledLabel:
     """What one label does at full strength.
 
     Attributes:
@@ -33,7 +34,7 @@ class Move:
     """
 
     key: str
-    layers: dict[int, Change]
+    layers: dict[int, LabelColumns]
 
     def to_wire(self) -> list[Any]:
         """Return plain data for a call to the workers."""
@@ -46,8 +47,8 @@ class Move:
         ]
 
     @classmethod
-    def from_wire(cls, data: Any) -> Move:
-        """Return the move that `to_wire` wrote."""
+    def from_wire(cls, data: Any) -> CompiledLabel:
+        """Return the label that `to_wire` wrote."""
         key, layers = data
         return cls(
             key,
@@ -59,60 +60,60 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedSet:
     """A neuron set on a server.
 
     Attributes:
         source: Its name and where it comes from.
         neurons: The set.
         operation: What steering does.
-        moves: A row per label that has neurons.
+        compiled: A row per label that has neurons.
     """
 
-    source: Source
+    source: SetSource
     neurons: NeuronSet
     operation: Operation
-    moves: dict[str, Move]
+    compiled: dict[str, CompiledLabel]
 
     def key(self, label: str, strength: float) -> str:
-        """Return the row of a label, or raise if the operation has no such strength."""
+        """Return the key of a label's row; raise if the operation does not allow the strength."""
         if not (0 <= strength <= 1 or self.operation.unbounded):
             site = self.operation.site_for(self.neurons.site)
             self.operation.blended(self.neurons.rows(label), site, strength)
-        return self.moves[label].key
+        return self.compiled[label].key
 
 
-def load(source: Source) -> Served:
+def load_set(source: SetSource) -> ServedSet:
     """Return the set that `source` names, compiled; raises as `NeuronSet.from_pretrained` does."""
     neurons = NeuronSet.from_pretrained(
         source.source, revision=source.revision, subfolder=source.subfolder
     )
     chosen = operation(neurons.operation if source.operation is None else source.operation)
-    moves = {
-        label: _move(neurons, chosen, label) for label, count in neurons.counts.items() if count
+    compiled = {
+        label: _compile(neurons, chosen, label) for label, count in neurons.counts.items() if count
     }
-    if not moves:
+    if not compiled:
         raise ParameterError(
             f"The neuron set {source.name!r} has no neurons at all, so nothing could be steered."
         )
-    return Served(source, neurons, chosen, moves)
+    return ServedSet(source, neurons, chosen, compiled)
 
 
-def moves_of(settings: Settings) -> list[Move]:
-    """Return the rows of every set in the settings, for a worker."""
-    return [move for source in settings.sets for move in load(source).moves.values()]
+def compile_sets(settings: ServeSettings) -> list[CompiledLabel]:
+    """Return the labels of every set in the settings, for a worker."""
+    return [label for source in settings.sets for label in load_set(source).compiled.values()]
 
 
-def _move(neurons: NeuronSet, chosen: Operation, label: str) -> Move:
+def _compile(neurons: NeuronSet, chosen: Operation, label: str) -> CompiledLabel:
     widths = {("mlp.neuron", layer): w for layer, w in enumerate(neurons.width_per_layer)}
     compiled = Compiler([neurons], gated=True, widths=widths).compile(
         State(label, operation=chosen)
     )
-    layers: dict[int, Change] = {}
+    layers: dict[int, LabelColumns] = {}
     for (site, layer), row in compiled.items():
         if site != "mlp.neuron":
             raise ParameterError(
-                f"The neurons of this set live at {site!r}; a server steers MLP neurons only "
+                f"The neurons of this set are at {site!r}; a server steers MLP neurons only "
                 "(sites 'mlp.act' and 'mlp.neuron'). Use attach() with transformers for others."
             )
         if row.gain is not None and bool(row.gain.any()):
@@ -122,9 +123,9 @@ def _move(neurons: NeuronSet, chosen: Operation, label: str) -> Move:
                 "'mlp.neuron' (the default), or with 'zero' or 'scale', which are the same at both."
             )
         layers[layer] = (row.columns, row.scale.float(), row.shift.float())
-    # The fingerprint speaks of rows and values, not of what is done with them.
+    # The fingerprint covers rows and values, not what is done with them.
     facts = json.dumps([neurons.fingerprint, chosen.to_dict(), label], sort_keys=True)
-    return Move(hashlib.sha256(facts.encode()).hexdigest()[:24], layers)
+    return CompiledLabel(hashlib.sha256(facts.encode()).hexdigest()[:24], layers)
 
 
 def _read(data: bytes, kind: Any) -> torch.Tensor:

@@ -4,7 +4,7 @@
     POST   /v1/neuronsteer/sets          {"source": "user/set", "name": …, "revision": …, …}
     DELETE /v1/neuronsteer/sets/NAME
 
-Whoever may call them can make the server read a folder or repository, so vLLM loads them only where
+These routes make the server read any folder or repository, so vLLM loads them only where
 the environment variable `VLLM_PLUGINS` names `neuronsteer-sets` (`neuronsteer serve --manage`), and
 they lie under `/v1`, which `--api-key` protects.
 """
@@ -40,14 +40,12 @@ class SetsEndpoint:
 
     def attach_router(self, app: Any) -> None:
         """Register the routes."""
-        app.add_api_route(PATH, self._answering(self._list), methods=["GET"])
-        app.add_api_route(PATH, self._answering(self._add), methods=["POST"])
-        app.add_api_route(
-            f"{PATH}/{{name:path}}", self._answering(self._remove), methods=["DELETE"]
-        )
+        app.add_api_route(PATH, self._as_json(self._list), methods=["GET"])
+        app.add_api_route(PATH, self._as_json(self._add), methods=["POST"])
+        app.add_api_route(f"{PATH}/{{name:path}}", self._as_json(self._remove), methods=["DELETE"])
 
     async def _list(self, request: Any) -> dict[str, Any]:  # noqa: ARG002
-        return management.served_sets(self._engine)
+        return management.list_sets(self._engine)
 
     async def _add(self, request: Any) -> dict[str, Any]:
         try:
@@ -64,7 +62,7 @@ class SetsEndpoint:
     async def _remove(self, request: Any) -> dict[str, Any]:
         return management.remove_set(self._engine, request.path_params["name"])
 
-    def _answering(
+    def _as_json(
         self, action: Callable[[Any], Awaitable[dict[str, Any]]]
     ) -> Callable[[Any], Awaitable[Any]]:
         """Return a route: the answer as JSON, a user's mistake as HTTP 400 in OpenAI's form."""
@@ -76,13 +74,13 @@ class SetsEndpoint:
             try:
                 return responses.JSONResponse(await action(request))
             except NeuronSteerError as error:
-                told = {
+                body = {
                     "message": str(error),
                     "type": "BadRequestError",
                     "param": "neuronsteer",
                     "code": 400,
                 }
-                return responses.JSONResponse({"error": told}, status_code=400)
+                return responses.JSONResponse({"error": body}, status_code=400)
 
         # FastAPI passes the request to a parameter that is annotated so, and asks the function
         # itself, not what it wraps.

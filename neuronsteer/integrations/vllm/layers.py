@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LayoutError, require
-from .compiled_labels import Change
-from .tokens import Tokens
+from .compiled_labels import LabelColumns
 
 _DOWN = re.compile(
     r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\."
@@ -24,7 +23,24 @@ _DOWN = re.compile(
 )
 
 
-class Site:
+class TokenRows:
+    """What the hooks of all layers of a worker read, per token of the batch.
+
+    Attributes:
+        rows: Per token, the row of the tables; row 0 leaves activations alone.
+        strengths: Per token, with how much strength the row acts.
+        steering: Whether anything is steered in this step. Only code run by Python may read it.
+        weighted: Whether some strength in this step is not 1; likewise.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.rows = torch.zeros(size, dtype=torch.int64, device=device)
+        self.strengths = torch.ones(size, device=device)
+        self.steering = False
+        self.weighted = False
+
+
+class SteeredLayer:
     """The neurons of one layer on one worker: its module and its table.
 
     Args:
@@ -50,18 +66,18 @@ class Site:
         self.table = torch.zeros(capacity + 1, 2, self._size, device=device)
         self.table[:, 0] = 1
 
-    def write(self, row: int, change: Change | None) -> None:
+    def write(self, row: int, label: LabelColumns | None) -> None:
         """Fill a row; `None` makes it leave this layer alone."""
         self.table[row, 0] = 1
         self.table[row, 1] = 0
-        if change is not None:
-            columns, scale, shift = change
+        if label is not None:
+            columns, scale, shift = label
             mine = (columns >= self._first) & (columns < self._first + self._size)
             local = (columns[mine] - self._first).to(self.table.device)
             self.table[row, 0, local] = scale[mine].to(self.table)
             self.table[row, 1, local] = shift[mine].to(self.table)
 
-    def install(self, tokens: Tokens, python: bool) -> None:
+    def install(self, tokens: TokenRows, python: bool) -> None:
         """Register the hook.
 
         Args:
@@ -88,7 +104,7 @@ def _in_graph(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (torch.addcmul(pair[:, 1], x, pair[:, 0]), *args[1:])
 
 
-def _in_python(tokens: Tokens) -> Callable[..., Any]:
+def _in_python(tokens: TokenRows) -> Callable[..., Any]:
     def steer(module: Any, args: tuple[Any, ...]) -> Any:
         if not tokens.steering:
             return None
@@ -101,8 +117,10 @@ def _in_python(tokens: Tokens) -> Callable[..., Any]:
     return steer
 
 
-def find(model: nn.Module, num_layers: int, capacity: int, device: torch.device) -> dict[int, Site]:
-    """Return the site of every layer.
+def find_layers(
+    model: nn.Module, num_layers: int, capacity: int, device: torch.device
+) -> dict[int, SteeredLayer]:
+    """Return what is steered of every layer.
 
     Args:
         model: The loaded model, LoRA wrappers included.
@@ -111,7 +129,7 @@ def find(model: nn.Module, num_layers: int, capacity: int, device: torch.device)
         device: Where the activations are.
 
     Raises:
-        LayoutError: If the model's neurons cannot be reached like this.
+        LayoutError: If the model's neurons cannot be steered like this.
     """
     found: dict[int, tuple[str, Any]] = {}
     for name, module in model.named_modules():
@@ -136,14 +154,14 @@ def find(model: nn.Module, num_layers: int, capacity: int, device: torch.device)
             "these with transformers and attach(), or serve a baked checkpoint (neuronsteer bake)."
         )
     for name, module in found.values():
-        _refuse_quantised(name, getattr(module, "base_layer", module))
+        _refuse_quantised_inputs(name, getattr(module, "base_layer", module))
     return {
-        layer: Site(layer, name, module, capacity, device)
+        layer: SteeredLayer(layer, name, module, capacity, device)
         for layer, (name, module) in sorted(found.items())
     }
 
 
-def _refuse_quantised(name: str, linear: Any) -> None:
+def _refuse_quantised_inputs(name: str, linear: Any) -> None:
     quantised = require("vllm.model_executor.layers.fusion.quant_activation", "vllm", "Serving")
     kind = quantised.get_input_quant_key(linear)
     if kind is not None:

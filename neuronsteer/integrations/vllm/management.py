@@ -1,8 +1,8 @@
-"""Sets that come and go while an engine runs.
+"""Adding and removing neuron sets while an engine runs.
 
-The front end loads and compiles a set and sends its rows to all workers; they never look at a disk
-or at the Hub for it. A removed set is refused to new requests at once, and its rows are used again
-only when the last request that needs them has left.
+The front end loads and compiles a set and sends its rows to all workers; they read
+neither the disk nor the Hub for it. Requests for a removed set are refused at once, and its rows
+are reused only after the last request that needs them has finished.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import NeuronSteerError, ParameterError
-from .admission import live_rows
-from .compiled_labels import Served
-from .served_sets import Catalogue
-from .settings import Source
+from .admission import rows_in_use
+from .compiled_labels import ServedSet
+from .served_sets import ServedSets
+from .settings import SetSource
 
 Operation = str | Mapping[str, Any] | None
 
 
-def served_sets(engine: Any) -> dict[str, Any]:
+def list_sets(engine: Any) -> dict[str, Any]:
     """Return what an engine serves: sets with their labels, default, capacity, rows used.
 
     Args:
         engine: An `LLM` or `AsyncLLM` of vLLM.
     """
-    return _catalogue(_core(engine)).describe()
+    return _served(_core(engine)).describe()
 
 
 def add_set(
@@ -38,7 +38,7 @@ def add_set(
     subfolder: str | None = None,
     operation: Operation = None,
 ) -> dict[str, Any]:
-    """Serve one more neuron set from now on; returns what is served then.
+    """Serve one more neuron set from now on; return what is served then.
 
     Args:
         engine: An `LLM` of vLLM; for `AsyncLLM` see `add_set_async`.
@@ -52,11 +52,11 @@ def add_set(
         NeuronSteerError: If it cannot be served; nothing changes then.
     """
     core = _core(engine)
-    catalogue = _catalogue(core)
-    served = catalogue.prepare(_source(source, name, revision, subfolder, operation))
-    gone, moves = _wanted(core, catalogue, served)
-    answers = engine.collective_rpc("neuronsteer_change", args=(gone, moves))
-    return _entered(catalogue, served, gone, answers)
+    served = _served(core)
+    new = served.prepare(_source(source, name, revision, subfolder, operation))
+    freed, labels = _changes(core, served, new)
+    errors = engine.collective_rpc("neuronsteer_change", args=(freed, labels))
+    return _finish(served, new, freed, errors)
 
 
 async def add_set_async(
@@ -70,42 +70,42 @@ async def add_set_async(
 ) -> dict[str, Any]:
     """As `add_set`, for an `AsyncLLM`."""
     core = _core(engine)
-    catalogue = _catalogue(core)
+    served = _served(core)
     wanted = _source(source, name, revision, subfolder, operation)
     async with _lock(core):
-        # Loading may mean downloading; the server goes on answering meanwhile.
-        served = await asyncio.to_thread(catalogue.prepare, wanted)
-        gone, moves = _wanted(core, catalogue, served)
-        answers = await engine.collective_rpc("neuronsteer_change", args=(gone, moves))
-        return _entered(catalogue, served, gone, answers)
+        # Loading may mean downloading; the server keeps answering meanwhile.
+        new = await asyncio.to_thread(served.prepare, wanted)
+        freed, labels = _changes(core, served, new)
+        errors = await engine.collective_rpc("neuronsteer_change", args=(freed, labels))
+        return _finish(served, new, freed, errors)
 
 
 def remove_set(engine: Any, name: str) -> dict[str, Any]:
-    """Refuse new requests for a set from now on; returns what is served then.
+    """Refuse new requests for a set from now on; return what is served then.
 
-    Requests that are running finish as they began.
+    Running requests finish as they began.
 
     Args:
         engine: An `LLM` or `AsyncLLM` of vLLM.
         name: The set's name.
     """
-    catalogue = _catalogue(_core(engine))
-    catalogue.leave(name)
-    return catalogue.describe()
+    served = _served(_core(engine))
+    served.remove(name)
+    return served.describe()
 
 
 def _core(engine: Any) -> Any:
     return getattr(engine, "llm_engine", engine)
 
 
-def _catalogue(core: Any) -> Catalogue:
+def _served(core: Any) -> ServedSets:
     found = getattr(core.input_processor, "neuronsteer", None)
     if found is None:
         raise ParameterError("This engine was started without neuron steering.")
     if getattr(core.vllm_config.parallel_config, "_api_process_count", 1) > 1:
         raise ParameterError(
-            "Sets cannot come and go with several API server processes, because each has its own "
-            "list of them. Start with --api-server-count 1."
+            "Sets cannot be added or removed with several API server processes, because each has "
+            "its own list of them. Start with --api-server-count 1."
         )
     return found
 
@@ -116,7 +116,7 @@ def _source(
     revision: str | None,
     subfolder: str | None,
     operation: Operation,
-) -> Source:
+) -> SetSource:
     given = {
         "source": source,
         "name": name,
@@ -124,28 +124,30 @@ def _source(
         "subfolder": subfolder,
         "operation": operation,
     }
-    return Source.read({field: value for field, value in given.items() if value is not None})
+    return SetSource.read({field: value for field, value in given.items() if value is not None})
 
 
-def _wanted(core: Any, catalogue: Catalogue, served: Served) -> tuple[list[str], list[Any]]:
+def _changes(core: Any, served: ServedSets, new: ServedSet) -> tuple[list[str], list[Any]]:
+    """Return the rows that the workers free, and the labels that they add."""
+
     def used() -> list[str]:
-        return [key for keys in live_rows(core.output_processor).values() for key in keys]
+        return [key for keys in rows_in_use(core.output_processor).values() for key in keys]
 
-    gone = catalogue.room_for(served, used)
-    return gone, [move.to_wire() for move in served.moves.values()]
+    freed = served.check_capacity(new, used)
+    return freed, [label.to_wire() for label in new.compiled.values()]
 
 
-def _entered(
-    catalogue: Catalogue, served: Served, gone: list[str], answers: list[str | None]
+def _finish(
+    served: ServedSets, new: ServedSet, freed: list[str], errors: list[str | None]
 ) -> dict[str, Any]:
-    catalogue.give_up(gone)
-    said = next((answer for answer in answers if answer is not None), None)
-    if said is not None:
-        raise NeuronSteerError(f"The set {served.source.name!r} cannot be served: {said}")
-    catalogue.enter(served)
-    return catalogue.describe()
+    served.forget(freed)
+    error = next((each for each in errors if each is not None), None)
+    if error is not None:
+        raise NeuronSteerError(f"The set {new.source.name!r} cannot be served: {error}")
+    served.add(new)
+    return served.describe()
 
 
 def _lock(core: Any) -> asyncio.Lock:
-    # One change at a time: what has room now must still have it when the workers answer.
+    # One change at a time: rows that are free now must still be free when the workers answer.
     return vars(core).setdefault("neuronsteer_lock", asyncio.Lock())

@@ -1,7 +1,7 @@
-"""What one request asks for, in the terms of the workers: plain numbers and keys of table rows.
+"""The schedule of one request as the workers need it: plain numbers and keys of table rows.
 
-The front end turns a request's schedule into a plan once, at admission, where a mistake can still
-be answered with an error. Positions are counted from the start of the sequence, so that chunked
+The front end resolves a request's schedule once, at admission, where a mistake can still be
+answered with an error. Positions are counted from the start of the sequence, so that chunked
 prefill, preemption with recomputation, cached prefixes and rejected drafts cannot shift a switch.
 """
 
@@ -18,18 +18,22 @@ from ...steering.schedule import Schedule
 
 #: Switch points of one request at most: the width of a worker's table of requests.
 MAX_STEPS = 16
+#: Tokens are counted up to here: far beyond any text, and well within the workers' 64-bit integers.
+TOKEN_LIMIT = 1 << 40
 #: The key of the row that leaves activations alone.
 IDENTITY = ""
 
 
 @dataclass(frozen=True)
-class Step:
+class ScheduleStep:
     """From the generated token `start` on, the row `key` acts with `strength`.
+
+    A ramp is one step: the workers compute the share of the strength from the position.
 
     Attributes:
         start: Generated token.
         key: Content key of a table row, `IDENTITY` for none.
-        strength: How much of it, see `Operation.blended`.
+        strength: How strongly it acts, see `Operation.blended`.
         ramp: Over how many tokens the strength grows; 1 is at once.
     """
 
@@ -40,7 +44,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RequestSchedule:
     """The schedule of one request.
 
     Attributes:
@@ -51,19 +55,19 @@ class Plan:
     """
 
     origin: int
-    steps: tuple[Step, ...]
+    steps: tuple[ScheduleStep, ...]
     repeat: int = 0
     prompt: bool = False
 
     @classmethod
     def of(
         cls, schedule: Schedule, key_of: Callable[[str, float], str], prompt_tokens: int
-    ) -> Plan | None:
-        """Return the plan of a request, or `None` if the schedule never steers.
+    ) -> RequestSchedule | None:
+        """Return the schedule of a request, or `None` if it never steers.
 
         Args:
-            schedule: What was asked for.
-            key_of: Returns the row of a label, and raises if it cannot be had at this strength.
+            schedule: What the request asks for.
+            key_of: Returns the row of a label; raises if this strength is not possible.
             prompt_tokens: Length of the prompt.
 
         Raises:
@@ -73,25 +77,35 @@ class Plan:
             raise ScheduleError(
                 f"The schedule {str(schedule)!r} waits for text, which a server cannot do: its "
                 "workers see no text. Use token counts, e.g. '24:fr', or send a second request "
-                "that goes on from the text so far."
+                "that continues the text so far."
             )
         if len(schedule.points) > MAX_STEPS:
             raise ScheduleError(
                 f"The schedule has {len(schedule.points)} switch points; a request may have "
                 f"{MAX_STEPS}. Use repeat=, or send the rest as a second request."
             )
-        steps: list[Step] = []
+        # A worker could not store larger numbers, and an error there would stop the engine.
+        counts = [schedule.repeat or 0]
+        for point in schedule.points:
+            counts += [point.ramp, point.at if isinstance(point.at, int) else 0]
+        if max(counts) >= TOKEN_LIMIT:
+            raise ScheduleError(
+                f"The schedule counts to token {max(counts)}; a request can count to "
+                f"{TOKEN_LIMIT - 1}, which no text reaches. Leave that part out."
+            )
+        steps: list[ScheduleStep] = []
         for point in schedule.points:
             named = point.label is not None and point.strength != 0
             key = key_of(str(point.label), point.strength) if named else IDENTITY
             at = point.at if isinstance(point.at, int) else 0  # never a condition: refused above
             strength = point.strength if named else 1.0
-            steps.append(Step(at, key, strength, max(point.ramp, 1) if named else 1))
+            steps.append(ScheduleStep(at, key, strength, max(point.ramp, 1) if named else 1))
         if all(step.key == IDENTITY for step in steps):
             return None
-        plan = cls(max(prompt_tokens - 1, 0), tuple(steps), schedule.repeat or 0, schedule.prompt)
-        # What holds everywhere needs no origin, and may then share cached prefixes of any length.
-        return replace(plan, origin=0) if plan.constant else plan
+        origin = max(prompt_tokens - 1, 0)
+        found = cls(origin, tuple(steps), schedule.repeat or 0, schedule.prompt)
+        # A constant schedule needs no origin, and can then share cached prefixes of any length.
+        return replace(found, origin=0) if found.constant else found
 
     @property
     def constant(self) -> bool:
@@ -110,7 +124,7 @@ class Plan:
 
     @property
     def salt(self) -> str:
-        """What keeps cached prefixes apart: the rows' contents and where which one acts."""
+        """What keeps cached prefixes apart: the rows' contents and which one acts where."""
         return hashlib.sha256(json.dumps(self.to_wire()).encode()).hexdigest()
 
     def to_wire(self) -> list[Any]:
@@ -119,7 +133,7 @@ class Plan:
         return [self.origin, self.repeat, self.prompt, steps]
 
     @classmethod
-    def from_wire(cls, data: Any) -> Plan:
-        """Return the plan that `to_wire` wrote."""
+    def from_wire(cls, data: Any) -> RequestSchedule:
+        """Return the schedule that `to_wire` wrote."""
         origin, repeat, prompt, steps = data
-        return cls(origin, tuple(Step(*step) for step in steps), repeat, prompt)
+        return cls(origin, tuple(ScheduleStep(*step) for step in steps), repeat, prompt)

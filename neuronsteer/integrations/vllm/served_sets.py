@@ -1,4 +1,4 @@
-"""The front end's view: which sets can be asked for, and what a request's text means."""
+"""The neuron sets that an engine serves, and what the text of a request means with them."""
 
 from __future__ import annotations
 
@@ -10,69 +10,69 @@ from typing import Any
 
 from ...errors import LabelError, ParameterError, did_you_mean, unknown_label
 from ...steering.schedule import Schedule
-from .compiled_labels import Served, load
-from .request_schedule import Plan
-from .settings import KEY, Settings, Source
+from .compiled_labels import ServedSet, load_set
+from .request_schedule import RequestSchedule
+from .settings import KEY, ServeSettings, SetSource
 
 #: Seconds before the rows of a removed set may be used again: longer than any request needs to get
 #: from admission to the list of running ones.
 GRACE = 5.0
 
-#: Every catalogue of this process, for checks that do not know which engine they belong to.
-CATALOGUES: weakref.WeakSet[Catalogue] = weakref.WeakSet()
+#: Of every engine in this process, for checks that do not know which engine they belong to.
+ALL_SERVED_SETS: weakref.WeakSet[ServedSets] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a set must fit; `None` is not known here, and is checked by the workers."""
+class ModelShape:
+    """What a set must fit; `None` is unknown here, and is checked by the workers."""
 
     model_type: str | None = None
     num_layers: int | None = None
     width: int | None = None
 
 
-class Catalogue:
+class ServedSets:
     """The sets of one engine, by name.
 
     Args:
         settings: What the engine was started with.
-        shape: The model; by default nothing is known of it.
+        shape: The model; by default unknown.
     """
 
-    def __init__(self, settings: Settings, shape: Shape | None = None) -> None:
+    def __init__(self, settings: ServeSettings, shape: ModelShape | None = None) -> None:
         self.capacity = settings.capacity
         self.default: Schedule | None = None
-        self._shape = shape or Shape()
-        self._sets: dict[str, Served] = {}
+        self._shape = shape or ModelShape()
+        self._sets: dict[str, ServedSet] = {}
         #: Rows of removed sets → when they were removed.
-        self._leaving: dict[str, float] = {}
+        self._removed: dict[str, float] = {}
         for source in settings.sets:
-            self.enter(self.prepare(source))
+            self.add(self.prepare(source))
         if settings.default is not None:
             try:
                 self.default = self.schedule(settings.default)
-                Plan.of(self.default, self._key, 1)
+                RequestSchedule.of(self.default, self._key, 1)
             except (ValueError, LabelError) as error:
                 raise ParameterError(f"The server's default cannot be used: {error}") from error
-        CATALOGUES.add(self)
+        ALL_SERVED_SETS.add(self)
 
     # --- requests -------------------------------------------------------------------------------
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Every label that can be asked for."""
-        found = (label for served in self._sets.values() for label in served.moves)
+        found = (label for served in self._sets.values() for label in served.compiled)
         return tuple(dict.fromkeys(found))
 
-    def plan(self, wanted: Any, prompt_tokens: int) -> Plan | None:
-        """Return the plan of a request, or `None` if it is not steered.
+    def resolve(self, wanted: Any, prompt_tokens: int) -> RequestSchedule | None:
+        """Return the schedule of a request, or `None` if it is not steered.
 
         Args:
-            wanted: What the request says, `None` if it says nothing.
+            wanted: What the request asks for, `None` if it says nothing.
             prompt_tokens: Length of its prompt.
 
         Raises:
-            NeuronSteerError: If that cannot be served; the message says why.
+            NeuronSteerError: If it cannot be served; the message says why.
         """
         if wanted is None:
             schedule = self.default
@@ -84,25 +84,25 @@ class Catalogue:
             raise ParameterError(
                 f"{KEY!r} is {wanted!r}; expected a schedule as text, e.g. 'fr' or 'en,24:fr'."
             )
-        return Plan.of(schedule, self._key, prompt_tokens)
+        return RequestSchedule.of(schedule, self._key, prompt_tokens)
 
     def schedule(self, text: str) -> Schedule:
-        """Return the schedule that `text` writes: one label, or labels with switch points."""
+        """Return the schedule written as `text`: one label, or labels with switch points."""
         return Schedule(text) if text in self.labels else Schedule.parse(text)
 
     def _key(self, label: str, strength: float) -> str:
         served, name = self._find(label)
-        if name not in served.moves:
+        if name not in served.compiled:
             raise LabelError(
                 f"The label {name!r} has no neurons in the set {served.source.name!r}, so steering "
-                f"to it would change nothing. Labels with neurons: {', '.join(served.moves)}."
+                f"to it would change nothing. Labels with neurons: {', '.join(served.compiled)}."
             )
         return served.key(name, strength)
 
-    def _find(self, label: str) -> tuple[Served, str]:
-        """Return the set and label that a request calls `label`, or `set/label`."""
+    def _find(self, label: str) -> tuple[ServedSet, str]:
+        """Return the set and label that a request means by `label` or `set/label`."""
         having = [served for served in self._sets.values() if label in served.neurons.labels]
-        keys = {each.moves[label].key if label in each.moves else "" for each in having}
+        keys = {each.compiled[label].key if label in each.compiled else "" for each in having}
         if len(having) > 1 and len(keys) > 1:
             ways = [f"{served.source.name}/{label}" for served in having]
             raise LabelError(
@@ -119,7 +119,7 @@ class Catalogue:
                 return served, inner
         raise unknown_label(label, self.labels, "this server")
 
-    # --- sets coming and going ------------------------------------------------------------------
+    # --- adding and removing sets ---------------------------------------------------------------
 
     def names(self) -> list[str]:
         """Return the names of the sets."""
@@ -131,7 +131,7 @@ class Catalogue:
             "sets": {
                 name: {
                     **served.source.to_dict(),
-                    "labels": list(served.moves),
+                    "labels": list(served.compiled),
                     "operation": served.operation.to_dict(),
                     "fingerprint": served.neurons.fingerprint,
                 }
@@ -139,17 +139,17 @@ class Catalogue:
             },
             "default": None if self.default is None else str(self.default),
             "capacity": self.capacity,
-            "used": len(self._rows()) + len(self._leaving),
+            "used": len(self._rows()) + len(self._removed),
         }
 
-    def prepare(self, source: Source) -> Served:
+    def prepare(self, source: SetSource) -> ServedSet:
         """Return the set that `source` names, loaded and checked, but not served yet."""
         if source.name in self._sets:
             raise ParameterError(
                 f"A neuron set called {source.name!r} is served already; remove it first, or give "
                 "the new one another name."
             )
-        served = load(source)
+        served = load_set(source)
         shape, own = self._shape, served.neurons
         served.neurons.check_model(
             shape.model_type,
@@ -158,43 +158,43 @@ class Catalogue:
         )
         return served
 
-    def room_for(self, served: Served, used: Callable[[], Iterable[str]]) -> list[str]:
-        """Return the rows of removed sets that can be given up now.
+    def check_capacity(self, served: ServedSet, used: Callable[[], Iterable[str]]) -> list[str]:
+        """Return the rows of removed sets that have to be freed to add a set.
 
         Args:
-            served: What is to be added.
+            served: The set to add.
             used: Returns the rows that running requests need.
 
         Raises:
             ParameterError: If the tables are full.
         """
-        running = set(used()) if self._leaving else set[str]()
+        running = set(used()) if self._removed else set[str]()
         now = time.monotonic()
-        wanted = {move.key for move in served.moves.values()}
+        wanted = {label.key for label in served.compiled.values()}
         free = [
             key
-            for key, since in self._leaving.items()
+            for key, since in self._removed.items()
             if key not in running and key not in wanted and now - since >= GRACE
         ]
-        kept = self._rows() | (set(self._leaving) - set(free))
-        self._check_room(served.source.name, wanted, kept)
+        kept = self._rows() | (set(self._removed) - set(free))
+        self._check_rows(served.source.name, wanted, kept)
         return free
 
-    def give_up(self, keys: Iterable[str]) -> None:
-        """Forget rows of removed sets, which the workers have forgotten."""
+    def forget(self, keys: Iterable[str]) -> None:
+        """Forget rows of removed sets that the workers have freed."""
         for key in keys:
-            self._leaving.pop(key, None)
+            self._removed.pop(key, None)
 
-    def enter(self, served: Served) -> None:
+    def add(self, served: ServedSet) -> None:
         """Serve a prepared set from now on."""
-        wanted = {move.key for move in served.moves.values()}
-        self._check_room(served.source.name, wanted, self._rows() | set(self._leaving))
+        wanted = {label.key for label in served.compiled.values()}
+        self._check_rows(served.source.name, wanted, self._rows() | set(self._removed))
         for key in wanted:  # rows of an earlier set with the same content are in use again
-            self._leaving.pop(key, None)
+            self._removed.pop(key, None)
         self._sets[served.source.name] = served
 
-    def leave(self, name: str) -> None:
-        """Refuse new requests for a set; the ones that are running finish as they began."""
+    def remove(self, name: str) -> None:
+        """Refuse new requests for a set; running requests finish as they began."""
         if name not in self._sets:
             known = ", ".join(self._sets) or "none"
             raise LabelError(
@@ -204,7 +204,7 @@ class Catalogue:
         served = self._sets.pop(name)
         if self.default is not None:
             try:
-                Plan.of(self.default, self._key, 1)
+                RequestSchedule.of(self.default, self._key, 1)
             except (ValueError, LabelError) as error:
                 self._sets[name] = served
                 raise ParameterError(
@@ -213,19 +213,20 @@ class Catalogue:
                 ) from error
         still = self._rows()
         now = time.monotonic()
-        self._leaving |= {m.key: now for m in served.moves.values() if m.key not in still}
+        labels = served.compiled.values()
+        self._removed |= {label.key: now for label in labels if label.key not in still}
 
     def _rows(self) -> set[str]:
-        return {move.key for served in self._sets.values() for move in served.moves.values()}
+        return {label.key for each in self._sets.values() for label in each.compiled.values()}
 
-    def _check_room(self, name: str, wanted: set[str], kept: set[str]) -> None:
+    def _check_rows(self, name: str, wanted: set[str], kept: set[str]) -> None:
         total = len(wanted | kept)
         if total > self.capacity:
-            leaving = len(set(self._leaving) & kept)
-            later = f" {leaving} of them belong to removed sets that are still in use, so it may "
+            removed = len(set(self._removed) & kept)
+            later = f" {removed} of them belong to removed sets that are still in use, so it may "
             raise ParameterError(
                 f"The neuron set {name!r} has {len(wanted)} labels, but this server's tables hold "
                 f"{self.capacity} and {len(kept)} are taken."
-                + (later + "work in a moment." if leaving else "")
+                + (later + "work in a moment." if removed else "")
                 + " Remove a set, or start the server with a larger 'capacity'."
             )

@@ -27,7 +27,7 @@ _HELP = (
 
 
 @dataclass(frozen=True)
-class Source:
+class SetSource:
     """Where a neuron set comes from, and what it is called on the server.
 
     Attributes:
@@ -45,14 +45,14 @@ class Source:
     operation: dict[str, Any] | str | None = None
 
     @classmethod
-    def read(cls, given: Any, name: str | None = None) -> Source:
-        """Return the source written as text or as a dictionary."""
+    def read(cls, given: Any, name: str | None = None) -> SetSource:
+        """Return the source given as text or as a dictionary."""
         fields: Any = {"source": given} if isinstance(given, str) else given
         if not isinstance(fields, Mapping):
             raise ParameterError(f"Cannot read the neuron set {given!r}: {_HELP}.")
         fields = dict(fields)
         name = fields.pop("name", name)
-        _known(fields, _SOURCE_FIELDS, "a neuron set")
+        _check_fields(fields, _SOURCE_FIELDS, "a neuron set")
         source = fields.get("source")
         if not isinstance(source, str) or not source.strip():
             raise ParameterError(f"The neuron set {given!r} has no 'source': {_HELP}.")
@@ -81,7 +81,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServeSettings:
     """The `neuronsteer` block.
 
     Attributes:
@@ -90,12 +90,12 @@ class Settings:
         default: The schedule of requests that name none; `None` leaves them unsteered.
     """
 
-    sets: tuple[Source, ...]
+    sets: tuple[SetSource, ...]
     capacity: int = CAPACITY
     default: str | None = None
 
     @classmethod
-    def read(cls, block: Any) -> Settings:
+    def read(cls, block: Any) -> ServeSettings:
         """Return the validated block.
 
         Raises:
@@ -103,14 +103,14 @@ class Settings:
         """
         if not isinstance(block, Mapping):
             raise ParameterError(f"The setting {KEY!r} is {block!r}: {_HELP}.")
-        _known(block, _FIELDS, f"the setting {KEY!r}")
+        _check_fields(block, _FIELDS, f"the setting {KEY!r}")
         given = block.get("sets", ())
         if isinstance(given, str):
             given = [given]
         if isinstance(given, Mapping) and "source" not in given:
-            sources = [Source.read(value, name) for name, value in given.items()]
+            sources = [SetSource.read(value, name) for name, value in given.items()]
         elif isinstance(given, Sequence):
-            sources = [Source.read(value) for value in given]
+            sources = [SetSource.read(value) for value in given]
         else:
             raise ParameterError(f"The field 'sets' is {given!r}: {_HELP}.")
         names = [source.name for source in sources]
@@ -141,14 +141,14 @@ class Settings:
         return block
 
 
-def settings_of(vllm_config: Any) -> Settings | None:
+def settings_of(vllm_config: Any) -> ServeSettings | None:
     """Return the settings of an engine, or `None` if it was started without neuron steering."""
     additional = vllm_config.additional_config
     block = additional.get(KEY) if isinstance(additional, Mapping) else None
-    return None if block is None else Settings.read(block)
+    return None if block is None else ServeSettings.read(block)
 
 
-def _known(given: Mapping[str, Any], fields: Sequence[str], where: str) -> None:
+def _check_fields(given: Mapping[str, Any], fields: Sequence[str], where: str) -> None:
     for name in given:
         if name not in fields:
             raise ParameterError(

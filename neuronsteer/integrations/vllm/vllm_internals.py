@@ -1,9 +1,12 @@
-"""Everything of vLLM that is touched and not documented, in one place, with what it is for.
+"""Everything undocumented in vLLM that is used here: what it is for, and how it is wrapped.
 
-A row says what is used, what this package makes of it, and what would go wrong if it changed. The
-list is checked when an engine with neuron steering starts: a vLLM in which something is missing, or
-takes other arguments, is refused with a message, because a hook that is never called would answer
-every request unsteered without anybody noticing.
+An entry says what is used, what this package does with it, and what would go wrong if it changed.
+The list is checked when an engine with neuron steering starts: a vLLM in which something is
+missing, or takes other arguments, is refused with a message, because a hook that is never called
+would answer every request unsteered without anybody noticing.
+
+Nothing of vLLM is imported to wrap it: the front end has no use for the workers' modules, and a
+user who has this package installed but does not steer should not notice it.
 
 Documented and therefore not listed: the entry points `vllm.general_plugins` and
 `vllm.endpoint_plugins`, `additional_config`, `SamplingParams.extra_args` (`vllm_xargs` over HTTP),
@@ -12,33 +15,42 @@ Documented and therefore not listed: the entry points `vllm.general_plugins` and
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
-from ...errors import MissingExtraError, require
-from .wrapping import is_wrapped
+import wrapt
 
-#: Versions of vLLM that can be steered, and how one knows.
+from ...errors import MissingExtraError, require
+
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+#: Versions of vLLM that can be steered, and how this is known.
 SUPPORTED = {
     "0.32": "the tests are run with it",
     "0.33": "it was not run, but this list was compared with its sources",
 }
 #: Setting this environment variable to 1 tries another version, if nothing on the list is missing.
-ANYWAY = "NEURONSTEER_VLLM_ANY_VERSION"
+ANY_VERSION = "NEURONSTEER_VLLM_ANY_VERSION"
+#: Attribute of everything that was wrapped.
+_MARK = "neuronsteer"
 
 
 @dataclass(frozen=True)
-class Use:
-    """One thing that is touched.
+class InternalUse:
+    """One part of vLLM that is used.
 
     Attributes:
         module: Where it is.
         name: Dotted name there.
         takes: Parameters that must be there, for functions.
         why: What is done with it.
-        breaks: What happens if it changes without being noticed.
+        breaks: What happens if it changes and this package does not notice.
     """
 
     module: str
@@ -49,21 +61,21 @@ class Use:
 
 
 _ENGINE = (
-    Use(
+    InternalUse(
         "vllm.engine.arg_utils",
         "EngineArgs.create_engine_config",
         (),
         "wrapped: settings that cannot be steered exactly are refused before anything is loaded",
         "such an engine starts; what it answers is undefined",
     ),
-    Use(
+    InternalUse(
         "vllm.v1.engine.input_processor",
         "InputProcessor.__init__",
         ("vllm_config",),
         "wrapped: the neuron sets are loaded in the process that admits requests",
         "requests for steering are refused: nothing can be looked up",
     ),
-    Use(
+    InternalUse(
         "vllm.v1.engine.input_processor",
         "InputProcessor.process_inputs",
         ("params", "resumable"),
@@ -71,7 +83,7 @@ _ENGINE = (
         "request that it returns (prompt_token_ids, prompt_embeds, sampling_params, cache_salt)",
         "requests run unsteered, or share cached prefixes with others",
     ),
-    Use(
+    InternalUse(
         "vllm.v1.engine.output_processor",
         "OutputProcessor.add_request",
         ("request",),
@@ -79,10 +91,10 @@ _ENGINE = (
         "rows of a removed set may be reused while a request still needs them",
     ),
 )
-_SAMPLED = (
+_SAMPLING = (
     "to_sampling_params",
     "wrapped: mistakes are found before a stream begins",
-    "in a stream, a mistake is told in the stream instead of by HTTP 400",
+    "in a stream, a mistake is reported in the stream instead of by HTTP 400",
 )
 _BEAMS = (
     "to_beam_search_params",
@@ -91,40 +103,40 @@ _BEAMS = (
 )
 #: The HTTP requests that carry `vllm_xargs`: class, and what is wrapped there.
 HTTP = tuple(
-    Use(f"vllm.entrypoints.openai.{kind}.protocol", f"{request}.{name}", (), why, breaks)
+    InternalUse(f"vllm.entrypoints.openai.{kind}.protocol", f"{request}.{name}", (), why, breaks)
     for kind, request, parts in (
-        ("completion", "CompletionRequest", (_SAMPLED, _BEAMS)),
-        ("chat_completion", "ChatCompletionRequest", (_SAMPLED, _BEAMS)),
-        ("responses", "ResponsesRequest", (_SAMPLED,)),
+        ("completion", "CompletionRequest", (_SAMPLING, _BEAMS)),
+        ("chat_completion", "ChatCompletionRequest", (_SAMPLING, _BEAMS)),
+        ("responses", "ResponsesRequest", (_SAMPLING,)),
     )
     for name, why, breaks in parts
 )
 FRONT_END = _ENGINE + HTTP
 WORKERS = (
-    Use(
+    InternalUse(
         "vllm.v1.worker.worker_base",
         "WorkerBase",
         (),
-        "two methods are added for `collective_rpc`: sets come and go while serving",
+        "two methods are added for `collective_rpc`: sets are added and removed while serving",
         "sets cannot be added or removed",
     ),
-    Use(
+    InternalUse(
         "vllm.model_executor.layers.fusion.quant_activation",
         "get_input_quant_key",
         ("layer",),
-        "asked: whether a projection gets activations that are quantised already",
+        "called: whether a projection gets activations that are quantised already",
         "such a model starts; the hook fails on the first request",
     ),
 )
-RUNNER_1 = (
-    Use(
+RUNNER_V1 = (
+    InternalUse(
         "vllm.v1.worker.gpu_worker",
         "Worker.load_model",
         (),
-        "wrapped: tables and hooks are made once the model is there, before it is compiled",
+        "wrapped: tables and hooks are made once the model is loaded, before it is compiled",
         "the engine stops at the first steered request",
     ),
-    Use(
+    InternalUse(
         "vllm.v1.worker.gpu_model_runner",
         "GPUModelRunner._model_forward",
         ("input_ids", "positions", "inputs_embeds"),
@@ -133,29 +145,29 @@ RUNNER_1 = (
         "requests run unsteered",
     ),
 )
-RUNNER_2 = (
-    Use(
+RUNNER_V2 = (
+    InternalUse(
         "vllm.v1.worker.gpu.model_states",
         "resolve_model_state_cls",
         ("vllm_config", "model"),
         "wrapped: the class that it returns is subclassed",
         "requests run unsteered",
     ),
-    Use(
+    InternalUse(
         "vllm.v1.worker.gpu.model_states.interface",
         "ModelState.add_request",
         ("req_index", "new_req_data"),
-        "overridden: a request got a place in the batch (`sampling_params`, `req_id`)",
+        "overridden: a request got a slot of the batch (`sampling_params`, `req_id`)",
         "requests run unsteered",
     ),
-    Use(
+    InternalUse(
         "vllm.v1.worker.gpu.model_states.interface",
         "ModelState.remove_request",
         ("req_id",),
-        "overridden: it left its place",
+        "overridden: a request left its slot",
         "only speed: every step is treated as steered",
     ),
-    Use(
+    InternalUse(
         "vllm.v1.worker.gpu.model_states.interface",
         "ModelState.prepare_inputs",
         ("input_batch", "req_states"),
@@ -166,8 +178,39 @@ RUNNER_2 = (
 )
 
 
-def missing(uses: tuple[Use, ...]) -> list[str]:
-    """Return what of a list this vLLM does not have, in words."""
+def wrap(module: str, name: str, wrapper: Wrapper) -> None:
+    """Replace `name` in `module` by `wrapper(it)`, now or as soon as the module is imported.
+
+    A name that does not exist is skipped: `verify` reports it before anything is steered.
+    """
+
+    def replace(found: ModuleType) -> None:
+        owner: Any = found
+        *path, last = name.split(".")
+        for part in path:
+            owner = getattr(owner, part, None)
+        original = getattr(owner, last, None)
+        # vLLM loads its plugins in every process, and in some of them more than once.
+        if original is not None and not hasattr(original, _MARK):
+            wrapped = functools.wraps(original)(wrapper(original))
+            setattr(wrapped, _MARK, True)
+            setattr(owner, last, wrapped)
+
+    wrapt.register_post_import_hook(replace, module)
+
+
+def add_method(module: str, owner: str, name: str, function: Callable[..., Any]) -> None:
+    """Give a class in `module` one more method, now or as soon as the module is imported."""
+
+    def add(found: ModuleType) -> None:
+        if hasattr(found, owner):
+            setattr(getattr(found, owner), name, function)
+
+    wrapt.register_post_import_hook(add, module)
+
+
+def missing(uses: tuple[InternalUse, ...]) -> list[str]:
+    """Return, in words, which of these parts this vLLM does not have."""
     found: list[str] = []
     for use in uses:
         full = f"{use.module}.{use.name}"
@@ -175,7 +218,8 @@ def missing(uses: tuple[Use, ...]) -> list[str]:
             owner: Any = importlib.import_module(use.module)
             for part in use.name.split("."):
                 owner = getattr(owner, part)
-            if use.why.startswith("wrapped") and not is_wrapped(owner):
+            # Inherited methods count as wrapped.
+            if use.why.startswith("wrapped") and not hasattr(owner, _MARK):
                 raise AttributeError("it could not be wrapped")
         except (ImportError, AttributeError) as error:
             found.append(f"{full} ({error})")
@@ -188,29 +232,29 @@ def missing(uses: tuple[Use, ...]) -> list[str]:
     return found
 
 
-def verify(uses: tuple[Use, ...], *, anyway: bool) -> None:
+def verify(uses: tuple[InternalUse, ...]) -> None:
     """Raise unless this vLLM is one that can be steered.
 
     Args:
-        uses: What has to be there.
-        anyway: Accept other versions if nothing is missing.
+        uses: The parts that must be there.
 
     Raises:
-        MissingExtraError: Saying which versions can be, or what is missing.
+        MissingExtraError: Saying which versions are supported, or what is missing.
     """
+    any_version = os.environ.get(ANY_VERSION, "") not in ("", "0")
     version = str(require("vllm", "vllm", "Serving").__version__)
     supported = "; ".join(f"{each}.x, {how}" for each, how in SUPPORTED.items())
-    if ".".join(version.split(".")[:2]) not in SUPPORTED and not anyway:
+    if ".".join(version.split(".")[:2]) not in SUPPORTED and not any_version:
         raise MissingExtraError(
             f"vLLM {version} is not supported by neuron steering; supported: {supported}. Install "
-            f"one of these, or set {ANYWAY}=1 to try this one: then everything that is used is "
-            "checked to be there, but not that it still means the same. Or serve a baked "
-            "checkpoint, which needs no plugin (neuronsteer bake)."
+            f"one of these, or set {ANY_VERSION}=1 to try this one: then only the presence of the "
+            "parts that are used is checked, not their meaning. Or serve a baked checkpoint, which "
+            "needs no plugin (neuronsteer bake)."
         )
     lacking = missing(uses)
     if lacking:
         raise MissingExtraError(
-            f"vLLM {version} cannot be steered, because parts that are used are not there: "
+            f"vLLM {version} cannot be steered, because parts that are needed are missing: "
             f"{'; '.join(lacking)}. Supported: {supported}. Or serve a baked checkpoint, which "
             "needs no plugin (neuronsteer bake)."
         )

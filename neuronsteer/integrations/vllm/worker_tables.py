@@ -15,43 +15,42 @@ import torch
 from torch import Tensor
 
 from ...errors import HookError, MismatchError
-from .compiled_labels import Move
-from .layers import Site
-from .request_schedule import IDENTITY, MAX_STEPS, Plan
-from .tokens import Tokens
+from .compiled_labels import CompiledLabel
+from .layers import SteeredLayer, TokenRows
+from .request_schedule import IDENTITY, MAX_STEPS, TOKEN_LIMIT, RequestSchedule
 
 #: Beyond every position: an unused switch point, or the period of a schedule without one.
-_NEVER = 1 << 40
+_NEVER = TOKEN_LIMIT
 _WIDTH = MAX_STEPS + 1  # the prompt is a step of its own
 
 
-class Bank:
+class WorkerTables:
     """The tables of one worker and the requests that read them.
 
     Args:
-        sites: The steered layers of this worker.
+        layers: The steered layers of this worker.
         tokens: What their hooks read.
         capacity: How many labels fit.
         requests: How many requests a batch holds.
     """
 
     def __init__(
-        self, sites: Mapping[int, Site], tokens: Tokens, capacity: int, requests: int
+        self, layers: Mapping[int, SteeredLayer], tokens: TokenRows, capacity: int, requests: int
     ) -> None:
-        self._sites = dict(sites)
+        self._layers = dict(layers)
         self.tokens = tokens
         self._device = tokens.rows.device
         self._rows: dict[str, int] = {IDENTITY: 0}
         self._free = list(range(capacity, 0, -1))
-        self._plans: dict[int, Plan] = {}
-        self._dirty = self._filled = False
+        self._schedules: dict[int, RequestSchedule] = {}
+        self._rows_written = self._strengths_written = False
         # Per request and switch point: where it starts, its row, its strength and ramp. The first
         # one is the prompt, which lies before every start.
         self._starts = self._full(requests, _NEVER)
         self._starts[:, 0] = -_NEVER
-        self._wanted = self._full(requests, 0)
-        self._strengths = torch.ones(requests * _WIDTH, device=self._device)
-        self._ramps = self._full(requests, 1)
+        self._step_rows = self._full(requests, 0)
+        self._step_strengths = torch.ones(requests * _WIDTH, device=self._device)
+        self._step_ramps = self._full(requests, 1)
         self._origins = torch.zeros(requests, dtype=torch.int64, device=self._device)
         self._periods = torch.full_like(self._origins, _NEVER)
 
@@ -66,33 +65,35 @@ class Bank:
         """The keys of the rows that are filled."""
         return [key for key in self._rows if key != IDENTITY]
 
-    def load(self, moves: Iterable[Move]) -> None:
-        """Fill a row per move; those that are there already are left as they are.
+    def load(self, labels: Iterable[CompiledLabel]) -> None:
+        """Fill a row per label; rows that exist already are left as they are.
 
         Raises:
-            MismatchError: If a move does not fit the model; nothing is changed then.
+            MismatchError: If a label does not fit the model; nothing is changed then.
         """
-        new = [move for move in moves if move.key not in self._rows]
-        for move in new:
-            for layer, (columns, _, _) in move.layers.items():
-                site = self._sites.get(layer)
-                if site is None:
-                    raise MismatchError(f"The set has neurons in layer {layer}, the model has not.")
-                if int(columns.max()) >= site.width:
+        new = [label for label in labels if label.key not in self._rows]
+        for label in new:
+            for number, (columns, _, _) in label.layers.items():
+                layer = self._layers.get(number)
+                if layer is None:
                     raise MismatchError(
-                        f"The set has neuron {int(columns.max())} in layer {layer}, where the "
-                        f"model has {site.width} neurons."
+                        f"The set has neurons in layer {number}, which the model does not have."
+                    )
+                if int(columns.max()) >= layer.width:
+                    raise MismatchError(
+                        f"The set has neuron {int(columns.max())} in layer {number}, where the "
+                        f"model has {layer.width} neurons."
                     )
         if len(new) > len(self._free):
             raise MismatchError(f"{len(new)} rows are needed, and {len(self._free)} are free.")
-        for move in new:
+        for label in new:
             row = self._free.pop()
-            for layer, site in self._sites.items():
-                site.write(row, move.layers.get(layer))
-            self._rows[move.key] = row
+            for number, layer in self._layers.items():
+                layer.write(row, label.layers.get(number))
+            self._rows[label.key] = row
 
     def unload(self, keys: Iterable[str]) -> None:
-        """Give up rows that no request needs any more."""
+        """Free rows that no request needs any more."""
         for key in keys:
             row = self._rows.pop(key, 0)
             if row:
@@ -100,23 +101,23 @@ class Bank:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def assign(self, slot: int, plan: Plan | None) -> None:
-        """Say what the request in a place of the batch wants; `None` leaves it alone."""
-        if plan is None:
-            if self._plans.pop(slot, None) is None:
+    def assign(self, slot: int, schedule: RequestSchedule | None) -> None:
+        """Set the schedule of the request in a slot of the batch; `None` leaves it unsteered."""
+        if schedule is None:
+            if self._schedules.pop(slot, None) is None:
                 return
             self._put(slot, *self._columns([], []), 0, _NEVER)
         else:
-            missing = plan.keys - self._rows.keys()
+            missing = schedule.keys - self._rows.keys()
             if missing:
-                # Going on would answer this request unsteered without anybody noticing.
+                # Otherwise this request would be answered unsteered, and nobody would notice.
                 raise HookError(
-                    f"A request asks for rows {sorted(missing)} that this worker does not have. "
-                    "The neuron set changed on disk between the start of the server's processes; "
+                    f"A request needs rows {sorted(missing)}, which this worker does not have. "
+                    "The neuron set changed on disk while the server's processes started; "
                     "restart it."
                 )
-            self._plans[slot] = plan
-            before = plan.steps[0] if plan.prompt else None
+            self._schedules[slot] = schedule
+            before = schedule.steps[0] if schedule.prompt else None
             prompt = (
                 -_NEVER,
                 self._rows[before.key] if before else 0,
@@ -124,11 +125,13 @@ class Bank:
                 1,
             )
             steps = [
-                (step.start, self._rows[step.key], step.strength, step.ramp) for step in plan.steps
+                (step.start, self._rows[step.key], step.strength, step.ramp)
+                for step in schedule.steps
             ]
-            self._put(slot, *self._columns([prompt], steps), plan.origin, plan.repeat or _NEVER)
-        self.tokens.steering = bool(self._plans)
-        self.tokens.weighted = any(each.weighted for each in self._plans.values())
+            columns = self._columns([prompt], steps)
+            self._put(slot, *columns, schedule.origin, schedule.repeat or _NEVER)
+        self.tokens.steering = bool(self._schedules)
+        self.tokens.weighted = any(each.weighted for each in self._schedules.values())
 
     def _columns(
         self, prompt: list[tuple[int, int, float, int]], steps: list[tuple[int, int, float, int]]
@@ -152,21 +155,21 @@ class Bank:
         period: int,
     ) -> None:
         self._starts[slot] = torch.from_numpy(starts)
-        self._wanted[slot] = torch.from_numpy(rows)
-        self._ramps[slot] = torch.from_numpy(ramps)
-        self._strengths[slot * _WIDTH : (slot + 1) * _WIDTH] = torch.from_numpy(strengths)
+        self._step_rows[slot] = torch.from_numpy(rows)
+        self._step_ramps[slot] = torch.from_numpy(ramps)
+        self._step_strengths[slot * _WIDTH : (slot + 1) * _WIDTH] = torch.from_numpy(strengths)
         self._origins[slot] = origin
         self._periods[slot] = period
 
     # --- steps ----------------------------------------------------------------------------------
 
     def fill(self, slots: Tensor, positions: Tensor, padded: int) -> None:
-        """Say what acts on each token of the next forward pass.
+        """Write which row acts on each token of the next forward pass.
 
         Args:
-            slots: Per token, the place of its request.
+            slots: Per token, the slot of its request.
             positions: Per token, its position in the sequence.
-            padded: Length of the batch with padding, whose outputs nobody reads.
+            padded: Length of the batch with padding, whose outputs are not used.
         """
         tokens = self.tokens
         count = slots.shape[0]
@@ -174,21 +177,21 @@ class Bank:
         # A schedule that repeats starts over; before token 0 there is only the prompt.
         inside = torch.where(since < 0, since, since.remainder(self._periods[slots]))
         step = (inside[:, None] >= self._starts[slots]).sum(1) - 1
-        place = slots * _WIDTH + step
-        tokens.rows[:count] = self._wanted.view(-1)[place]
+        at = slots * _WIDTH + step
+        tokens.rows[:count] = self._step_rows.view(-1)[at]
         if padded > count:
             tokens.rows[count:padded] = 0
         if tokens.weighted:
-            ramp = self._ramps.view(-1)[place]
-            done = (inside - self._starts.view(-1)[place] + 1).minimum(ramp)
-            tokens.strengths[:count] = self._strengths[place] * (done / ramp)
-        elif self._dirty:
+            ramp = self._step_ramps.view(-1)[at]
+            done = (inside - self._starts.view(-1)[at] + 1).minimum(ramp)
+            tokens.strengths[:count] = self._step_strengths[at] * (done / ramp)
+        elif self._strengths_written:
             tokens.strengths.fill_(1)
-        self._dirty = tokens.weighted
-        self._filled = True
+        self._strengths_written = tokens.weighted
+        self._rows_written = True
 
-    def rest(self) -> None:
-        """Let nothing act in the next forward pass: no request wants anything."""
-        if self._filled:
+    def clear(self) -> None:
+        """Steer nothing in the next forward pass, because no request asks for it."""
+        if self._rows_written:
             self.tokens.rows.zero_()
-            self._filled = False
+            self._rows_written = False

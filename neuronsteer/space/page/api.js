@@ -3,9 +3,9 @@
 const base = new URL("gradio_api/", document.baseURI);
 
 const ARGUMENTS = ["prompt", "schedule", "operation", "strength", "max_new_tokens", "temperature",
-  "top_p", "seed", "controls", "full_length", "pace", "pair", "session"];
+  "top_p", "seed", "controls", "full_length", "pace", "model", "session"];
 
-export class Trouble extends Error {}
+export class RequestError extends Error {}
 
 async function post(path, data) {
   let answer;
@@ -16,33 +16,33 @@ async function post(path, data) {
       body: JSON.stringify({ data }),
     });
   } catch {
-    throw new Trouble("The server does not answer. Is it still running?");
+    throw new RequestError("The server does not answer. Is it still running?");
   }
-  const told = await answer.json().catch(() => ({}));
-  if (answer.status === 503) throw new Trouble("All places are taken right now. Try again in a moment.");
-  if (answer.status === 413) throw new Trouble("That is too long to be sent.");
-  if (!answer.ok) throw new Trouble(message(told) || `The server says no (${answer.status}).`);
-  return told;
+  const body = await answer.json().catch(() => ({}));
+  if (answer.status === 503) throw new RequestError("Too many visitors are waiting. Try again in a moment.");
+  if (answer.status === 413) throw new RequestError("The request is too long.");
+  if (!answer.ok) throw new RequestError(message(body) || `The server refused the request (${answer.status}).`);
+  return body;
 }
 
-const message = (told) => (typeof told === "string" ? told : told?.error || told?.detail || "");
+const message = (body) => (typeof body === "string" ? body : body?.error || body?.detail || "");
 
-async function ask(name, ...data) {
+async function call(name, ...data) {
   return (await post(`run/${name}`, data)).data[0];
 }
 
-export const neurons = async (pair) => {
+export const neurons = async (model) => {
   let last;
-  for await (const each of stream("neurons", [pair])) last = each;
+  for await (const each of stream("neurons", [model])) last = each;
   return last;
 };
-export const switchTo = (label, session) => ask("switch", label ?? "-", session);
-export const stop = (session) => ask("stop", session);
+export const switchTo = (label, session) => call("switch", label ?? "-", session);
+export const stop = (session) => call("stop", session);
 export const load = (model, set) => stream("load", [model, set]);
-export const generate = (order, signal) => stream("generate", ARGUMENTS.map((key) => order[key]), signal);
+export const generate = (request, signal) => stream("generate", ARGUMENTS.map((key) => request[key]), signal);
 export const welcome = async () => (await fetch(new URL("welcome", document.baseURI))).json();
 
-/** Yields what an endpoint yields. Giving up the signal closes the connection, which ends the work. */
+/** Yields what an endpoint yields. Aborting the signal closes the connection, which ends the work. */
 async function* stream(name, data, signal) {
   const { event_id } = await post(`call/${name}`, data);
   let answer;
@@ -50,15 +50,15 @@ async function* stream(name, data, signal) {
     answer = await fetch(new URL(`call/${name}/${event_id}`, base), { signal });
     for await (const [event, text] of events(answer.body)) {
       const value = text === undefined ? null : JSON.parse(text);
-      if (event === "error") throw new Trouble(message(value) || "Something went wrong on the server.");
+      if (event === "error") throw new RequestError(message(value) || "Something went wrong on the server.");
       if (event === "generating" || event === "complete") {
         if (value?.[0]) yield value[0];
         if (event === "complete") return;
       }
     }
   } catch (error) {
-    if (error instanceof Trouble || error.name === "AbortError") throw error;
-    throw new Trouble("The connection to the server broke.");
+    if (error instanceof RequestError || error.name === "AbortError") throw error;
+    throw new RequestError("The connection to the server broke.");
   }
 }
 

@@ -1,4 +1,6 @@
-// What a label looks like: its chip, its name in its own language, its direction.
+// What a label looks like: its chip, its name in its own language, its direction; and making elements.
+
+export const $ = (id) => document.getElementById(id);
 
 const RTL = new Set(["ar", "dv", "fa", "he", "ps", "sd", "ug", "ur", "yi"]);
 let order = [];

@@ -1,22 +1,20 @@
 // The Load page: another model and its set, with progress, errors in the page, and what is ready.
 
 import * as api from "./api.js";
-import { make } from "./labels.js";
+import { $, make } from "./labels.js";
 
-const $ = (id) => document.getElementById(id);
-
-/** `use(pair)` when a loaded pair is chosen. */
-export function setUpLoad(rules, use) {
-  $("load-rules").textContent = rules.public
-    ? `Here: ${[...new Set([rules.model, rules.neurons, ...rules.allow])].join(", ")}`
+/** `use(name)` when a loaded model is chosen. */
+export function setUpLoad(settings, use) {
+  $("load-settings").textContent = settings.public
+    ? `Here: ${[...new Set([settings.model, settings.neurons, ...settings.allow])].join(", ")}`
     : "Any causal language model of the Hub or of this machine, with a neuron set made for it.";
   $("loader").addEventListener("submit", async (event) => {
     event.preventDefault();
-    await loadPair($("model-id").value.trim(), $("set-id").value.trim(), use);
+    await loadModel($("model-id").value.trim(), $("set-id").value.trim(), use);
   });
 }
 
-/** Proposes a pair, as a link does. */
+/** Proposes a model and its set, as a link does. */
 export function offer(model, set) {
   [$("model-id").value, $("set-id").value] = [model, set];
   $("load-doing").textContent = "This link is about another model. Press Load if you trust it.";
@@ -24,37 +22,35 @@ export function offer(model, set) {
   $("load-bar").hidden = true;
 }
 
-/** Loads a pair and uses it; trouble is told on the page. Returns whether it worked. */
-async function loadPair(model, set, use) {
-  const [button, state, trouble] = [$("load-go"), $("load-state"), $("load-trouble")];
+/** Loads a model and uses it; errors are shown on the page. */
+async function loadModel(model, set, use) {
+  const [button, state, failure] = [$("load-go"), $("load-state"), $("load-error")];
   [$("model-id").value, $("set-id").value] = [model, set];
-  trouble.hidden = true;
+  failure.hidden = true;
   [state.hidden, $("load-bar").hidden] = [false, false];
   button.disabled = true;
   try {
     for await (const step of api.load(model, set)) {
       $("load-bar").value = step.done;
       $("load-doing").textContent = step.doing;
-      if (step.pair) {
-        await showPairs(step.pair, use);
-        await use(step.pair);
+      if (step.name) {
+        await showModels(step.name, use);
+        await use(step.name);
       }
     }
-    return true;
   } catch (error) {
-    trouble.textContent = error.message;
-    trouble.hidden = false;
+    failure.textContent = error.message;
+    failure.hidden = false;
     state.hidden = true;
-    return false;
   } finally {
     button.disabled = false;
   }
 }
 
 /** Lists what is loaded. */
-export async function showPairs(current, use) {
-  const { pairs } = await api.welcome();
-  $("pairs").replaceChildren(...pairs.map((pair) => make("li", {}, make("span", {}, pair), pair === current
+export async function showModels(current, use) {
+  const { models } = await api.welcome();
+  $("models").replaceChildren(...models.map((name) => make("li", {}, make("span", {}, name), name === current
     ? make("b", {}, "in use")
-    : make("button", { class: "quiet", type: "button", onclick: async () => { await use(pair); await showPairs(pair, use); } }, "Use"))));
+    : make("button", { class: "quiet", type: "button", onclick: async () => { await use(name); await showModels(name, use); } }, "Use"))));
 }

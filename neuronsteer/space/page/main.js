@@ -1,18 +1,15 @@
-// The page: what is asked, what is seen, and which keys do what.
+// The page: its state, generating, and which keys do what.
 
-import * as address from "./address.js";
 import * as api from "./api.js";
-import { setUpCode, showClient, showLink, showSnippet } from "./code.js";
-import { englishName, labels, make, setLabels } from "./labels.js";
-import { offer, setUpLoad, showPairs } from "./load.js";
+import { $, englishName, labels, make, setLabels } from "./labels.js";
+import { offer, setUpLoad, showModels } from "./load.js";
 import { showNeurons, usedAs } from "./neurons.js";
 import { parse, write as writeSchedule } from "./schedule.js";
-import { Score } from "./score.js";
-import { setUpPoints, showPoints } from "./points.js";
+import { linkTo, readAddress, setUpCode, showClient, showLink, showSnippet, writeAddress } from "./share.js";
 import { setUpTabs, setUpTheme, show as showTab } from "./tabs.js";
+import { setUpPoints, showPoints, Timeline } from "./timeline.js";
 import { reserve, writeBars, writeControl, writeSteered, writeVerdicts } from "./text.js";
 
-const $ = (id) => document.getElementById(id);
 const EXAMPLES = ["The old man looked out of the window, and", "Once upon a time there was a king who", "In the morning the ship left the harbour and", "My dear friend, I have to tell you that"];
 
 const state = { prompt: EXAMPLES[0] };
@@ -22,21 +19,21 @@ let texts = {};
 let job = null;
 let seen = null;
 
-const score = new Score($("staff"), { change: edited, press: pressed });
+const timeline = new Timeline($("timeline"), { change: edited, press: pressed });
 
-const say = (text) => { $("news").textContent = text; };
+const announce = (text) => { $("news").textContent = text; };
 
-function trouble(text) {
-  $("trouble").textContent = text ?? "";
-  $("trouble").hidden = !text;
+function showError(text) {
+  $("error").textContent = text ?? "";
+  $("error").hidden = !text;
 }
 
-/** Takes over a change of what is asked; the address and everything that shows it follow. */
+/** Changes the state; the address and everything that shows it follow. */
 function set(change) {
   Object.assign(state, change);
   if (!facts) return;
-  const url = address.link(state, defaults);
-  address.write(url);
+  const url = linkTo(state, defaults);
+  writeAddress(url);
   showLink(url);
   showClient(state);
   draw();
@@ -44,7 +41,7 @@ function set(change) {
 
 function draw() {
   const points = parse(state.schedule, labels());
-  score.plan(points, job?.tokens ?? state.max_new_tokens);
+  timeline.plan(points, job?.tokens ?? state.max_new_tokens);
   showPoints(points, state, labels());
   for (const button of $("presets").children) button.setAttribute("aria-pressed", String(button.dataset.schedule === state.schedule));
   const used = usedAs(facts, state);
@@ -68,39 +65,39 @@ async function pressed(label) {
     edited([{ at: 0, label }]);
     return;
   }
-  score.pend(label);
-  say(`Switching to ${englishName(label)}`);
+  timeline.markPending(label);
+  announce(`Switching to ${englishName(label)}`);
   try {
     await api.switchTo(label, job.session);
-  } catch (error) { trouble(error.message); }
+  } catch (error) { showError(error.message); }
 }
 
 /** The fastest pace is none at all. */
 const pace = () => ($("pace").value === $("pace").max ? 0 : Number($("pace").value));
 
-/** What was generated belongs to what was asked then. */
+/** Forgets the generated text, which belongs to an earlier request. */
 function forget() {
   seen = null;
-  score.show(null, false);
+  timeline.show(null, false);
 }
 
 const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 async function generate() {
-  if (!state.prompt.trim()) { trouble("The prompt is empty; write at least one word."); $("prompt").focus(); return; }
-  trouble();
+  if (!state.prompt.trim()) { showError("The prompt is empty; write at least one word."); $("prompt").focus(); return; }
+  showError();
   job = { session: random(), abort: new AbortController(), tokens: state.max_new_tokens };
   const mine = job;
-  const waiting = setTimeout(() => { $("hint").textContent = "Waiting for a free place …"; }, 2500);
+  const waiting = setTimeout(() => { $("hint").textContent = "Waiting for other visitors …"; }, 2500);
   busy(true);
   seen = null;
-  const asked = { ...defaults, ...state, pace: pace(), pair: facts.name, session: mine.session };
+  const request = { ...defaults, ...state, pace: pace(), model: facts.name, session: mine.session };
   $("steered").textContent = "…";
   reserve($("steered"), state.prompt, state.max_new_tokens);
   // The text and the languages to press have to be in view together.
-  if ($("staff").getBoundingClientRect().bottom > innerHeight) $("text").scrollIntoView({ block: "start" });
+  if ($("timeline").getBoundingClientRect().bottom > innerHeight) $("text").scrollIntoView({ block: "start" });
   try {
-    for await (const each of api.generate(asked, mine.abort.signal)) {
+    for await (const each of api.generate(request, mine.abort.signal)) {
       if (job !== mine) return;
       clearTimeout(waiting);
       if (!seen) busy(true);
@@ -108,11 +105,11 @@ async function generate() {
       render(each);
     }
     if (seen) {
-      say(`${seen.state === "stopped" ? "Stopped" : "Done"} after ${seen.tokens} tokens: ${seen.schedule}`);
+      announce(`${seen.state === "stopped" ? "Stopped" : "Done"} after ${seen.tokens} tokens: ${seen.schedule}`);
       showSnippet(seen.code);
     }
   } catch (error) {
-    if (error.name !== "AbortError") trouble(error.message);
+    if (error.name !== "AbortError") showError(error.message);
   } finally {
     clearTimeout(waiting);
     job = null;
@@ -129,9 +126,9 @@ function render(each) {
   const running = each.state === "running";
   if (running && each.switches.length) {
     // What was planned after a switch by hand does not happen any more.
-    score.points = parse(each.schedule, labels());
+    timeline.points = parse(each.schedule, labels());
   }
-  score.show({ tokens: each.tokens, spans: each.lanes[0].spans, cells: each.lanes[0].cells }, running);
+  timeline.show({ tokens: each.tokens, spans: each.outputs[0].spans, passages: each.outputs[0].passages }, running);
   if (each.tokens) writeSteered($("steered"), each, running);
   writeVerdicts($("verdicts"), each, facts.identifier);
   writeControl($("unsteered"), each, "unsteered");
@@ -148,11 +145,11 @@ function busy(on) {
   $("hint").textContent = on ? "Press another language: the next token follows." : "";
 }
 
-async function halt() {
+async function stop() {
   if (!job) return;
   const { session, abort } = job;
   const answer = await api.stop(session).catch(() => null);
-  // Still waiting for a place: there is nothing to stop but the waiting.
+  // Still in the queue: there is nothing to stop but the waiting.
   if (!answer?.stopped) abort.abort();
 }
 
@@ -163,17 +160,17 @@ function placeholder() {
 }
 
 function speak(label) { forget(); set({ schedule: writeSchedule([{ at: 0, label }]), operation: "", strength: 1 }); showTab("play"); $("go").focus(); }
-function off(label) { forget(); set({ schedule: writeSchedule([{ at: 0, label }]), operation: "zero", strength: 1 }); showTab("play"); say(`${englishName(label)} will be turned off`); $("go").focus(); }
+function off(label) { forget(); set({ schedule: writeSchedule([{ at: 0, label }]), operation: "zero", strength: 1 }); showTab("play"); announce(`${englishName(label)} will be turned off`); $("go").focus(); }
 function use(change, keep) { set(change); if (!keep) $(`op-${state.operation || facts.operation.name}`)?.focus(); }
 
-/** Makes the page show a loaded pair; empty for the first one. */
-async function usePair(name) {
+/** Makes the page show a loaded model; empty for the first one. */
+async function useModel(name) {
   facts = await api.neurons(name);
   setLabels(facts.labels);
-  score.build();
+  timeline.build();
   const known = (text) => parse(text, labels()) !== null || /sentence|text=|repeat=|~|\*/.test(text);
   const schedule = state.schedule && known(state.schedule) ? state.schedule : facts.schedule;
-  $("small-talk").hidden = facts.model !== "demo";
+  $("demo-note").hidden = facts.model !== "demo";
   const millions = facts.parameters / 1e6;
   $("facts").textContent = `${facts.model === "demo" ? "Embedded demo model" : facts.model} · ${millions < 1000 ? `${millions.toFixed(1)} million` : `${(millions / 1000).toFixed(1)} billion`} parameters · ${facts.labels.length} languages · ${facts.neurons} neurons`;
   $("presets").replaceChildren(...facts.presets.map((each) => make("button", {
@@ -196,9 +193,9 @@ function fill() {
   $("full-length").checked = state.full_length;
 }
 
-function setUp(rules) {
-  $("tokens").max = Math.min(240, rules.max_new_tokens);
-  $("prompt").maxLength = rules.prompt_characters;
+function setUp(settings) {
+  $("tokens").max = Math.min(240, settings.max_new_tokens);
+  $("prompt").maxLength = settings.prompt_characters;
   bind("prompt", "prompt", (input) => input.value);
   bind("tokens", "max_new_tokens", (input) => Number(input.value));
   bind("temperature", "temperature", (input) => Number(input.value));
@@ -208,16 +205,16 @@ function setUp(rules) {
   $("pace").addEventListener("input", draw);
   $("dice").addEventListener("click", () => { $("seed").value = Math.floor(Math.random() * 1e6); $("seed").dispatchEvent(new Event("input")); });
   $("examples").replaceChildren(...EXAMPLES.map((text) => make("button", { type: "button", onclick: () => { $("prompt").value = text; $("prompt").dispatchEvent(new Event("input")); } }, text)));
-  $("ask").addEventListener("submit", (event) => { event.preventDefault(); if (job) halt(); else generate(); });
+  $("request").addEventListener("submit", (event) => { event.preventDefault(); if (job) stop(); else generate(); });
   setUpPoints({ change: edited, write: (text) => { if (!job) { forget(); set({ schedule: text || "-" }); } }, state: () => state });
-  setUpLoad(rules, usePair);
+  setUpLoad(settings, useModel);
   addEventListener("keydown", keys);
   // A tab that is closed stops its generation; the server would notice by itself a little later.
   addEventListener("pagehide", () => job?.abort.abort());
 }
 
 function keys(event) {
-  if (event.key === "Escape" && job) { halt(); return; }
+  if (event.key === "Escape" && job) { stop(); return; }
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); if (!job) generate(); return; }
   const typing = event.target.closest?.("input:not([type=range]), textarea, select");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || $("play").hidden || !/^[0-9]$/.test(event.key)) return;
@@ -225,10 +222,10 @@ function keys(event) {
   if (label !== undefined) pressed(label);
 }
 
-/** A link to another pair: shown if it is loaded; what a link names is not downloaded unasked. */
-async function elsewhere(pairs, model, neurons) {
+/** A link to another model: shown if it is loaded; a link alone never starts a download. */
+async function openOther(models, model, neurons) {
   const name = `${model} + ${neurons}`;
-  if (pairs.includes(name)) { await usePair(name); await showPairs(name, usePair); return; }
+  if (models.includes(name)) { await useModel(name); await showModels(name, useModel); return; }
   offer(model, neurons);
   showTab("load");
 }
@@ -241,20 +238,20 @@ async function start() {
   try {
     const hello = await api.welcome();
     texts = hello.operations;
-    defaults = { ...hello.defaults, model: hello.rules.model, set: hello.rules.neurons };
-    // Without one in the address, the set says which timeline shows it best.
-    Object.assign(state, hello.defaults, { schedule: "" }, address.read());
+    defaults = { ...hello.defaults, model: hello.settings.model, set: hello.settings.neurons };
+    // Without one in the address, the timeline is the one that the set proposes.
+    Object.assign(state, hello.defaults, { schedule: "" }, readAddress());
     const [model, neurons] = [state.model ?? defaults.model, state.set ?? defaults.set];
     const other = model !== defaults.model || neurons !== defaults.set ? [model, neurons] : null;
-    setUp(hello.rules);
+    setUp(hello.settings);
     fill();
-    await usePair("");
-    await showPairs(facts.name, usePair);
+    await useModel("");
+    await showModels(facts.name, useModel);
     document.body.dataset.ready = "yes";
-    if (other) await elsewhere(hello.pairs, ...other);
+    if (other) await openOther(hello.models, ...other);
   } catch (error) {
     $("facts").textContent = "";
-    trouble(error.message || "The page could not be set up.");
+    showError(error.message || "The page could not be set up.");
   }
 }
 

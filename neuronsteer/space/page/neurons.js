@@ -1,8 +1,7 @@
 // The Neurons page: layer × language map, one language in detail, sharing, and how they are used.
 
-import { chip, englishName, labels, look, make, nameOf } from "./labels.js";
+import { $, chip, englishName, labels, look, make, nameOf } from "./labels.js";
 
-const $ = (id) => document.getElementById(id);
 
 let chosen = null;
 
@@ -25,7 +24,7 @@ function drawMap(facts, act) {
     ...layers.map((layer) => make("th", { scope: "col" }, String(layer))), make("th", { scope: "col" }, "all"));
   const rows = labels().map((label) => make("tr", { class: look(label) },
     make("th", { scope: "row" }, make("button", {
-      class: `voice ${look(label)}`, type: "button", "aria-pressed": String(label === chosen), "aria-label": `Show ${englishName(label)}`,
+      class: `language ${look(label)}`, type: "button", "aria-pressed": String(label === chosen), "aria-label": `Show ${englishName(label)}`,
       onclick: () => { chosen = label; drawMap(facts, act); drawOne(facts, act); $("map").querySelector(`[aria-pressed="true"]`)?.focus(); },
     }, chip(label), make("span", { class: "name", lang: label }, nameOf(label)))),
     ...facts.layers[label].map((count) => {

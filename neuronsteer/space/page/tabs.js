@@ -1,6 +1,7 @@
 // Pages as tabs, and the colour theme.
 
-const $ = (id) => document.getElementById(id);
+import { $ } from "./labels.js";
+
 const tabs = () => [...document.querySelectorAll('[role="tab"]')];
 
 export function show(name) {

@@ -1,11 +1,11 @@
-// The generated text: spans under their language, marks where it changes, verdicts, controls.
+// The generated text: spans under their language, marks where it changes, detected languages, controls.
 
 import { chip, directionOf, englishName, look, make, short } from "./labels.js";
 
-/** Writes the steered lane into `place`. */
+/** Writes the steered output into `place`. */
 export function writeSteered(place, seen, running) {
-  const { lanes, prompt, switches } = seen;
-  const { text, spans } = lanes[0];
+  const { outputs, prompt, switches } = seen;
+  const { text, spans } = outputs[0];
   const yours = new Set(switches.map((each) => each.token));
   const alone = spans.length === 1 && directionOf(spans[0].label) === "rtl";
   place.classList.remove("empty");
@@ -24,60 +24,60 @@ export function writeSteered(place, seen, running) {
   if (running) place.scrollTop = place.scrollHeight;
 }
 
-/** Makes room for a text of about so many tokens, so that nothing moves under the visitor's hand. */
+/** Reserves space for a text of about so many tokens, so that nothing moves while it is written. */
 export function reserve(place, prompt, tokens) {
   const style = getComputedStyle(place);
   const perLine = place.clientWidth / (0.5 * parseFloat(style.fontSize));
   const lines = Math.max(3, Math.ceil((prompt.length + 3 * tokens) / perLine));
-  place.style.setProperty("--room", `${lines * parseFloat(style.lineHeight)}px`);
+  place.style.setProperty("--text-height", `${lines * parseFloat(style.lineHeight)}px`);
 }
 
 function mark(span, yours) {
   const who = yours ? "you switched" : "switched";
-  const told = span.token_start === 0 ? `starts in ${englishName(span.label)}` : `${who} to ${englishName(span.label)} at token ${span.token_start}`;
-  return make("span", { class: `mark ${look(span.label)} ${yours ? "yours" : ""}`, title: told, dir: "ltr" },
+  const title = span.token_start === 0 ? `starts in ${englishName(span.label)}` : `${who} to ${englishName(span.label)} at token ${span.token_start}`;
+  return make("span", { class: `mark ${look(span.label)} ${yours ? "yours" : ""}`, title, dir: "ltr" },
     make("span", { "aria-hidden": "true" }, short(span.label)),
     make("span", { class: "at", "aria-hidden": "true" }, String(span.token_start)),
-    make("span", { class: "sr" }, ` (${told}) `));
+    make("span", { class: "sr" }, ` (${title}) `));
 }
 
-/** Lists per span what was asked and what the identifier hears. */
+/** Lists the requested and the detected language of every span. */
 export function writeVerdicts(place, seen, identifier) {
   if (!identifier) {
     place.replaceChildren(make("li", {}, "No language identifier is installed here: pip install 'neuronsteer[langid]'"));
     return;
   }
-  place.replaceChildren(...seen.lanes[0].spans.map((span) => make("li", {},
-    chip(span.label), span.label === null ? "not steered, heard" : "heard", span.heard ? chip(span.heard) : "…", verdict(span))));
+  place.replaceChildren(...seen.outputs[0].spans.map((span) => make("li", {},
+    chip(span.label), span.label === null ? "not steered, detected" : "detected", span.detected ? chip(span.detected) : "…", verdict(span))));
 }
 
-function verdict({ label, heard }) {
-  if (label === null || heard === null) return null;
-  const right = label === heard;
-  return make("span", { class: right ? "ok" : "no" }, right ? "✓" : "✗", make("span", { class: "sr" }, right ? " as asked" : " not as asked"));
+function verdict({ label, detected }) {
+  if (label === null || detected === null) return null;
+  const right = label === detected;
+  return make("span", { class: right ? "ok" : "no" }, right ? "✓" : "✗", make("span", { class: "sr" }, right ? " as requested" : " not as requested"));
 }
 
-/** Writes a control lane. */
+/** Writes the output of a control. */
 export function writeControl(place, seen, name) {
-  const lane = seen.lanes.find((each) => each.name === name);
-  if (!lane) {
+  const output = seen.outputs.find((each) => each.name === name);
+  if (!output) {
     place.replaceChildren(make("i", {}, "Not generated (see Tuning)."));
     return;
   }
-  const heard = lane.spans[0]?.heard;
+  const detected = output.spans[0]?.detected;
   place.replaceChildren(make("bdi", { class: "prompt", dir: "auto" }, seen.prompt),
-    make("bdi", { dir: "auto", lang: heard ?? undefined }, lane.text.slice(seen.prompt.length)),
-    ...(heard ? [make("span", { class: "sr" }, " heard: "), chip(heard)] : []));
+    make("bdi", { dir: "auto", lang: detected ?? undefined }, output.text.slice(seen.prompt.length)),
+    ...(detected ? [make("span", { class: "sr" }, " detected: "), chip(detected)] : []));
 }
 
 const NAMES = { steered: "Language neurons", unsteered: "No steering", random: "Random neurons" };
 
-/** Draws how much of every lane is in the language asked for. */
+/** Draws how much of every output is in the requested language. */
 export function writeBars(place, seen) {
   place.replaceChildren(...Object.entries(seen.scores).map(([name, { right, of }]) => {
     const share = of ? right / of : 0;
     return make("div", { class: "bar" }, make("b", {}, NAMES[name]),
       make("div", { class: "track", "aria-hidden": "true" }, make("span", { class: `fill ${name === "steered" ? "" : "weak"}`, vars: { width: `${100 * share}%` } })),
-      make("span", {}, of ? `${right} of ${of} passages as asked` : "nothing to judge"));
+      make("span", {}, of ? `${right} of ${of} passages as requested` : "no language detected"));
   }));
 }

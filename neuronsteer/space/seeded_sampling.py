@@ -1,4 +1,4 @@
-"""Sampling that belongs to one generation, whoever else generates at the same time."""
+"""Sampling that belongs to one generation, whatever else is generated at the same time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers import LogitsProcessor
 from ..errors import ParameterError
 
 
-class Seeded(LogitsProcessor):
-    """Makes greedy decoding sample with random numbers of its own.
+class SeededSampling(LogitsProcessor):
+    """Makes greedy decoding sample, with its own random numbers.
 
     `generate(do_sample=True)` draws from torch's one global generator, so that two generations at
     the same time change each other's text. Here the noise comes first: the likeliest token after
@@ -25,7 +25,7 @@ class Seeded(LogitsProcessor):
 
     Example:
         >>> from transformers import LogitsProcessorList
-        >>> sampling = LogitsProcessorList([Seeded(7, temperature=0.6)])
+        >>> sampling = LogitsProcessorList([SeededSampling(7, temperature=0.6)])
         >>> model.generate(**inputs, do_sample=False, logits_processor=sampling)  # doctest: +SKIP
     """
 

@@ -1,4 +1,4 @@
-"""Which language is this? The demo asks somebody else than the model."""
+"""Telling the language of a text, by a program that is not the steered model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 from ..errors import MissingExtraError, require
 
-Judge = Callable[[str], "str | None"]
+#: Returns the label of a text's language, or `None` if it cannot be told.
+LanguageIdentifier = Callable[[str], "str | None"]
 
 
-def judge(labels: Sequence[str]) -> Judge | None:
-    """Return what tells the label of a text, or `None` if nobody here can.
+def language_identifier(labels: Sequence[str]) -> LanguageIdentifier | None:
+    """Return an identifier for `labels`, or `None` if it is not installed or knows too few of them.
 
     Args:
         labels: The labels to choose from, language codes.
@@ -27,8 +28,8 @@ def judge(labels: Sequence[str]) -> Judge | None:
     names = {language: label for label, language in known.items()}
     detector = lingua.LanguageDetectorBuilder.from_languages(*known.values()).build()
 
-    def by_letters(text: str) -> str | None:
+    def identify(text: str) -> str | None:
         found = detector.detect_language_of(text)
         return None if found is None else names[found]
 
-    return by_letters
+    return identify
