@@ -9,7 +9,7 @@ from ...errors import HubError
 from ...hub import translate
 from ...registry import Registry
 from . import METRICS
-from .library import files
+from .evaluate_library import files
 
 _TAG = "neuronsteer"
 

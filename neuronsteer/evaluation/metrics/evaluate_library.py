@@ -1,7 +1,8 @@
-"""The bridge to the `evaluate` library: what its scripts need, and the scripts themselves.
+"""The metrics for users of the `evaluate` library: a folder per metric, and what it calls.
 
-`evaluate.load` wants a folder `<name>/<name>.py` with a class of its own making. Such folders lie
-in `spaces/`; each is a few lines that call back here, and can be pushed as a metric Space.
+`evaluate.load` wants a folder `<name>/<name>.py` with a class derived from its own. `files` returns
+such a folder: a few lines that call `describe` and `compute` here. `metric_spaces.py` pushes the
+folders to the Hub, and `python tools/metric_spaces.py FOLDER` writes them to disk.
 """
 
 from __future__ import annotations
@@ -10,26 +11,22 @@ import dataclasses
 import html
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...errors import ParameterError, did_you_mean
 from . import METRICS, Metric
 
-#: Where the generated folders lie, `evaluate.load(SPACES / "lss")`.
-SPACES = Path(__file__).parent / "spaces"
-
 _TYPES = {"string": "string", "float": "float64", "int": "int64"}
 
 _SCRIPT = '''\
-"""{title}, written by tools/metric_spaces.py: do not edit."""
+"""{title}, written by neuronsteer: do not edit."""
 
 from typing import Any
 
 import datasets
 import evaluate
 
-from neuronsteer.evaluation.metrics.library import compute, describe
+from neuronsteer.evaluation.metrics.evaluate_library import compute, describe
 
 
 class {name}(evaluate.Metric):
