@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterError, StatsError
-from ..evaluation.metrics.bootstrap import interval
+from ..evaluation.bootstrap import interval
 from ..evaluation.metrics.codes import same
 from ..evaluation.metrics.langid import IdentifierLike, heard
 from ..stats import collect
-from . import ANALYSES, Analysis
+from . import ANALYSES, Analysis, Result
 from ._lines import halves, lines
-from ._result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ParameterError, did_you_mean
-from . import ANALYSES
-from ._result import Result
+from . import ANALYSES, Result
 from ._segments import cut
 from ._tokens import OTHER
 from .logit_lens import Lensed, tabulated

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ParameterError, TextError
-from . import ANALYSES, Analysis
+from . import ANALYSES, Analysis, Result
 from ._lens import Lens, read
 from ._lines import halves, lines, rows
-from ._result import Result
 from ._tokens import BY, OTHER, token_table
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
-from ..metrics import mean
-from ..metrics.bootstrap import interval
+from ..bootstrap import interval, mean
 from ..metrics.codes import same
 from ..reports import parts
 from . import Cell, Experiment, Observation, Outcome

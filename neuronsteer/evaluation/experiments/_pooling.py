@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..metrics import mean
+from ..bootstrap import mean
 from ..reports.parts import Part
 from . import Outcome
 from ._arms import spread

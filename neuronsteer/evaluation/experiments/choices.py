@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..metrics import mean, metric
+from ..bootstrap import mean
+from ..metrics import metric
 from ..metrics.choices import Question, question
 from ..metrics.scoring import likelihoods
 from . import EXPERIMENTS

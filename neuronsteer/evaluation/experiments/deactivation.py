@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..metrics import mean
-from ..metrics.bootstrap import interval
+from ..bootstrap import interval, mean
 from ..reports import parts
 from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
 from ._bench import NONE, Bench

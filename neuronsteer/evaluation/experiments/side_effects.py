@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
+from ..bootstrap import interval
 from ..metrics import metric
-from ..metrics.bootstrap import interval
 from ..metrics.codes import same
 from ..reports import parts
 from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome

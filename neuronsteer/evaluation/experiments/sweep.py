@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ...errors import NeuronSteerError, ParameterError
 from ...neuron_set import NeuronSet
 from ...operations import operation
-from ..metrics import mean
+from ..bootstrap import mean
 from ..metrics.scoring import text_likelihoods
 from ..reports import parts
 from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome

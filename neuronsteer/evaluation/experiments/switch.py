@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 from ...errors import ParameterError
 from ...steering.schedule import Schedule
-from ..metrics import mean
-from ..metrics.bootstrap import interval
+from ..bootstrap import interval, mean
 from ..metrics.codes import same
 from ..metrics.fluency import degenerate
 from ..reports import parts

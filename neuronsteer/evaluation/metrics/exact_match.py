@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...errors import ParameterError
-from . import METRICS, Metric, Score, aligned, mean
+from ..bootstrap import mean
+from . import METRICS, Metric, Score, aligned, check_choice
 from .answers import f1, numbers, tokens
-from .bootstrap import interval
 from .codes import same
 from .langid import IdentifierLike, heard
 
@@ -60,8 +60,7 @@ class ExactMatch(Metric):
 
     def __post_init__(self) -> None:
         """Refuse a kind that does not exist."""
-        if self.kind not in _KINDS:
-            raise ParameterError(f"kind is one of {', '.join(_KINDS)}; got {self.kind!r}.")
+        check_choice("kind", self.kind, _KINDS)
 
     def compute(
         self,
@@ -90,25 +89,20 @@ class ExactMatch(Metric):
                 said, meant = tokens(reply, language), [tokens(e, language) for e in several]
                 right.append(any(said == each for each in meant))
                 overlap.append(max((f1(said, each) for each in meant), default=0.0))
-        values: dict[str, float | None] = {"exact_match": mean(right)}
-        intervals = {"exact_match": interval(right, seed=self.seed)}
+        values: dict[str, float | None | Sequence[float]] = {"exact_match": right}
         if self.kind == "span":
-            values["f1"] = mean(overlap)
-            intervals["f1"] = interval(overlap, seed=self.seed)
+            values["f1"] = overlap
         listener = None
         if self.identifier is not None:
             found, listener = heard(predictions, self.identifier, floor=self.floor)
             hits = [same(a, b) for a, b in zip(found, spoken, strict=True)]
             both = [a and b for a, b in zip(right, hits, strict=True)]
-            values |= {"in_language": mean(hits), "exact_match_in_language": mean(both)}
-            intervals["exact_match_in_language"] = interval(both, seed=self.seed)
+            values |= {"in_language": mean(hits), "exact_match_in_language": both}
         by = {
             language: mean([r for r, own in zip(right, spoken, strict=True) if own == language])
             for language in dict.fromkeys(languages or ())
         }
-        return self.score(
-            n, values, intervals, {"by_language": by, "right": right}, listener=listener
-        )
+        return self.score(n, values, details={"by_language": by, "right": right}, listener=listener)
 
 
 def _same_number(reply: str, reference: str, language: str | None) -> bool:

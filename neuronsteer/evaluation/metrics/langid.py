@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ...errors import ParameterError, require
+from . import check_share
 from .codes import canonical
 
 
@@ -168,8 +169,7 @@ def heard(
         labels: See `identifier`.
         floor: Below this confidence nothing was heard.
     """
-    if not 0.0 <= floor <= 1.0:
-        raise ParameterError(f"A confidence floor lies in [0, 1]; got {floor}.")
+    check_share("floor", floor)
     listener = identifier(spec, labels)
     verdicts = listener.identify(texts)
     return [v.label if v.confidence >= floor else None for v in verdicts], listener.name

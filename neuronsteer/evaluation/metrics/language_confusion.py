@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from . import METRICS, Metric, Score, aligned, mean
-from .bootstrap import interval
+from ..bootstrap import interval, mean
+from . import METRICS, Metric, Score, aligned
 from .codes import same, script, scripts, unspaced
 from .langid import IdentifierLike, heard
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...errors import ParameterError
-from . import METRICS, Metric, Score, aligned, mean
-from .bootstrap import interval
+from ..bootstrap import mean
+from . import METRICS, Metric, Score, aligned, check_share
 from .codes import canonical, same
 from .fluency import FLOOR, NGRAM, degenerate, distinct_ngrams
 from .langid import IdentifierLike, heard
@@ -54,9 +53,8 @@ class LanguageForcing(Metric):
 
     def __post_init__(self) -> None:
         """Refuse floors outside [0, 1]."""
-        for name in ("floor", "distinct_floor"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ParameterError(f"{name} lies in [0, 1]; got {getattr(self, name)}.")
+        check_share("floor", self.floor)
+        check_share("distinct_floor", self.distinct_floor)
 
     def compute(self, predictions: Sequence[str], references: Sequence[str]) -> Score:
         """Return the score.
@@ -81,18 +79,13 @@ class LanguageForcing(Metric):
         return self.score(
             n,
             {
-                "fluent_success": mean(fluent),
-                "success": mean(hits),
+                "fluent_success": fluent,
+                "success": hits,
                 "distinct_ngrams": mean(shares),
-                "degeneration": mean(stutters),
+                "degeneration": stutters,
                 "unidentified": mean([label is None for label in found]),
             },
-            {
-                "fluent_success": interval(fluent, seed=self.seed),
-                "success": interval(hits, seed=self.seed),
-                "degeneration": interval(stutters, seed=self.seed),
-            },
-            {
+            details={
                 "by_target": {
                     target: {
                         "n": sum(row.values()),

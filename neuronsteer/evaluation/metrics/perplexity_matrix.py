@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from ...errors import ParameterError
 from ...steering.steerer import OperationLike, Steerer
-from . import METRICS, Metric, Score, aligned, mean
-from .bootstrap import interval
+from ..bootstrap import interval, mean
+from . import INTERVENTION, METRICS, Metric, Score, aligned
 from .scoring import Likelihood, Switch, switching, text_likelihoods
 
 
@@ -43,8 +43,7 @@ class PerplexityMatrix(Metric):
     )
     primary: ClassVar[str] = "diagonal_dominance"
     columns: ClassVar[Mapping[str, str]] = {
-        "intervened": "string",
-        "evaluated": "string",
+        **INTERVENTION,
         "nll_sum": "float",
         "base_nll_sum": "float",
         "tokens": "int",
@@ -110,8 +109,7 @@ class PerplexityMatrix(Metric):
                 "off_diagonal_delta_nll": elsewhere,
                 "chance": mean([1 / len(row) for row in judged.values()]),
             },
-            None,
-            {"matrix": matrix},
+            details={"matrix": matrix},
         )
 
     def _cell(self, texts: Sequence[tuple[float, float, int]]) -> dict[str, Any]:

@@ -146,6 +146,12 @@ def text_likelihoods(
     return [Likelihood(s, t) for s, t in zip(sums, tokens, strict=True)]
 
 
+def mean_nll(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 8) -> float:
+    """Return nats per token over all texts; 0 where there is no token to score."""
+    found = text_likelihoods(model, tokenizer, texts, batch_size=batch_size)
+    return -sum(each.logprob for each in found) / max(sum(each.tokens for each in found), 1)
+
+
 def score_rows(
     model: Any, rows: Sequence[Row], *, batch_size: int = 8, padding: str = "right"
 ) -> list[Likelihood]:

@@ -10,8 +10,8 @@ import torch
 
 from ...errors import ParameterError
 from ...steering.steerer import OperationLike, Steerer
+from ..bootstrap import interval
 from . import METRICS, Metric, Score, aligned
-from .bootstrap import interval
 from .codes import same
 from .scoring import Row, Switch, forward, switching, window_length, windows
 

@@ -8,9 +8,9 @@ import sacrebleu
 from sklearn.metrics import accuracy_score, fbeta_score
 
 from neuronsteer.errors import MissingExtraError, ParameterError
+from neuronsteer.evaluation.bootstrap import interval
 from neuronsteer.evaluation.metrics import metric
 from neuronsteer.evaluation.metrics.answers import f1, numbers, tokens
-from neuronsteer.evaluation.metrics.bootstrap import interval
 from neuronsteer.evaluation.metrics.choices import FORMATS, question
 
 from ...tiny_models import tiny_model, tiny_tokenizer

@@ -1,13 +1,14 @@
-"""Bootstrap confidence intervals: how far a number would move with other items."""
+"""Means, and bootstrap confidence intervals: how far a number would move with other items."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...errors import ParameterError
+from ..errors import ParameterError
 
 #: Resamples. The 95 % bounds of a percentile interval are steady to about 1 % of its width here.
 SAMPLES = 1000
@@ -26,7 +27,7 @@ def interval(
 ) -> tuple[float, float] | None:
     """Return the percentile bootstrap interval, or `None` of fewer than two items.
 
-    The same seed and number of items draw the same resamples, so that two systems judged on the
+    The same seed and number of items draw the same resamples, so that two systems measured on the
     same items are resampled alike.
 
     Args:
@@ -59,3 +60,22 @@ def interval(
         left -= rows
     low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def averaged(
+    values: Mapping[str, float | None | Sequence[float | bool]], *, seed: int = 0
+) -> tuple[dict[str, float | None], dict[str, tuple[float, float] | None]]:
+    """Return numbers by name, and the intervals of those that were given as one number per item."""
+    means: dict[str, float | None] = {}
+    intervals: dict[str, tuple[float, float] | None] = {}
+    for name, value in values.items():
+        if isinstance(value, Sequence):
+            means[name], intervals[name] = mean(value), interval(value, seed=seed)
+        else:
+            means[name] = value
+    return means, intervals
+
+
+def mean(values: Sequence[float | bool]) -> float | None:
+    """Return the mean, or `None` of nothing."""
+    return math.fsum(values) / len(values) if values else None
