@@ -25,7 +25,7 @@ RANDOM = "random"
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class FrontierPoint:
     """One budget of one method.
 
     Attributes:
@@ -50,7 +50,7 @@ class Frontier:
         pairs: How many continuations each success is about.
     """
 
-    steps: Mapping[str, Sequence[Step]]
+    steps: Mapping[str, Sequence[FrontierPoint]]
     pairs: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def frontier(
     inputs = _encode(tokenizer, [prompt for prompt, _ in pairs], model.device)
     plain = {label: _loss(model, tokenizer, some) for label, some in texts.items()}
 
-    def measured(neurons: NeuronSet, share: float) -> Step:
+    def measured(neurons: NeuronSet, share: float) -> FrontierPoint:
         own = None if neurons.site not in SITES_OF_MLP else operation
         known = {label for label in prompts if neurons.counts.get(label)}
         with attach(model, neurons, tokenizer=tokenizer) as steer:
@@ -146,14 +146,14 @@ def frontier(
             score = listener.compute(made, [to for _, to in pairs])
             steer.off()
             rises = [_rise(model, tokenizer, steer, to, texts[to], plain[to], own) for to in known]
-        return Step(
+        return FrontierPoint(
             share,
             sum(neurons.counts.values()) / len(neurons.labels),
             float(score["fluent_success"] or 0.0),
             sum(rises) / len(rises) if rises else 0.0,
         )
 
-    steps: dict[str, list[Step]] = {}
+    steps: dict[str, list[FrontierPoint]] = {}
     selected = [each for each in sets.values() if each.site in SITES_OF_MLP]
     # The one with most neurons within the largest budget: no method has more than its control.
     control = max(selected, key=lambda each: len(_best(each, max(shares))), default=None)
@@ -226,5 +226,5 @@ def _rise(
         steer.off()
 
 
-def _cell(step: Step | None) -> str:
+def _cell(step: FrontierPoint | None) -> str:
     return "–" if step is None else f"{step.success:.0%} / {step.damage:+.2f}"

@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint, Position
 from .distributed import Ranks
 from .forward import Forwarder, evaluating
 from .needs import Need
-from .progress import Progress, Report, reporting
+from .progress import OnProgress, Progress, reporting
 from .texts import Source
 from .tokens import RowReader, Tally
 
@@ -68,7 +68,7 @@ class Run:
         self._forward = Forwarder(anatomy, gatherer, device)
         self._tokens = 0
 
-    def collect(self, resume: bool, progress: bool | Report) -> dict[str, Any]:
+    def collect(self, resume: bool, progress: bool | OnProgress) -> dict[str, Any]:
         """Return the fields of `Stats` that come from running the model.
 
         Raises:
@@ -93,7 +93,7 @@ class Run:
     def _labels(
         self,
         resume: bool,
-        report: Report,
+        report: OnProgress,
         listener: Listener,
         done: list[tuple[Facts, dict[Need, Tensor]]],
     ) -> None:
@@ -128,7 +128,7 @@ class Run:
         forward.aligned = forward.aligned and here.aligned
 
     def _label(
-        self, label: int, start: Position, report: Report, listener: Listener, began: float
+        self, label: int, start: Position, report: OnProgress, listener: Listener, began: float
     ) -> Facts:
         source, tally = self.sources[label], Tally()
         rows = self.reader.read(source.read(), source.label, tally)

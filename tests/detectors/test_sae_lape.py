@@ -156,8 +156,8 @@ class TestOnTheDemoModel:
         model, tokenizer, codec, neurons = found
         held = [(name, text) for name in LANGUAGES for text in texts(name, 10, 2, seed=9)]
         judge = Activity(model, tokenizer, neurons, codec)
-        verdicts = judge.identify([text for _, text in held])
-        hits = [v.label == name for v, (name, _) in zip(verdicts, held, strict=True)]
+        guesses = judge.identify([text for _, text in held])
+        hits = [v.label == name for v, (name, _) in zip(guesses, held, strict=True)]
         assert sum(hits) / len(hits) > 0.8
         assert judge.identify([""])[0].label is None
 

@@ -14,7 +14,7 @@ from ...models import Tap, inspect
 from ...models.readonly_hooks import Callback, listen
 from ...neuron_set import NeuronSet
 from ...stats.forward import evaluating
-from .langid import Verdict
+from .langid import LanguageGuess
 
 
 class Activity:
@@ -76,18 +76,18 @@ class Activity:
         if any(tap.experts is not None for tap in self._taps):
             raise ParameterError("Activity cannot look into experts; use a set of a dense model.")
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict per text."""
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
+        """Return one guess per text."""
         counts = self.counts(texts)
         if self._scaled:
             sizes = torch.tensor([max(n, 1) for n in self._neurons.counts.values()])
             counts = counts / sizes
-        found: list[Verdict] = []
+        found: list[LanguageGuess] = []
         for row in counts:
             total = float(row.sum())
             best = int(row.argmax())
             label = self._neurons.labels[best] if total else None
-            found.append(Verdict(label, float(row[best]) / total if total else 0.0))
+            found.append(LanguageGuess(label, float(row[best]) / total if total else 0.0))
         return found
 
     def counts(self, texts: Sequence[str]) -> Tensor:

@@ -12,7 +12,7 @@ from . import check_share
 from .codes import canonical
 
 
-class Verdict(NamedTuple):
+class LanguageGuess(NamedTuple):
     """What an identifier says about one text."""
 
     label: str | None
@@ -25,8 +25,8 @@ class Identifier(Protocol):
 
     name: str
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict per text."""
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
+        """Return one guess per text."""
         ...
 
 
@@ -61,18 +61,18 @@ class Lingua:
             tuple(sorted({each.name for code in wanted for each in by_code[code]}))
         )
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict per text."""
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
+        """Return one guess per text."""
         found = self._detector.compute_language_confidence_values_in_parallel(list(texts))
-        verdicts: list[Verdict] = []
+        guesses: list[LanguageGuess] = []
         for text, values in zip(texts, found, strict=True):
             best = values[0] if values else None
             if best is None or best.value <= 0 or not any(letter.isalpha() for letter in text):
-                verdicts.append(Verdict(None, 0.0))
+                guesses.append(LanguageGuess(None, 0.0))
             else:
                 label = canonical(best.language.iso_code_639_1.name)
-                verdicts.append(Verdict(label, float(best.value)))
-        return verdicts
+                guesses.append(LanguageGuess(label, float(best.value)))
+        return guesses
 
 
 @lru_cache(maxsize=4)
@@ -94,21 +94,21 @@ class FastText:
         if self._allowed is not None:
             self.name += f"[{','.join(sorted(self._allowed))}]"
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict per text."""
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
+        """Return one guess per text."""
         return [self._one(text) for text in texts]
 
-    def _one(self, text: str) -> Verdict:
+    def _one(self, text: str) -> LanguageGuess:
         # fastText reads one line; a line break would end the text.
         line = " ".join(text.split())
         if not any(letter.isalpha() for letter in line):
-            return Verdict(None, 0.0)
+            return LanguageGuess(None, 0.0)
         labels, confidences = self._model.predict(line, k=1 if self._allowed is None else -1)
         for label, confidence in zip(labels, confidences, strict=True):
             code = canonical(str(label).removeprefix("__label__"))
             if self._allowed is None or code in self._allowed:
-                return Verdict(code, min(float(confidence), 1.0))
-        return Verdict(None, 0.0)
+                return LanguageGuess(code, min(float(confidence), 1.0))
+        return LanguageGuess(None, 0.0)
 
 
 class _Function:
@@ -116,14 +116,14 @@ class _Function:
         self._function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
         return [self._one(self._function(text)) for text in texts]
 
     @staticmethod
-    def _one(said: str | tuple[str | None, float] | None) -> Verdict:
+    def _one(said: str | tuple[str | None, float] | None) -> LanguageGuess:
         if isinstance(said, tuple):
-            return Verdict(said[0], float(said[1]))
-        return Verdict(said, 0.0 if said is None else 1.0)
+            return LanguageGuess(said[0], float(said[1]))
+        return LanguageGuess(said, 0.0 if said is None else 1.0)
 
 
 def identifier(spec: IdentifierLike = "lingua", labels: Sequence[str] | None = None) -> Identifier:
@@ -171,5 +171,5 @@ def heard(
     """
     check_share("floor", floor)
     listener = identifier(spec, labels)
-    verdicts = listener.identify(texts)
-    return [v.label if v.confidence >= floor else None for v in verdicts], listener.name
+    guesses = listener.identify(texts)
+    return [v.label if v.confidence >= floor else None for v in guesses], listener.name

@@ -32,7 +32,7 @@ _WORDS, _CHARACTERS = 8, 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
+class Dataset:
     """Items of one kind.
 
     Attributes:
@@ -61,7 +61,7 @@ class Material:
         }
 
 
-class Library:
+class EvaluationData:
     """The material for some labels.
 
     Args:
@@ -80,7 +80,7 @@ class Library:
         self._labels = list(labels)
         self._limit = limit
         self._given = _sources(data)
-        self._read: dict[str, Material] = {}
+        self._read: dict[str, Dataset] = {}
 
     def has(self, kind: str) -> bool:
         """Whether there is material of this kind."""
@@ -92,7 +92,7 @@ class Library:
             return "pairs" in self._given or len(_built_in(self._labels)) > 1
         return (kind == "prompts" and "texts" in self._given) or bool(_built_in(self._labels))
 
-    def get(self, kind: str) -> Material:
+    def get(self, kind: str) -> Dataset:
         """Return the material of a kind.
 
         Raises:
@@ -103,7 +103,7 @@ class Library:
             kept = {label: thinned(list(some), self._limit) for label, some in items.items()}
             if kind == "facts":
                 kept = {"": _per_pair(items[""], self._limit)}
-            self._read[kind] = Material(kind, source, kept, _digest(kept))
+            self._read[kind] = Dataset(kind, source, kept, _digest(kept))
         return self._read[kind]
 
     def calibration(self) -> dict[str, list[str]] | None:

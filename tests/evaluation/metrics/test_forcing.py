@@ -9,7 +9,7 @@ from neuronsteer.errors import MissingExtraError, ParameterError
 from neuronsteer.evaluation.metrics import METRICS, metric
 from neuronsteer.evaluation.metrics.codes import canonical, same, scripts
 from neuronsteer.evaluation.metrics.fluency import degenerate, distinct_ngrams
-from neuronsteer.evaluation.metrics.langid import FastText, Verdict, heard, identifier
+from neuronsteer.evaluation.metrics.langid import FastText, LanguageGuess, heard, identifier
 
 from .texts import BY_LANGUAGE, CHINESE, ENGLISH, FRENCH, GERMAN, JAPANESE, RUSSIAN, by_script
 
@@ -124,7 +124,7 @@ def test_other_labels_stay_whole():
 
 
 def test_identifiers_are_pluggable(tmp_path, monkeypatch):
-    assert identifier(by_script).identify([FRENCH]) == [Verdict("fr", 1.0)]
+    assert identifier(by_script).identify([FRENCH]) == [LanguageGuess("fr", 1.0)]
     with pytest.raises(ParameterError, match="No language identifier"):
         identifier("no/such/model.bin")
     with pytest.raises(ParameterError, match="needs two languages"):
@@ -150,9 +150,9 @@ def test_a_fasttext_model_file(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fasttext", fake)
     file = tmp_path / "glotlid.bin"
     file.touch()
-    assert identifier(file).identify(["a\nb", " ", "1"])[0] == Verdict("oc", 0.6)
-    assert identifier(file).identify([" "]) == [Verdict(None, 0.0)]
-    assert FastText(file, ["fr", "en"]).identify(["a b"]) == [Verdict("fr", 0.3)]
+    assert identifier(file).identify(["a\nb", " ", "1"])[0] == LanguageGuess("oc", 0.6)
+    assert identifier(file).identify([" "]) == [LanguageGuess(None, 0.0)]
+    assert FastText(file, ["fr", "en"]).identify(["a b"]) == [LanguageGuess("fr", 0.3)]
     assert heard(["a b"], file, floor=0.7)[0] == [None]
 
 

@@ -1,26 +1,31 @@
-"""The model's side of an experiment: who is attached, what is generated, what is read."""
+"""The model as experiments use it: what is attached, what is generated, which language it is in."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ...neuron_set import NeuronSet
 from ...steering.steerer import OperationLike, Steerer, Target, attach
-from ..metrics.langid import IdentifierLike
-from ..readers import Library, Material, languages, thinned
+from ..continuations import continue_rows, decode
+from ..metrics.codes import canonical, same
+from ..metrics.fluency import degenerate, distinct_ngrams
+from ..metrics.langid import IdentifierLike, identifier
+from ..readers import EvaluationData, languages, thinned
 
-#: The arm that is evaluated, and the one without any set.
+T = TypeVar("T")
+
+#: The treatment that is evaluated, and the one without any set.
 NEURONS, NONE = "neurons", "none"
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """How a run is made.
 
     Attributes:
@@ -28,9 +33,9 @@ class Settings:
         seed: Of sampling and of bootstraps.
         batch_size: Rows that are generated or scored together.
         generation: Arguments of `generate`; they are recorded.
-        identifier: Who says which language a text is in.
+        identifier: What identifies the language of a text.
         candidates: Languages the identifier chooses from; `None` is all that it knows.
-        floor: Confidence below which nothing was heard.
+        floor: Confidence below which a language counts as unclear.
         chat: Whether prompts go through the tokenizer's chat template.
         strength: How much of the set's operation.
     """
@@ -47,7 +52,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Treatment:
     """One of the things that are compared.
 
     Attributes:
@@ -61,64 +66,61 @@ class Arm:
     direction: bool = False
 
 
-class Bench:
+class ModelUnderTest:
     """A model under measurement.
 
     Attributes:
         model: The model.
-        tokenizer: Its tokenizer.
+        neurons: The set that is evaluated.
+        tokenizer: The model's tokenizer.
         labels: The labels that have neurons.
-        library: What there is to read.
+        data: What there is to read.
         settings: How the run is made.
-        arm: What is attached.
+        treatment: What is attached.
     """
 
     def __init__(
         self,
         model: Any,
+        neurons: NeuronSet,
         tokenizer: Any,
         labels: Sequence[str],
-        library: Library,
-        settings: Settings,
-        neurons: NeuronSet,
+        data: EvaluationData,
+        settings: EvaluationSettings,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.labels = list(labels)
-        self.library = library
+        self.data = data
         self.settings = settings
         self.neurons = neurons
-        self.arm = Arm(NONE, None)
+        self.treatment = Treatment(NONE, None)
         self._steer: Steerer | None = None
         self._memory: dict[Any, Any] = {}
 
     @contextmanager
-    def using(self, arm: Arm) -> Generator[None, None, None]:
-        """Attach an arm while inside."""
-        before = self.arm, self._steer
-        # What an outer arm does would add to this one.
+    def under(self, treatment: Treatment) -> Generator[None, None, None]:
+        """Attach a treatment inside the `with` block."""
+        before = self.treatment, self._steer
+        # What an outer treatment does would add to this one.
         self.off()
-        self.arm, self._steer = arm, None
+        self.treatment, self._steer = treatment, None
         try:
-            if arm.neurons is None:
+            if treatment.neurons is None:
                 yield
             else:
-                with attach(self.model, arm.neurons, tokenizer=self.tokenizer) as self._steer:
+                with attach(self.model, treatment.neurons, tokenizer=self.tokenizer) as self._steer:
                     yield
         finally:
-            self.arm, self._steer = before
+            self.treatment, self._steer = before
 
     # --- what is read ---------------------------------------------------------------------------
 
-    def material(self, kind: str) -> Material:
-        """Return the material of a kind."""
-        return self.library.get(kind)
-
     def items(self, kind: str, label: str, count: int) -> list[Any]:
         """Return `count` items of a label, evenly spread."""
-        return thinned(list(self.material(kind).items.get(label, ())), count)
+        return thinned(list(self.data.get(kind).items.get(label, ())), count)
 
-    def once(self, key: Any, make: Any) -> Any:
-        """Return what `make()` returned when it was first asked for: what no arm changes."""
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what `make()` returned when it was first asked for: what no treatment changes."""
         if key not in self._memory:
             self._memory[key] = make()
         return self._memory[key]
@@ -140,9 +142,90 @@ class Bench:
         if self._steer is not None:
             self._steer.off()
 
+    def before_and_after(
+        self,
+        key: Any,
+        label: str,
+        measure: Callable[[], T],
+        operation: OperationLike | None = None,
+        strength: float | None = None,
+    ) -> tuple[T, T]:
+        """Return what `measure()` returns without steering and with `label` in force.
+
+        Args:
+            key: What tells this measurement from others; the first half is measured once per key,
+                because no treatment changes a model that is not steered.
+            label: What to steer to.
+            measure: Reads the model.
+            operation: What is done with the neurons; default: what the set says.
+            strength: How much of it; default: the run's.
+        """
+        put = self.switch(operation, strength)
+        put(None)
+        before = self.once(key, measure)
+        put(label)
+        try:
+            return before, measure()
+        finally:
+            put(None)
+
+    # --- which language it is in -----------------------------------------------------------------
+
+    def identify(
+        self, texts: Sequence[str], candidates: Sequence[str] | None = None
+    ) -> list[str | None]:
+        """Return the language of every text, as the labels spell it; `None` where it is unclear.
+
+        Args:
+            texts: What to identify.
+            candidates: Languages to choose from; default: the run's.
+        """
+        settings = self.settings
+        chosen = settings.candidates if candidates is None else tuple(candidates)
+        # A model file is read once.
+        found = self.once(("identifier", chosen), lambda: identifier(settings.identifier, chosen))
+        return [
+            None
+            if guess.label is None or guess.confidence < settings.floor
+            else next(
+                (each for each in self.labels if same(each, guess.label)), canonical(guess.label)
+            )
+            for guess in found.identify(list(texts))
+        ]
+
     # --- what is generated ------------------------------------------------------------------------
 
-    def generate(
+    def continuations(
+        self, prompts: Sequence[str], targets: Sequence[Target], tokens: int, **options: Any
+    ) -> list[dict[str, Any]]:
+        """Return what `generate` made of every prompt, with its language and whether it stutters.
+
+        Args:
+            prompts: See `generate`.
+            targets: See `generate`; they are recorded.
+            tokens: See `generate`.
+            **options: See `generate`.
+        """
+        made = self.generate(prompts, targets, tokens, **options)
+        return [
+            {
+                "prompt": prompt,
+                "target": target,
+                "text": text,
+                "identified": label,
+                "degenerate": degenerate(text),
+                "distinct": distinct_ngrams(text),
+            }
+            for prompt, target, text, label in zip(
+                prompts, targets, made, self.identify(made), strict=True
+            )
+        ]
+
+    def generate(self, *args: Any, **options: Any) -> list[str]:
+        """Return the new text of every prompt; see `generate_tokens`."""
+        return decode(self.tokenizer, self.generate_tokens(*args, **options))
+
+    def generate_tokens(
         self,
         prompts: Sequence[str],
         targets: Sequence[Target],
@@ -156,8 +239,8 @@ class Bench:
     ) -> list[list[int]]:
         """Return the new tokens of every prompt, steered to its own target.
 
-        Sampling is seeded by the run's seed and `key`, so a cell's texts do not depend on which
-        other cells were made in the same process, and all arms draw alike.
+        Sampling is seeded by the run's seed and `key`, so a case's texts do not depend on which
+        other cases were made in the same process, and all treatments draw alike.
 
         Args:
             prompts: What to go on from.
@@ -180,20 +263,14 @@ class Bench:
                 rows = ids[begin : begin + self.settings.batch_size]
                 some = list(targets[begin : begin + self.settings.batch_size])
                 self._put(some, operation, strength, away_from)
-                found += self._run(rows, tokens, greedy)
+                found += continue_rows(
+                    self.model, self.tokenizer, rows, tokens, **self._decoding(tokens, greedy)
+                )
         self.off()
         return found
 
-    def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """Return tokens as texts, without special tokens."""
-        decoded = self.tokenizer.batch_decode(
-            [list(row) for row in tokens], skip_special_tokens=True
-        )
-        # A text may be cut inside a character of several bytes.
-        return [text.strip("�").strip() for text in decoded]
-
     def encode(self, prompt: str) -> list[int]:
-        """Return the ids of a prompt, as the model is spoken to."""
+        """Return the ids of a prompt, in the chat template if prompts go through it."""
         if self.settings.chat:
             messages = [{"role": "user", "content": prompt}]
             found = self.tokenizer.apply_chat_template(
@@ -224,31 +301,15 @@ class Bench:
         else:
             self._steer.to(targets, operation, chosen)
 
-    def _run(self, rows: Sequence[Sequence[int]], tokens: int, greedy: bool) -> list[list[int]]:
-        device = self.model.get_input_embeddings().weight.device
-        longest = max(len(row) for row in rows)
-        pad = self._pad()
-        ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        options: dict[str, Any] = {"do_sample": False} if greedy else dict(self.settings.generation)
-        if not (self.settings.chat or greedy):
-            # Texts of one length are judged alike; a model that only continues text has no reason
+    def _decoding(self, tokens: int, greedy: bool) -> dict[str, Any]:
+        if greedy:
+            return {"do_sample": False}
+        options = dict(self.settings.generation)
+        if not self.settings.chat:
+            # Texts of one length are scored alike; a model that only continues text has no reason
             # to end it here.
             options.setdefault("min_new_tokens", tokens)
-        made = self.model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            max_new_tokens=tokens,
-            pad_token_id=pad,
-            **options,
-        )
-        return [row[longest:] for row in made.tolist()]
-
-    def _pad(self) -> int:
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0
+        return options
 
 
 def candidates(labels: Sequence[str]) -> tuple[str, ...]:

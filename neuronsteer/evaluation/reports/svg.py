@@ -1,6 +1,6 @@
 """Charts as inline SVG: they take colours and text from the page, so dark mode is the reader's.
 
-Shapes, not only colours, tell the arms apart.
+Treatments differ in shape, not only in colour.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from . import wording
+from . import formatting
 
 _WIDTH, _LEFT, _RIGHT, _ROW = 720, 150, 70, 26
 _SIDES = ("none", "random", "diffmean")
@@ -17,13 +17,13 @@ _SIDES = ("none", "random", "diffmean")
 
 def bars(task: Mapping[str, Any]) -> str:
     """Return the headline per label as bars with intervals, and the controls as marks."""
-    arms: Mapping[str, Any] = task["arms"]
-    labels = list(arms["neurons"]["labels"])
+    treatments: Mapping[str, Any] = task["treatments"]
+    labels = list(treatments["neurons"]["labels"])
     if not labels:
         return ""
     unit = str(task.get("unit", ""))
-    rows = [(label, {a: e["labels"].get(label) for a, e in arms.items()}) for label in labels]
-    rows.append(("all", {a: e["values"].get(task["primary"]) for a, e in arms.items()}))
+    rows = [(label, {a: e["labels"].get(label) for a, e in treatments.items()}) for label in labels]
+    rows.append(("all", {a: e["values"].get(task["primary"]) for a, e in treatments.items()}))
     scale, ticks = _axis([each for _, found in rows for each in found.values()], unit)
     height = _ROW * len(rows) + 40
     drawn = [_open(_WIDTH, height, f"{task['title']} per label")]
@@ -47,8 +47,8 @@ def bars(task: Mapping[str, Any]) -> str:
         own = found.get("neurons")
         if own is not None and own["value"] is not None:
             x = scale(own["value"])
-            said = f"{label}: {wording.number(own['value'], unit)}"
-            bounds = wording.interval(own, unit)
+            said = f"{label}: {formatting.number(own['value'], unit)}"
+            bounds = formatting.interval(own, unit)
             drawn.append(
                 f'<rect class="bar" x="{min(x, zero):.1f}" y="{y + 3}" rx="2" '
                 f'width="{max(abs(x - zero), 1):.1f}" height="{_ROW - 12}">'
@@ -59,40 +59,41 @@ def bars(task: Mapping[str, Any]) -> str:
                 drawn.append(_whisker(low, high, middle, "whisker"))
             drawn.append(
                 f'<text class="value" x="{_WIDTH - 4}" y="{middle + 4}" text-anchor="end">'
-                f"{wording.number(own['value'], unit)}</text>"
+                f"{formatting.number(own['value'], unit)}</text>"
             )
-        for arm in _SIDES:
-            each = found.get(arm)
+        for treatment in _SIDES:
+            each = found.get(treatment)
             if each is not None and each["value"] is not None:
                 if each.get("interval"):
                     low, high = (scale(v) for v in each["interval"])
-                    drawn.append(_whisker(low, high, middle, f"whisker {arm}"))
-                said = f"{label}, {wording.ARMS[arm]}: {wording.number(each['value'], unit)}"
-                drawn.append(mark(arm, scale(each["value"]), middle, said))
+                    drawn.append(_whisker(low, high, middle, f"whisker {treatment}"))
+                name = formatting.TREATMENTS[treatment]
+                said = f"{label}, {name}: {formatting.number(each['value'], unit)}"
+                drawn.append(mark(treatment, scale(each["value"]), middle, said))
     return "".join([*drawn, "</svg>"])
 
 
-def mark(arm: str, x: float, y: float, title: str = "") -> str:
-    """Return an arm's mark: a circle, a diamond, a triangle."""
+def mark(treatment: str, x: float, y: float, title: str = "") -> str:
+    """Return a treatment's mark: a circle, a diamond, a triangle."""
     said = f"<title>{escape(title)}</title>" if title else ""
-    if arm == "none":
+    if treatment == "none":
         return f'<circle class="mark none" cx="{x:.1f}" cy="{y:.1f}" r="4.5">{said}</circle>'
-    if arm == "random":
+    if treatment == "random":
         points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"
-    elif arm == "diffmean":
+    elif treatment == "diffmean":
         points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y + 5:.1f} {x - 6:.1f},{y + 5:.1f}"
     else:
         return (
             f'<rect class="bar" x="{x - 8:.1f}" y="{y - 5:.1f}" width="16" height="10" rx="2">'
             f"{said}</rect>"
         )
-    return f'<polygon class="mark {arm}" points="{points}">{said}</polygon>'
+    return f'<polygon class="mark {treatment}" points="{points}">{said}</polygon>'
 
 
-def scatter(part: Mapping[str, Any]) -> str:
+def scatter(block: Mapping[str, Any]) -> str:
     """Return a scatter of shares, its frontier joined and named."""
     width, height, left, bottom, top = 720, 420, 60, 46, 14
-    groups = list(dict.fromkeys(str(p.get("group", "")) for p in part["points"]))
+    groups = list(dict.fromkeys(str(p.get("group", "")) for p in block["points"]))
 
     def at(point: Mapping[str, Any]) -> tuple[float, float]:
         return (
@@ -100,7 +101,7 @@ def scatter(part: Mapping[str, Any]) -> str:
             height - bottom - float(point["y"]) * (height - bottom - top),
         )
 
-    drawn = [_open(width, height, part["title"])]
+    drawn = [_open(width, height, block["title"])]
     for k in range(6):
         x, y = at({"x": k / 5, "y": k / 5})
         drawn.append(
@@ -112,16 +113,16 @@ def scatter(part: Mapping[str, Any]) -> str:
         )
     drawn.append(
         f'<text class="axis" x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">'
-        f"{escape(part['x_name'])}</text>"
+        f"{escape(block['x_name'])}</text>"
         f'<text class="axis" transform="translate(14 {height / 2}) rotate(-90)" '
-        f'text-anchor="middle">{escape(part["y_name"])}</text>'
+        f'text-anchor="middle">{escape(block["y_name"])}</text>'
     )
-    best = sorted((p for p in part["points"] if p.get("best")), key=lambda p: float(p["x"]))
+    best = sorted((p for p in block["points"] if p.get("best")), key=lambda p: float(p["x"]))
     if len(best) > 1:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, best))
         drawn.append(f'<polyline class="frontier" points="{path}"/>')
     # The frontier's points come last, on top.
-    for point in sorted(part["points"], key=lambda p: bool(p.get("best"))):
+    for point in sorted(block["points"], key=lambda p: bool(p.get("best"))):
         x, y = at(point)
         group = groups.index(str(point.get("group", ""))) % 6
         said = f"{point['label']}: {point['x']:.0%}, {point['y']:.0%}"
@@ -147,13 +148,13 @@ def scatter(part: Mapping[str, Any]) -> str:
     return "".join(drawn) + f'<p class="legend">{legend}</p>'
 
 
-def histogram(part: Mapping[str, Any]) -> str:
+def histogram(block: Mapping[str, Any]) -> str:
     """Return bars of counts."""
     width, height, left, bottom = 720, 240, 44, 46
-    edges, counts = part["edges"], part["counts"]
+    edges, counts = block["edges"], block["counts"]
     high = max([*counts, 1])
     step = (width - left - 10) / max(len(counts), 1)
-    drawn = [_open(width, height, part["title"])]
+    drawn = [_open(width, height, block["title"])]
     for share in (0, 0.5, 1):
         y = height - bottom - share * (height - bottom - 12)
         drawn.append(
@@ -177,7 +178,7 @@ def histogram(part: Mapping[str, Any]) -> str:
         )
     drawn.append(
         f'<text class="axis" x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">'
-        f"{escape(part['x_name'])}</text></svg>"
+        f"{escape(block['x_name'])}</text></svg>"
     )
     return "".join(drawn)
 
@@ -215,11 +216,11 @@ def _axis(
         last = int(-(-max([*values, step]) // step))
         ticks = [k * step for k in range(first, last + 1)]
         low, high = ticks[0], ticks[-1]
-    room = _WIDTH - _LEFT - _RIGHT
+    width = _WIDTH - _LEFT - _RIGHT
 
     def scale(value: float) -> float:
         share = (min(max(value, low), high) - low) / (high - low)
-        return _LEFT + share * room
+        return _LEFT + share * width
 
     return scale, ticks
 

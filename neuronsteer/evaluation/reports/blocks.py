@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: A dictionary with `kind` and `title`; the other keys belong to the kind.
-Part = Mapping[str, Any]
+Block = Mapping[str, Any]
 
 
 def matrix(
@@ -20,7 +20,7 @@ def matrix(
     unit: str = "share",
     diverging: bool = False,
     note: str = "",
-) -> Part:
+) -> Block:
     """Return a matrix, shown as a heat map.
 
     Args:
@@ -48,13 +48,6 @@ def matrix(
     }
 
 
-def cells(
-    found: Mapping[str, Mapping[str, float | None]], rows: Sequence[str], columns: Sequence[str]
-) -> list[list[float | None]]:
-    """Return a nested mapping as the rows of a matrix."""
-    return [[found.get(row, {}).get(column) for column in columns] for row in rows]
-
-
 def scatter(
     title: str,
     points: Sequence[Mapping[str, Any]],
@@ -62,7 +55,7 @@ def scatter(
     x_name: str,
     y_name: str,
     note: str = "",
-) -> Part:
+) -> Block:
     """Return a scatter of shares; points have `x`, `y`, `label`, `group` and `best`."""
     return {
         "kind": "scatter",
@@ -76,7 +69,7 @@ def scatter(
 
 def histogram(
     title: str, values: Sequence[float], *, bins: Sequence[float], x_name: str, note: str = ""
-) -> Part:
+) -> Block:
     """Return how often values fall between neighbouring `bins`; the last bin holds its edge."""
     counts = [0] * (len(bins) - 1)
     for value in values:
@@ -93,7 +86,9 @@ def histogram(
     }
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> Part:
+def table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], note: str = ""
+) -> Block:
     """Return a table of texts and numbers."""
     return {
         "kind": "table",
@@ -104,8 +99,8 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], note
     }
 
 
-def samples(title: str, items: Sequence[Mapping[str, Any]], note: str = "") -> Part:
-    """Return some texts; items have `prompt`, `text`, `label`, `heard` and `good`."""
+def samples(title: str, items: Sequence[Mapping[str, Any]], note: str = "") -> Block:
+    """Return some texts; items have `prompt`, `text`, `label`, `identified` and `good`."""
     return {
         "kind": "samples",
         "title": title,

@@ -13,28 +13,34 @@ from ...neuron_set import NeuronSet
 from ...neuron_set.card import hub_id
 from ...stats.identity import model_identity, tokenizer_identity, versions
 from . import Experiment
-from ._bench import Arm, Bench
+from ._model_under_test import ModelUnderTest, Treatment
 
 
 def plan_of(
-    bench: Bench, tasks: Sequence[Experiment], compared: Sequence[Arm], controls: Any
+    tested: ModelUnderTest,
+    tasks: Sequence[Experiment],
+    compared: Sequence[Treatment],
+    controls: Any,
 ) -> dict[str, Any]:
     """Return what cells depend on; a run is resumed with the same only."""
-    settings, who = bench.settings, bench.settings.identifier
+    settings, who = tested.settings, tested.settings.identifier
     name = getattr(who, "name", None) or getattr(who, "__name__", None) or str(who)
     for task in tasks:
-        for kind in task.material:
-            bench.material(kind)
+        for kind in task.reads:
+            tested.data.get(kind)
     given = controls.split(",") if isinstance(controls, str) else list(controls)
     return {
-        "set": bench.neurons.fingerprint,
-        "operation": dict(bench.neurons.operation),
-        "model": model_identity(inspect(bench.model)),
-        "labels": bench.labels,
+        "set": tested.neurons.fingerprint,
+        "operation": dict(tested.neurons.operation),
+        "model": model_identity(inspect(tested.model)),
+        "labels": tested.labels,
         "tasks": {task.name: task.parameters() for task in tasks},
         "controls": [each.strip() for each in given if each.strip()],
-        "arms": {arm.name: arm.neurons and arm.neurons.fingerprint for arm in compared},
-        "data": bench.library.used(),
+        "treatments": {
+            treatment.name: treatment.neurons and treatment.neurons.fingerprint
+            for treatment in compared
+        },
+        "data": tested.data.used(),
         "settings": {
             "limit": settings.limit,
             "seed": settings.seed,

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...neuron_set.results import results
-from . import wording
+from . import formatting
 from .markdown import summary, table
-
-if TYPE_CHECKING:
-    from . import Report
+from .report_data import ReportData
 
 
-def evaluation(report: Report) -> dict[str, Any]:
+def evaluation(report: ReportData) -> dict[str, Any]:
     """Return the `evaluation` field of a set, in the shape that `neuron_set/results.py` reads.
 
-    One result per experiment, and one per label where there is one; controls beside each. What a
-    label's control cannot be told for is left out, never filled with another number.
+    One result per experiment, and one per label where there is one; controls beside each. Where a
+    control has no number for a label, it is left out, never filled with another number.
     """
     found: list[dict[str, Any]] = []
     for task in report.tasks:
-        arms: Mapping[str, Any] = task["arms"]
-        own = arms.get("neurons")
+        treatments: Mapping[str, Any] = task["treatments"]
+        own = treatments.get("neurons")
         if own is None:
             continue
         for label in ("", *own["labels"]):
             picked = {
                 name: entry["labels"].get(label) if label else entry["values"].get(task["primary"])
-                for name, entry in arms.items()
+                for name, entry in treatments.items()
             }
             value = picked.pop("neurons")
             if value is None or value["value"] is None:
@@ -42,7 +40,7 @@ def evaluation(report: Report) -> dict[str, Any]:
                     "interval": value.get("interval") and [_rounded(v) for v in value["interval"]],
                     "dataset": _dataset(report, task),
                     "controls": {
-                        wording.ARMS.get(name, name): _rounded(each["value"])
+                        formatting.TREATMENTS.get(name, name): _rounded(each["value"])
                         for name, each in picked.items()
                         if each is not None and each["value"] is not None
                     },
@@ -58,11 +56,11 @@ def evaluation(report: Report) -> dict[str, Any]:
     }
 
 
-def section(report: Report) -> str:
+def section(report: ReportData) -> str:
     """Return a section of a model card, Markdown."""
     lines = ["## Evaluation", ""]
     if not report.controls:
-        lines += [f"> **No controls.** {wording.NO_CONTROLS}", ""]
+        lines += [f"> **No controls.** {formatting.NO_CONTROLS}", ""]
     lines += summary(report)
     listed = [each for each in results(evaluation(report)) if each["label"]]
     if listed:
@@ -79,8 +77,8 @@ def section(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _dataset(report: Report, task: Mapping[str, Any]) -> dict[str, str]:
-    kind = next(iter(task.get("material", ())), "")
+def _dataset(report: ReportData, task: Mapping[str, Any]) -> dict[str, str]:
+    kind = next(iter(task.get("reads", ())), "")
     source = str(report.data.get(kind, {}).get("source", "")) or "own data"
     return {"name": source, "type": f"neuronsteer/{kind or 'own'}"}
 

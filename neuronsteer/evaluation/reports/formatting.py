@@ -1,12 +1,12 @@
-"""How numbers, arms and values are written, the same in every format."""
+"""How numbers, treatments and values are written, the same in every format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-#: What readers call the arms.
-ARMS = {
+#: What readers call the treatments, in the order in which they are shown.
+TREATMENTS = {
     "neurons": "this set",
     "none": "no steering",
     "random": "random neurons",
@@ -19,10 +19,10 @@ NO_CONTROLS = (
 )
 
 
-def arm(name: str, entry: Mapping[str, Any] | None = None) -> str:
-    """Return an arm's name for people; with its entry, the number of seeds, too."""
+def treatment(name: str, entry: Mapping[str, Any] | None = None) -> str:
+    """Return a treatment's name for people; with its entry, the number of seeds, too."""
     seeds = (entry or {}).get("seeds", 1)
-    return ARMS.get(name, name) + (f" (mean of {seeds})" if seeds > 1 else "")
+    return TREATMENTS.get(name, name) + (f" (mean of {seeds})" if seeds > 1 else "")
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -55,8 +55,14 @@ def unit_of(task: Mapping[str, Any], value: str) -> str:
 
 def beaten(task: Mapping[str, Any]) -> str:
     """Return how the headline stands to the random sets, in a sentence, or nothing."""
-    ours = task["arms"].get("neurons", {}).get("values", {}).get(task["primary"], {}).get("value")
-    random = task["arms"].get("random")
+    ours = (
+        task["treatments"]
+        .get("neurons", {})
+        .get("values", {})
+        .get(task["primary"], {})
+        .get("value")
+    )
+    random = task["treatments"].get("random")
     if ours is None or random is None:
         return ""
     theirs = random["values"][task["primary"]]

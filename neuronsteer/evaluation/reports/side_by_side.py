@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import wording
+from . import formatting
 from .markdown import table
-
-if TYPE_CHECKING:
-    from . import Report
+from .report_data import ReportData
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrast:
+class ReportComparison:
     """Two reports; numbers are compared where both have them.
 
     Attributes:
@@ -22,8 +20,8 @@ class Contrast:
         right: The other.
     """
 
-    left: Report
-    right: Report
+    left: ReportData
+    right: ReportData
 
     @property
     def differences(self) -> list[str]:
@@ -55,7 +53,7 @@ class Contrast:
             other = self.right.task(task["name"])
             if other["primary"] != task["primary"]:
                 continue
-            mine, theirs = task["arms"]["neurons"], other["arms"]["neurons"]
+            mine, theirs = task["treatments"]["neurons"], other["treatments"]["neurons"]
             key = task["primary"]
             listed = [("", mine["values"].get(key), theirs["values"].get(key))]
             listed += [
@@ -102,7 +100,7 @@ class Contrast:
         lines = [f"# {self.left.title} (A) and {self.right.title} (B)", ""]
         for side, report in (("A", self.left), ("B", self.right)):
             if not report.controls:
-                lines += [f"> **{side} has no controls.** {wording.NO_CONTROLS}", ""]
+                lines += [f"> **{side} has no controls.** {formatting.NO_CONTROLS}", ""]
         if self.differences:
             lines += [
                 f"> Not made alike: {', '.join(self.differences)}. Differences may be due to that.",
@@ -113,8 +111,8 @@ class Contrast:
                 row["task"],
                 row["label"],
                 row["metric"],
-                wording.number(row["left"], row["unit"]),
-                wording.number(row["right"], row["unit"]),
+                formatting.number(row["left"], row["unit"]),
+                formatting.number(row["right"], row["unit"]),
                 "" if row["difference"] is None else f"{row['difference']:+.3g}",
                 {True: "yes", False: "no", None: ""}[row["apart"]],
             ]

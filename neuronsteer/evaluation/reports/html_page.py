@@ -8,24 +8,24 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from . import drawing, wording
+from . import formatting, svg
+from .report_data import ReportData
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from . import Report
 
-_TEMPLATE = "page.html.jinja"
+_TEMPLATE = "report.html.jinja"
 
 
-def render(report: Report) -> str:
+def render(report: ReportData) -> str:
     """Return the page."""
     return _template().render(
         report=report,
         model=report.subject["model"],
         set=report.subject["set"],
         operation=" ".join(str(v) for v in report.subject["set"]["operation"].values()),
-        arms=[name for name in wording.ARMS if any(name in task["arms"] for task in report.tasks)],
+        treatments=report.treatments,
         details=json.dumps(
             {
                 "subject": report.subject,
@@ -40,18 +40,18 @@ def render(report: Report) -> str:
     )
 
 
-def heat(part: Mapping[str, Any], value: float | None) -> dict[str, Any]:
+def heat(block: Mapping[str, Any], value: float | None) -> dict[str, Any]:
     """Return how a cell of a matrix is coloured: `share` of full colour, and its class."""
     if value is None:
         return {"share": 0, "name": "empty"}
-    if part["unit"] == "×":
+    if block["unit"] == "×":
         # A factor changes nothing at 1, not at 0.
-        known = [abs(v - 1) for row in part["values"] for v in row if v is not None]
+        known = [abs(v - 1) for row in block["values"] for v in row if v is not None]
         value, high = value - 1, max([*known, 1e-12])
-    elif part["unit"] == "share" and not part["diverging"]:
+    elif block["unit"] == "share" and not block["diverging"]:
         high = 1.0
     else:
-        known = [abs(v) for row in part["values"] for v in row if v is not None]
+        known = [abs(v) for row in block["values"] for v in row if v is not None]
         high = max([*known, 1e-12])
     share = min(abs(value) / high, 1.0)
     name = "cold" if value < 0 else "hot"
@@ -60,12 +60,12 @@ def heat(part: Mapping[str, Any], value: float | None) -> dict[str, Any]:
 
 def pairs(task: Mapping[str, Any]) -> list[list[tuple[str, Mapping[str, Any]]]]:
     """Return what to show, the set's matrices beside the random sets' mean."""
-    theirs = {p["title"]: p for p in task["arms"].get("random", {}).get("parts", ())}
+    theirs = {p["title"]: p for p in task["treatments"].get("random", {}).get("blocks", ())}
     found: list[list[tuple[str, Mapping[str, Any]]]] = []
-    for part in task["arms"]["neurons"]["parts"]:
-        row = [("neurons", part)]
-        other = theirs.get(part["title"])
-        if part["kind"] == "matrix" and other is not None:
+    for block in task["treatments"]["neurons"]["blocks"]:
+        row = [("neurons", block)]
+        other = theirs.get(block["title"])
+        if block["kind"] == "matrix" and other is not None:
             row.append(("random", other))
         found.append(row)
     return found
@@ -92,18 +92,18 @@ def _template() -> Template:
         undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     names: dict[str, Any] = {
-        "ARMS": wording.ARMS,
-        "NO_CONTROLS": wording.NO_CONTROLS,
-        "arm": wording.arm,
-        "number": wording.number,
-        "interval": wording.interval,
-        "words": wording.title,
-        "unit_of": wording.unit_of,
-        "beaten": wording.beaten,
-        "bars": _safe(drawing.bars),
-        "mark": _safe(lambda name: drawing.mark(name, 0, 0)),
-        "scatter": _safe(drawing.scatter),
-        "histogram": _safe(drawing.histogram),
+        "TREATMENTS": formatting.TREATMENTS,
+        "NO_CONTROLS": formatting.NO_CONTROLS,
+        "treatment": formatting.treatment,
+        "number": formatting.number,
+        "interval": formatting.interval,
+        "words": formatting.title,
+        "unit_of": formatting.unit_of,
+        "beaten": formatting.beaten,
+        "bars": _safe(svg.bars),
+        "mark": _safe(lambda name: svg.mark(name, 0, 0)),
+        "scatter": _safe(svg.scatter),
+        "histogram": _safe(svg.histogram),
         "heat": heat,
         "pairs": pairs,
     }

@@ -1,4 +1,4 @@
-"""What was measured so far, one file per cell, so that an interrupted run goes on where it was."""
+"""What was measured so far, one file per case, so that an interrupted run goes on where it was."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ArtifactError, ParameterError
-from . import Cell, Observation
+from . import Case, Observation
 
 _PLAN = "plan.json"
 
 
-class Journal:
-    """Observations by experiment, arm and cell.
+class SavedCases:
+    """Observations by experiment, treatment and case.
 
     Args:
-        folder: Where cells are kept; `None` keeps them in memory only.
-        plan: What the run depends on. Cells of another plan are not mixed with these.
-        resume: Whether cells that are there are used; otherwise they are thrown away.
+        folder: Where cases are saved; `None` keeps them in memory only.
+        plan: What the run depends on. Cases of another plan are not mixed with these.
+        resume: Whether cases that are there are used; otherwise they are deleted.
 
     Raises:
-        ParameterError: If the folder holds cells of another plan, or something else.
+        ParameterError: If the folder holds cases of another plan, or something else.
     """
 
     def __init__(self, folder: Path | None, plan: Mapping[str, Any], resume: bool) -> None:
         self._folder = folder
-        self._found: dict[tuple[str, str, Cell], Observation] = {}
+        self._found: dict[tuple[str, str, Case], Observation] = {}
         if folder is None:
             return
         there = folder / _PLAN
         if folder.exists() and not there.is_file() and any(folder.iterdir()):
             raise ParameterError(
-                f"The folder {str(folder)!r} holds something else than the cells of a run. Choose "
+                f"The folder {str(folder)!r} holds something else than saved cases. Choose "
                 "another place for the report."
             )
         if there.is_file() and resume:
@@ -49,27 +49,32 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(there, json.dumps(plan, ensure_ascii=False, indent=1))
 
-    def get(self, task: str, arm: str, cell: Cell) -> Observation | None:
+    def get(self, task: str, treatment: str, case: Case) -> Observation | None:
         """Return what was observed, or `None`."""
-        return self._found.get((task, arm, cell))
+        return self._found.get((task, treatment, case))
 
-    def put(self, task: str, arm: str, cell: Cell, observation: Observation) -> None:
+    def put(self, task: str, treatment: str, case: Case, observation: Observation) -> None:
         """Keep an observation; after this it survives a crash."""
-        record = {"task": task, "arm": arm, "cell": list(cell), "observation": observation}
+        record = {
+            "task": task,
+            "treatment": treatment,
+            "case": list(case),
+            "observation": observation,
+        }
         text = json.dumps(record, ensure_ascii=False)
         if self._folder is not None:
-            name = hashlib.sha256("\0".join([task, arm, *cell]).encode()).hexdigest()[:24]
+            name = hashlib.sha256("\0".join([task, treatment, *case]).encode()).hexdigest()[:24]
             (self._folder / task).mkdir(exist_ok=True)
             write_atomically(self._folder / task / f"{name}.json", text)
         # Read back, so that a resumed run sees just what the first one saw.
-        self._found[task, arm, cell] = json.loads(text)["observation"]
+        self._found[task, treatment, case] = json.loads(text)["observation"]
 
-    def of(self, task: str, arm: str) -> dict[Cell, Observation]:
-        """Return the observations of an arm."""
-        return {key[2]: each for key, each in self._found.items() if key[:2] == (task, arm)}
+    def of(self, task: str, treatment: str) -> dict[Case, Observation]:
+        """Return the observations of a treatment."""
+        return {key[2]: each for key, each in self._found.items() if key[:2] == (task, treatment)}
 
     def close(self) -> None:
-        """Throw the cells away: the report is written."""
+        """Delete the cases: the report is written."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -87,10 +92,10 @@ class Journal:
     def _load(self, file: Path) -> None:
         record = _read(file)
         try:
-            key = (str(record["task"]), str(record["arm"]), tuple(map(str, record["cell"])))
+            key = (str(record["task"]), str(record["treatment"]), tuple(map(str, record["case"])))
             self._found[key] = record["observation"]
         except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{str(file)!r} is no cell of a run; delete it.") from error
+            raise ArtifactError(f"{str(file)!r} is not a case of a run; delete it.") from error
 
 
 def write_atomically(path: Path, text: str) -> None:
