@@ -42,7 +42,7 @@ class Lensed(Analysis):
 
     def records(self, model: Any, tokenizer: Any, texts: Any) -> tuple[list[dict[str, Any]], Any]:
         """Return a record per label, layer and language, and what is known about all of them."""
-        learn, judge = halves(lines(texts, self.limit), 2)
+        learn, test = halves(lines(texts, self.limit), 2)
         head = model.get_output_embeddings()
         table = token_table(tokenizer, learn, int(head.weight.shape[0]), by=self.by)
         found: list[dict[str, Any]] = []
@@ -53,7 +53,7 @@ class Lensed(Analysis):
             "positions": {},
             "next_token": {},
         }
-        for label, each in judge.items():
+        for label, each in test.items():
             chosen = rows(tokenizer, each, self.max_length, self.skip)
             if not chosen:
                 raise TextError(

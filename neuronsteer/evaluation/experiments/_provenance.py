@@ -22,7 +22,7 @@ def plan_of(
     compared: Sequence[Treatment],
     controls: Any,
 ) -> dict[str, Any]:
-    """Return what cells depend on; a run is resumed with the same only."""
+    """Return what cases depend on; a run can be resumed only with the same plan."""
     settings, who = tested.settings, tested.settings.identifier
     name = getattr(who, "name", None) or getattr(who, "__name__", None) or str(who)
     for task in tasks:
@@ -61,7 +61,7 @@ def subject_of(model: Any, tokenizer: Any, neurons: NeuronSet) -> dict[str, Any]
     name = hub_id(getattr(anatomy.root.config, "_name_or_path", None))
     return {
         "model": {
-            # A path of this machine is nobody else's business.
+            # A path of this machine is private.
             "name": name or neurons.base_model and hub_id(neurons.base_model),
             "type": anatomy.model_type,
             "parameters": sum(p.numel() for p in anatomy.root.parameters()),

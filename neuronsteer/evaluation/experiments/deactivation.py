@@ -47,7 +47,7 @@ class Deactivation(Experiment):
         return [(label,) for label in tested.labels]
 
     def cases_of_treatment(self, tested: ModelUnderTest, treatment: str) -> list[Case]:
-        """Return one cell where nothing is attached: nothing is off then."""
+        """Return one case where nothing is attached: nothing is off then."""
         return [("-",)] if treatment == NONE else self.cases(tested)
 
     def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Deactivation(Experiment):
         both = [*own, *rest]
 
         def loss(drawn: Any) -> float:
-            # Own and other replies are drawn together; their shares are told apart afterwards.
+            # Own and other replies are drawn together; their shares are separated afterwards.
             mine = [both[i] for i in drawn if i < n]
             theirs = [both[i] for i in drawn if i >= n]
             return (sum(theirs) / len(theirs) if theirs else 0.0) - (

@@ -12,7 +12,7 @@ from ..bootstrap import mean
 from . import METRICS, Metric, Score, aligned, check_choice
 from .answers import f1, numbers, tokens
 from .codes import same
-from .langid import IdentifierLike, heard
+from .langid import IdentifierLike, identify_languages
 
 _KINDS = ("number", "span")
 _TOLERANCE = 1e-6
@@ -27,7 +27,7 @@ class ExactMatch(Metric):
     separators its language uses. `kind="span"` (XQuAD): exact match and F1 of the words after
     folding case and dropping punctuation and the language's articles; scripts without spaces are
     compared by character; the best of several references counts. `in_language` is the share of
-    replies heard in their language, `exact_match_in_language` of those that are right as well.
+    replies identified as their language, `exact_match_in_language` of those that are right as well.
 
     Traps: English normalisation drops the wrong words elsewhere and makes Chinese F1 all or
     nothing. `70.000` is seventy thousand in German and seventy in English: give `languages`; where
@@ -38,8 +38,8 @@ class ExactMatch(Metric):
 
     Args:
         kind: `number` or `span`.
-        identifier: Who judges the language; `None` leaves it unjudged.
-        floor: Confidence below which nothing was heard.
+        identifier: What identifies the language; `None` leaves it out.
+        floor: Confidence below which a language counts as unclear.
         seed: Seed of the bootstrap.
     """
 
@@ -77,11 +77,13 @@ class ExactMatch(Metric):
         """
         n = aligned(self.name, predictions=predictions, references=references, languages=languages)
         if self.identifier is not None and languages is None:
-            raise ParameterError("Judging the language of replies needs languages=[…], one each.")
-        spoken: Sequence[str | None] = languages or [None] * n
+            raise ParameterError(
+                "Identifying the language of replies needs languages=[…], one each."
+            )
+        wanted: Sequence[str | None] = languages or [None] * n
         right: list[bool] = []
         overlap: list[float] = []
-        for reply, given, language in zip(predictions, references, spoken, strict=True):
+        for reply, given, language in zip(predictions, references, wanted, strict=True):
             several = [given] if isinstance(given, str) else list(given)
             if self.kind == "number":
                 right.append(any(_same_number(reply, each, language) for each in several))
@@ -92,17 +94,21 @@ class ExactMatch(Metric):
         values: dict[str, float | None | Sequence[float]] = {"exact_match": right}
         if self.kind == "span":
             values["f1"] = overlap
-        listener = None
+        identified_by = None
         if self.identifier is not None:
-            found, listener = heard(predictions, self.identifier, floor=self.floor)
-            hits = [same(a, b) for a, b in zip(found, spoken, strict=True)]
+            found, identified_by = identify_languages(
+                predictions, self.identifier, floor=self.floor
+            )
+            hits = [same(a, b) for a, b in zip(found, wanted, strict=True)]
             both = [a and b for a, b in zip(right, hits, strict=True)]
             values |= {"in_language": mean(hits), "exact_match_in_language": both}
         by = {
-            language: mean([r for r, own in zip(right, spoken, strict=True) if own == language])
+            language: mean([r for r, own in zip(right, wanted, strict=True) if own == language])
             for language in dict.fromkeys(languages or ())
         }
-        return self.score(n, values, details={"by_language": by, "right": right}, listener=listener)
+        return self.score(
+            n, values, details={"by_language": by, "right": right}, identified_by=identified_by
+        )
 
 
 def _same_number(reply: str, reference: str, language: str | None) -> bool:

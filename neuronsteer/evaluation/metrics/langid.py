@@ -1,4 +1,4 @@
-"""Who says which language a text is in: lingua, a fastText-like model file, or the caller."""
+"""Identifying the language of texts: lingua, a fastText-like model file, or a function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .codes import canonical
 
 
 class LanguageGuess(NamedTuple):
-    """What an identifier says about one text."""
+    """The language that an identifier takes a text for; `None` if it cannot say."""
 
     label: str | None
     confidence: float
@@ -21,7 +21,7 @@ class LanguageGuess(NamedTuple):
 
 @runtime_checkable
 class Identifier(Protocol):
-    """Tells the languages of texts. `None` means that it cannot say."""
+    """Identifies the languages of texts."""
 
     name: str
 
@@ -39,7 +39,7 @@ class Lingua:
     """The `lingua` package: offline, 75 languages, good on short texts.
 
     Restricted to the labels in question it is faster and more accurate, but then calls every text
-    one of them: gibberish, too. Combine a restriction with a floor, or do not restrict.
+    one of them, even gibberish. Combine a restriction with a floor, or do not restrict.
     """
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
@@ -154,22 +154,22 @@ def identifier(spec: IdentifierLike = "lingua", labels: Sequence[str] | None = N
     )
 
 
-def heard(
+def identify_languages(
     texts: Sequence[str],
     spec: IdentifierLike = "lingua",
     *,
     labels: Sequence[str] | None = None,
     floor: float = 0.0,
 ) -> tuple[list[str | None], str]:
-    """Return the language heard in each text, and the name of who listened.
+    """Return the language of each text, and the name of the identifier.
 
     Args:
-        texts: What to listen to.
+        texts: What to identify.
         spec: See `identifier`.
         labels: See `identifier`.
-        floor: Below this confidence nothing was heard.
+        floor: Below this confidence the language counts as unclear, `None`.
     """
     check_share("floor", floor)
-    listener = identifier(spec, labels)
-    guesses = listener.identify(texts)
-    return [v.label if v.confidence >= floor else None for v in guesses], listener.name
+    chosen = identifier(spec, labels)
+    guesses = chosen.identify(texts)
+    return [each.label if each.confidence >= floor else None for each in guesses], chosen.name

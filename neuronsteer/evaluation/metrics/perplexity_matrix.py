@@ -92,13 +92,13 @@ class PerplexityMatrix(Metric):
         delta = {
             off: {on: cell["delta_nll"] for on, cell in row.items()} for off, row in matrix.items()
         }
-        judged = {off: row for off, row in delta.items() if off in row and len(row) > 1}
+        complete = {off: row for off, row in delta.items() if off in row and len(row) > 1}
         won = [
             all(row[off] > value for on, value in row.items() if on != off)
-            for off, row in judged.items()
+            for off, row in complete.items()
         ]
-        own = [row[off] for off, row in judged.items()]
-        rest = [value for off, row in judged.items() for on, value in row.items() if on != off]
+        own = [row[off] for off, row in complete.items()]
+        rest = [value for off, row in complete.items() for on, value in row.items() if on != off]
         here, elsewhere = mean(own), mean(rest)
         return self.score(
             sum(len(texts) for texts in grouped.values()),
@@ -107,7 +107,7 @@ class PerplexityMatrix(Metric):
                 "margin": None if here is None or elsewhere is None else here - elsewhere,
                 "diagonal_delta_nll": here,
                 "off_diagonal_delta_nll": elsewhere,
-                "chance": mean([1 / len(row) for row in judged.values()]),
+                "chance": mean([1 / len(row) for row in complete.values()]),
             },
             details={"matrix": matrix},
         )

@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import ParameterError, TextError, did_you_mean
 from ..metrics.codes import same, unspaced
 from . import facts, hub
-from .files import Row, per_label, read_rows
+from .files import Record, per_label, read_rows
 
 #: Kinds of rows whose format the metrics know, and what the folder is called that holds them.
 TASKS = ("xcopa", "mgsm", "xquad", "xwinograd", "xnli", "belebele", "include")
@@ -248,7 +248,7 @@ def _kind(name: str) -> str:
     return next((kind for kind in KINDS if folded.rstrip("0123456789") == kind), "")
 
 
-def _parallel(source: Any, labels: Sequence[str]) -> tuple[list[Row], str]:
+def _parallel(source: Any, labels: Sequence[str]) -> tuple[list[Record], str]:
     """Return rows with one sentence in several languages."""
     if isinstance(source, Path) and source.is_file():
         return read_rows(source), source.name
@@ -268,7 +268,7 @@ def _parallel(source: Any, labels: Sequence[str]) -> tuple[list[Row], str]:
     return _aligned({k: list(v) for k, v in source.items()}), "own data"
 
 
-def _aligned(columns: Mapping[str, Sequence[str]]) -> list[Row]:
+def _aligned(columns: Mapping[str, Sequence[str]]) -> list[Record]:
     if len({len(column) for column in columns.values()}) > 1:
         found = ", ".join(f"{label}: {len(column)}" for label, column in columns.items())
         raise TextError(f"Parallel sentences differ in number ({found}): they are not aligned.")

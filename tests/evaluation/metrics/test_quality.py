@@ -119,10 +119,10 @@ def test_mgsm_by_hand():
     chosen = metric("exact_match", kind="number", identifier=by_script)
     score = chosen.compute(replies, ["18", "70000", "18", "3"], ["fr"] * 4)
     assert score["exact_match"] == 0.75
-    assert score["in_language"] == 0.5  # "dollars." has no accent: the toy identifier hears English
+    assert score["in_language"] == 0.5  # "dollars." has no accent: the toy identifier says English
     assert score["exact_match_in_language"] == 0.25
     assert score.details["right"] == [True, True, True, False]
-    assert score.settings["listener"] == "by_script"
+    assert score.settings["identified_by"] == "by_script"
 
 
 def test_an_ambiguous_separator_is_read_kindly():

@@ -44,8 +44,8 @@ def test_built_in_sentences_are_parallel_and_in_their_language():
         *(known[label] for label in texts)
     ).build()
     for label, rows in texts.items():
-        heard = [detector.detect_language_of(row) for row in rows]
-        assert heard == [known[label]] * len(rows), label
+        found = [detector.detect_language_of(row) for row in rows]
+        assert found == [known[label]] * len(rows), label
         assert len(set(rows)) == len(rows)
 
 
@@ -241,8 +241,8 @@ def test_a_bad_address(text: str):
     ("name", "content", "said"),
     [
         ("en.jsonl", b"{", "line 1 is not JSON"),
-        ("en.jsonl", b"[1]", "no JSON object"),
-        ("en.json", b'"x"', "no list of objects"),
+        ("en.jsonl", b"[1]", "not a JSON object"),
+        ("en.json", b'"x"', "not hold a list of objects"),
         ("en.txt", b"\xff\xfe\xff", "not UTF-8"),
         ("en.txt.gz", b"nothing", "cannot be read"),
     ],
