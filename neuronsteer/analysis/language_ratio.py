@@ -64,7 +64,7 @@ class LanguageRatio(Lensed):
         """Read the texts."""
         if self.by != "language":
             raise ParameterError(
-                f"language_ratio got by={self.by!r}: a script is no language to lean to; use "
+                f"language_ratio got by={self.by!r}: a script is not a language; use "
                 "logit_lens for that."
             )
         if isinstance(texts, Mapping):

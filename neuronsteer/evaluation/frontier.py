@@ -156,7 +156,7 @@ def frontier(
 
     steps: dict[str, list[FrontierPoint]] = {}
     selected = [each for each in sets.values() if each.site in SITES_OF_MLP]
-    # The one with most neurons within the largest budget: no method has more than its control.
+    # The set with the most neurons within the largest budget: no method has more than its control.
     control = max(selected, key=lambda each: len(_best(each, max(shares))), default=None)
     for name, neurons in sets.items():
         if neurons.site == "resid":

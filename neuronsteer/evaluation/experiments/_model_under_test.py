@@ -240,12 +240,12 @@ class ModelUnderTest:
         """Return the new tokens of every prompt, steered to its own target.
 
         Sampling is seeded by the run's seed and `key`, so a case's texts do not depend on which
-        other cases were made in the same process, and all treatments draw alike.
+        other cases were made in the same process, and all treatments draw the same random numbers.
 
         Args:
-            prompts: What to go on from.
+            prompts: What is continued.
             targets: A label, a schedule or `None` per prompt; ignored where nothing is attached.
-            tokens: How many new tokens; models that talk may end sooner, others go on to the end.
+            tokens: How many new tokens; chat models may end sooner, others continue to the end.
             key: What tells these generations from others.
             operation: What is done with the neurons; default: what the set says.
             strength: How much of it; default: the run's.
@@ -253,7 +253,7 @@ class ModelUnderTest:
             greedy: Take the likeliest token, where an answer and not a text is wanted.
         """
         room = max(_context(self.model) - tokens, 1)
-        # The end of a prompt is what is gone on from.
+        # A prompt that is too long loses its beginning: the text goes on from its end.
         ids = [self.encode(prompt)[-room:] for prompt in prompts]
         found: list[list[int]] = []
         seed = _seed(self.settings.seed, key)
@@ -282,7 +282,7 @@ class ModelUnderTest:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         while ids and ids[-1] == eos and len(ids) > len(plain):
             ids.pop()
-        # A model that was trained with a first token is lost without it.
+        # A model that was trained with a first token works badly without it.
         return [int(bos), *ids] if bos is not None and ids[:1] != [bos] else ids
 
     def _put(
@@ -315,8 +315,8 @@ class ModelUnderTest:
 def candidates(labels: Sequence[str]) -> tuple[str, ...]:
     """Return what the identifier chooses from: the labels, and the languages built in.
 
-    All 75 languages of lingua would take a minute and two gigabytes on a laptop; only the labels
-    would call everything one of them.
+    All 75 languages of lingua would take a minute and two gigabytes on a laptop; choosing
+    among the labels alone, it would take every text for one of them.
     """
     return tuple(dict.fromkeys([*labels, *languages()]))
 

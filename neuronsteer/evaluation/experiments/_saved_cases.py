@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import ArtifactError, ParameterError
+from ...hub import write_folder
 from . import Case, Observation
 
 _PLAN = "plan.json"
@@ -46,8 +45,7 @@ class SavedCases:
                 self._load(file)
         elif folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(there, json.dumps(plan, ensure_ascii=False, indent=1))
+        _write(there, json.dumps(plan, ensure_ascii=False, indent=1))
 
     def get(self, task: str, treatment: str, case: Case) -> Observation | None:
         """Return what was observed, or `None`."""
@@ -64,8 +62,7 @@ class SavedCases:
         text = json.dumps(record, ensure_ascii=False)
         if self._folder is not None:
             name = hashlib.sha256("\0".join([task, treatment, *case]).encode()).hexdigest()[:24]
-            (self._folder / task).mkdir(exist_ok=True)
-            write_atomically(self._folder / task / f"{name}.json", text)
+            _write(self._folder / task / f"{name}.json", text)
         # Read back, so that a resumed run sees just what the first one saw.
         self._found[task, treatment, case] = json.loads(text)["observation"]
 
@@ -98,17 +95,8 @@ class SavedCases:
             raise ArtifactError(f"{str(file)!r} is not a case of a run; delete it.") from error
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(path: Path, text: str) -> None:
+    write_folder(path.parent, {path.name: text.encode("utf-8")})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Deactivation: with a language's neurons off, does the model stop speaking just that language?"""
+"""Deactivation: with a language's neurons off, does the model lose just that language?"""
 
 from __future__ import annotations
 

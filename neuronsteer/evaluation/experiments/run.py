@@ -101,8 +101,8 @@ def evaluate(
     able = [label for label, count in rows.counts.items() if count]
     if not able:
         raise ParameterError("No label of the set has neurons; there is nothing to evaluate.")
-    material = EvaluationData(data, able)
-    chosen = _tasks(tasks, material)
+    sources = EvaluationData(data, able)
+    chosen = _tasks(tasks, sources)
     where = None if out is None else Path(out).expanduser()
     _check_out(where)
     settings = EvaluationSettings(
@@ -116,7 +116,7 @@ def evaluate(
         chat=bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat,
         strength=strength,
     )
-    tested = ModelUnderTest(model, rows, tokenizer, able, material, settings)
+    tested = ModelUnderTest(model, rows, tokenizer, able, sources, settings)
     chosen, left_out = _possible(chosen, tested, asked=tasks is not None)
     path = stats if stats is None or isinstance(stats, Stats) else fspath(stats)
     compared = treatments(tested, controls, path)
@@ -129,7 +129,7 @@ def evaluate(
         subject=subject_of(model, tokenizer, rows),
         settings=plan["settings"] | {"controls": plan["controls"], "tasks": plan["tasks"]},
         environment=environment(),
-        data=material.used(),
+        data=sources.used(),
         tasks=tuple(_task(each, tested, compared, saved, seconds[each.name]) for each in chosen),
         notes=tuple(left_out),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -274,7 +274,7 @@ def _tasks(tasks: Sequence[TaskLike] | str | None, data: EvaluationData) -> list
 
 
 def _order(name: TaskLike) -> tuple[int, str]:
-    """Put what answers "does it work" before what it costs, and data sets last."""
+    """Put experiments about success first, then side effects, and data sets last."""
     first = ("forcing", "switch", "lss", "deactivation", "perplexity", "fallback", "confusion")
     then = (*first, "side_effects", "sweep")
     return (then.index(str(name)) if name in then else len(then), str(name))
@@ -283,7 +283,7 @@ def _order(name: TaskLike) -> tuple[int, str]:
 def _possible(
     tasks: list[Experiment], tested: ModelUnderTest, *, asked: bool
 ) -> tuple[list[Experiment], list[str]]:
-    """Leave out what needs languages where labels are something else; say so."""
+    """Leave out what identifies languages where labels are something else, and add a note."""
     who = tested.settings.identifier
     if not any(task.identifies for task in tasks):
         return tasks, []

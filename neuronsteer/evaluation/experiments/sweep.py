@@ -117,7 +117,7 @@ class Sweep(Experiment):
             raise ParameterError(f"Strengths are numbers; got {self.strengths}.")
 
     def cases(self, tested: ModelUnderTest) -> list[Case]:
-        """Return the settings that this set can do."""
+        """Return the settings that are possible with this set."""
         found = [
             _Setting(spec, float(strength), float(rate)).case
             for spec in self.operations

@@ -1,4 +1,4 @@
-"""Switch: told to change language in the middle, how many tokens until the text changes?"""
+"""Switch: told to change language in the middle, after how many tokens does the text change?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Switch(Experiment):
     definition: ClassVar[str] = (
         "Share of texts in which, after the switch, some window of tokens is identified as the "
         "new language, and the rest does not stutter. The delay is the number of tokens between "
-        "the switch and the first such window, over the texts that get there."
+        "the switch and the first such window, over the texts that reach it."
     )
     paper: ClassVar[str] = ""
     primary: ClassVar[str] = "reached"
@@ -81,7 +81,7 @@ class Switch(Experiment):
             self.before + self.after,
             key=(self.name, *case),
         )
-        # A model that talks may have ended before.
+        # A chat model may have ended before.
         after = [row[self.before :] for row in tokens]
         windows = [
             (i, start)
@@ -172,7 +172,7 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
 
 
 def _shown(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first text of every target: prompts of all kinds, none chosen."""
+    """Return the first text of every target, whatever it looks like."""
     first: dict[str, Mapping[str, Any]] = {}
     for item in items:
         first.setdefault(item["target"], item)

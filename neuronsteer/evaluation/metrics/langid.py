@@ -54,7 +54,7 @@ class Lingua:
                 f"The identifier 'lingua' cannot be restricted to {', '.join(labels or ())}: it "
                 + (f"does not know {', '.join(missing)}. " if missing else "needs two languages. ")
                 + "Use identifier=<fastText or GlotLID model file>, a function of your own, or "
-                "restrict=False to let it choose among all its languages."
+                "do not restrict it."
             )
         self.name = "lingua" + ("" if labels is None else f"[{','.join(sorted(set(wanted)))}]")
         self._detector = _lingua(

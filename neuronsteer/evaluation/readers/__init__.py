@@ -62,7 +62,7 @@ class Dataset:
 
 
 class EvaluationData:
-    """The material for some labels.
+    """The data for some labels.
 
     Args:
         data: `None` for what is built in; a folder whose subfolders are called by kind; or kind →
@@ -83,7 +83,7 @@ class EvaluationData:
         self._read: dict[str, Dataset] = {}
 
     def has(self, kind: str) -> bool:
-        """Whether there is material of this kind."""
+        """Whether there is data of this kind."""
         if kind in self._given:
             return True
         if kind in TASKS or kind == "pairs":
@@ -93,7 +93,7 @@ class EvaluationData:
         return (kind == "prompts" and "texts" in self._given) or bool(_built_in(self._labels))
 
     def get(self, kind: str) -> Dataset:
-        """Return the material of a kind.
+        """Return the data of a kind.
 
         Raises:
             TextError: If there is none.
@@ -118,7 +118,7 @@ class EvaluationData:
 
     def used(self) -> dict[str, Any]:
         """Return the facts of everything that was read."""
-        return {kind: material.facts() for kind, material in sorted(self._read.items())}
+        return {kind: dataset.facts() for kind, dataset in sorted(self._read.items())}
 
     def _find(self, kind: str) -> tuple[str, dict[str, Sequence[Any]]]:
         if kind == "facts":
@@ -145,7 +145,7 @@ class EvaluationData:
             heads = {label: [row[0] for row in rows] for label, rows in halves.items()}
             return "built-in sentences", dict(heads if kind == "prompts" else join)
         raise TextError(
-            f"There is no material of the kind {kind!r} for {', '.join(self._labels)}. Give it as "
+            f"There is no data of the kind {kind!r} for {', '.join(self._labels)}. Give it as "
             f"data={{{kind!r}: FOLDER}}, on the command line --data {kind}=FOLDER."
         )
 
@@ -217,7 +217,7 @@ def _sources(data: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
         }
         if not named:
             raise TextError(
-                f"{str(folder)!r} has no subfolder called by a kind of data; kinds are "
+                f"{str(folder)!r} has no subfolder named after a kind of data; kinds are "
                 f"{', '.join(KINDS)}. Or name it: --data xcopa={folder}."
             )
         return dict(named)

@@ -54,7 +54,7 @@ def unit_of(task: Mapping[str, Any], value: str) -> str:
 
 
 def beaten(task: Mapping[str, Any]) -> str:
-    """Return how the headline stands to the random sets, in a sentence, or nothing."""
+    """Return whether the headline is better than that of random sets, in a sentence, or nothing."""
     ours = (
         task["treatments"]
         .get("neurons", {})

@@ -87,7 +87,7 @@ def _template() -> Template:
         .joinpath(_TEMPLATE)
         .read_text("utf-8")
     )
-    # Prompts and texts come from models and files: everything is escaped but our own drawings.
+    # Prompts and texts come from models and files: everything is escaped except our own SVG.
     environment = Environment(
         undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

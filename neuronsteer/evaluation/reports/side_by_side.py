@@ -25,7 +25,7 @@ class ReportComparison:
 
     @property
     def differences(self) -> list[str]:
-        """What the two were not made alike in; a difference may be due to that, not to the sets."""
+        """Settings that differ; a difference of numbers may be due to them, not to the sets."""
         pairs: list[tuple[str, Any, Any]] = [
             (
                 "model",
@@ -103,7 +103,8 @@ class ReportComparison:
                 lines += [f"> **{side} has no controls.** {formatting.NO_CONTROLS}", ""]
         if self.differences:
             lines += [
-                f"> Not made alike: {', '.join(self.differences)}. Differences may be due to that.",
+                f"> Different settings: {', '.join(self.differences)}. "
+                "Other numbers may be due to them.",
                 "",
             ]
         rows = [

@@ -121,7 +121,7 @@ def scatter(block: Mapping[str, Any]) -> str:
     if len(best) > 1:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, best))
         drawn.append(f'<polyline class="frontier" points="{path}"/>')
-    # The frontier's points come last, on top.
+    # Points of the frontier are drawn last, on top.
     for point in sorted(block["points"], key=lambda p: bool(p.get("best"))):
         x, y = at(point)
         group = groups.index(str(point.get("group", ""))) % 6
@@ -131,7 +131,7 @@ def scatter(block: Mapping[str, Any]) -> str:
     taken: list[tuple[float, float]] = []
     for point in best:
         x, y = at(point)
-        # Names of neighbours would lie on one another.
+        # Names of neighbouring points would overlap.
         if all(abs(x - a) > 150 or abs(y - b) > 18 for a, b in taken):
             taken.append((x, y))
             anchor, dx = ("end", -10) if x > width * 0.6 else ("start", 10)

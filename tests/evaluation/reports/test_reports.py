@@ -278,7 +278,7 @@ def test_two_reports_side_by_side(report):
     assert rows["forcing", "en"]["better"] is None
     assert comparison.differences == ["data (prompts)", "seed"]
     text = comparison.to_markdown()
-    assert "Not made alike: data (prompts), seed" in text and "-0.3" in text
+    assert "Different settings: data (prompts), seed" in text and "-0.3" in text
     assert comparison.to_dict()["only_left"] == []
 
 
