@@ -43,7 +43,7 @@ def main() -> None:
 
     # 2. A number means something beside what chance does.
     for name in report.names:
-        ours, random = report.value(name), report.value(name, arm="random")
+        ours, random = report.value(name), report.value(name, treatment="random")
         print(f"{report.task(name)['title']}: {ours:.1%}, random neurons {random:.1%}")
     for label in neurons.labels:
         if neurons.counts[label]:

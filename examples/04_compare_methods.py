@@ -66,7 +66,7 @@ def main() -> None:
         if codec and found.site == codec.site:
             ranked[name] = codec.with_directions(found)
 
-    curves = frontier(model, tokenizer, ranked, prompts, unseen, operation=ADD, stats=base,
+    curves = frontier(model, ranked, tokenizer, prompts, unseen, operation=ADD, stats=base,
                       candidates=list(some))  # fmt: skip
     alike = ns.compare(base, published.values())
     console = Console(width=160)

@@ -50,10 +50,10 @@ def main() -> None:
         out=options.out,
     )
 
-    for arm in ("neurons", "random"):
-        best = report.value("sweep", arm=arm)
-        print(f"{arm}: the best setting has success x fluency = {best:.2f}")
-    (plot, _) = report.task("sweep")["arms"]["neurons"]["parts"]
+    for treatment in ("neurons", "random"):
+        best = report.value("sweep", treatment=treatment)
+        print(f"{treatment}: the best setting has success x fluency = {best:.2f}")
+    (plot, _) = report.task("sweep")["treatments"]["neurons"]["blocks"]
     print("On the frontier, where more success costs fluency:")
     for point in sorted(plot["points"], key=lambda point: -point["x"]):
         if point["best"]:

@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import ParameterError, did_you_mean
-from ..registry import Registry
-from ._result import Result
+from ..errors import ArtifactError, ParameterError, did_you_mean
+from ..evaluation.json_values import named, plain
+from ..hub import write_folder
+from ..registry import Registry, configured
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 __all__ = ["ANALYSES", "Analysis", "Result", "analysis", "analyze"]
 
+FORMAT = 1
+
 #: What an analysis can be given, and what that is.
-MATERIAL = {
+INPUTS = {
     "neurons": "a NeuronSet",
     "other": "a NeuronSet or Stats to compare with",
     "stats": "Stats",
@@ -34,6 +41,121 @@ MATERIAL = {
 }
 
 
+# A terminal table with more rows than this is not read.
+_ROWS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The outcome of one analysis.
+
+    Attributes:
+        analysis: Name of the analysis.
+        rows: The table, one dictionary per row with the same keys in each.
+        facts: Headline numbers and labels.
+        settings: Parameters, and what was analysed: what the numbers cannot be reproduced without.
+    """
+
+    analysis: str
+    rows: list[dict[str, Any]]
+    facts: dict[str, Any]
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the table as a list of flat dictionaries, ready for `pandas.DataFrame`."""
+        return [dict(row) for row in self.rows]
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column of the table."""
+        if self.rows and name not in self.rows[0]:
+            raise ArtifactError(
+                f"The analysis {self.analysis!r} has no column {name!r}."
+                f"{did_you_mean(name, self.rows[0])} It has {', '.join(self.rows[0])}."
+            )
+        return [row[name] for row in self.rows]
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return ANALYSES.get(self.analysis).title
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON types; what is not a finite number is `None`."""
+        return {
+            "format_version": FORMAT,
+            "analysis": self.analysis,
+            "title": self.title,
+            "facts": plain(self.facts),
+            "settings": plain(self.settings),
+            "records": plain(self.rows),
+        }
+
+    def to_json(self) -> str:
+        """Return everything as JSON text; `from_json` reads it."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        """Return the result that `to_json` wrote.
+
+        Raises:
+            ArtifactError: If it is something else.
+        """
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise ArtifactError(f"This is not the JSON of an analysis: {error}.") from error
+        fields = ("analysis", "records", "facts", "settings", "format_version")
+        missing = [f for f in fields if not isinstance(found, Mapping) or f not in found]
+        if missing:
+            raise ArtifactError(f"This is not the JSON of an analysis: {missing[0]!r} is missing.")
+        if found["format_version"] != FORMAT:
+            raise ArtifactError(
+                f"The result has the format {found['format_version']!r}, this version reads "
+                f"{FORMAT}. Update neuronsteer, or run the analysis again."
+            )
+        return cls(found["analysis"], found["records"], found["facts"], found["settings"])
+
+    def plot(self) -> Figure:
+        """Return the plot; `neuronsteer.plots.save(figure, path)` writes it.
+
+        Raises:
+            MissingExtraError: If matplotlib is not installed (extra `plots`).
+        """
+        return ANALYSES.get(self.analysis).draw(self)
+
+    def save(self, folder: str | os.PathLike[str], *, plot: bool = True) -> list[Path]:
+        """Write `<analysis>.json`, and `.png` and `.svg` of the plot; return the files."""
+        from .. import plots
+
+        path = Path(folder).expanduser()
+        write_folder(path, {f"{self.analysis}.json": self.to_json().encode("utf-8")})
+        files = [path / f"{self.analysis}.json"]
+        return files + (plots.save(self.plot(), path / self.analysis) if plot else [])
+
+    def table(self) -> Table:
+        """Return a Rich table: the records, or as many as one reads on a terminal."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        more = len(self.rows) - _ROWS
+        table = Table(title=self.title, caption=f"… {more} more rows" if more > 0 else None)
+        for name in self.rows[0] if self.rows else ():
+            numbers = all(not isinstance(row[name], str) for row in self.rows)
+            table.add_column(escape(name), justify="right" if numbers else "left")
+        for row in self.rows[:_ROWS]:
+            table.add_row(*(escape(_cell(value)) for value in row.values()))
+        return table
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name}={_cell(value)}"
+            for name, value in self.facts.items()
+            if isinstance(value, str | int | float | bool)
+        )
+        return f"Result({self.analysis}: {len(self.rows)} records; {shown})"
+
+
 @dataclasses.dataclass(frozen=True)
 class Analysis(ABC):
     """Base of all analyses. Fields are the parameters; they are written into the result.
@@ -42,7 +164,7 @@ class Analysis(ABC):
         name: What the registry and the command line call it.
         title: What a person calls it; the title of the plot.
         question: The question that it answers, in one line.
-        needs: What `run` is given, in this order; names of `MATERIAL`.
+        needs: What `run` is given, in this order; names of `INPUTS`.
         paper: What to cite, if it is somebody's.
     """
 
@@ -83,7 +205,7 @@ class Analysis(ABC):
             [dict(record) for record in records],
             dict(facts),
             {
-                "parameters": {name: _named(value) for name, value in self.parameters().items()},
+                "parameters": named(self.parameters()),
                 "sources": [_source(each) for each in sources],
             },
         )
@@ -101,23 +223,15 @@ def analysis(what: str | Analysis, **parameters: Any) -> Analysis:
     """
     if isinstance(what, Analysis):
         return dataclasses.replace(what, **parameters) if parameters else what
-    kind = ANALYSES.get(what)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for name in parameters:
-        if name not in known:
-            raise ParameterError(
-                f"The analysis {what!r} has no parameter {name!r}.{did_you_mean(name, known)} It "
-                f"takes {', '.join(known) or 'none'}, and as material {', '.join(kind.needs)}."
-            )
-    return kind(**parameters)
+    return configured(ANALYSES.get(what), "analysis", what, parameters)
 
 
-def analyze(what: str | Analysis, *material: Any, **options: Any) -> Result:
+def analyze(what: str | Analysis, *inputs: Any, **options: Any) -> Result:
     """Run one analysis and return its result: `records()`, `facts`, `to_json()`, `plot()`.
 
     Args:
         what: Name of an analysis (`neuronsteer analyze --list`), or an analysis.
-        *material: What it needs, in its order, e.g. a neuron set; or model, tokenizer and texts.
+        *inputs: What it needs, in its order, e.g. a neuron set; or model, tokenizer and texts.
         **options: The same by name (`neurons=`, `other=`, `stats=`, `parts=`, `model=`,
             `tokenizer=`, `texts=`), and parameters of the analysis.
 
@@ -132,16 +246,16 @@ def analyze(what: str | Analysis, *material: Any, **options: Any) -> Result:
 
     Raises:
         UnknownNameError: If there is no such analysis.
-        ParameterError: If material is missing or too much, or a parameter is wrong.
+        ParameterError: If an input is missing or too much, or a parameter is wrong.
     """
     kind = type(what) if isinstance(what, Analysis) else ANALYSES.get(what)
-    given: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in MATERIAL}
+    given: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in INPUTS}
     chosen = analysis(what, **options)
-    if len(material) > len(kind.needs):
+    if len(inputs) > len(kind.needs):
         raise ParameterError(
-            f"The analysis {kind.name!r} takes {_list(kind.needs)}; got {len(material)} things."
+            f"The analysis {kind.name!r} takes {_list(kind.needs)}; got {len(inputs)} things."
         )
-    for name, value in zip(kind.needs, material, strict=False):
+    for name, value in zip(kind.needs, inputs, strict=False):
         if name in given:
             raise ParameterError(f"The analysis {kind.name!r} got {name!r} twice.")
         given[name] = value
@@ -156,15 +270,7 @@ def analyze(what: str | Analysis, *material: Any, **options: Any) -> Result:
 
 
 def _list(needs: Sequence[str]) -> str:
-    return ", ".join(f"{name} ({MATERIAL[name]})" for name in needs)
-
-
-def _named(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, list | tuple):
-        return [_named(each) for each in value]
-    return str(getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__))
+    return ", ".join(f"{name} ({INPUTS[name]})" for name in needs)
 
 
 def _source(value: Any) -> Any:
@@ -178,3 +284,11 @@ def _source(value: Any) -> Any:
         if isinstance(text, str) and text and not inspect.ismethod(text):
             found[name] = text.rstrip("/").rpartition("/")[2] if text.startswith("/") else text
     return found
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

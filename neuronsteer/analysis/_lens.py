@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterError
-from ..evaluation.metrics.scoring import Row, forward
+from ..evaluation.metrics.scoring import TokenRow, forward
 from ..models import inspect
 from ..models.readonly_hooks import Callback, read_activations
 from ._tokens import TokenTable
@@ -44,7 +44,7 @@ class Reading:
 
 def read(
     model: Any,
-    rows: Sequence[Row],
+    rows: Sequence[TokenRow],
     table: TokenTable,
     *,
     top: int | None,
@@ -107,7 +107,7 @@ def _keeper(held: dict[int, Tensor], layer: int) -> Callback:
     return keep
 
 
-def _at(hidden: Tensor, rows: Sequence[Row], chosen: Sequence[int]) -> Tensor:
+def _at(hidden: Tensor, rows: Sequence[TokenRow], chosen: Sequence[int]) -> Tensor:
     """Return the states before the scored tokens, in the order of the rows; padding is right."""
     if hidden.dim() == 2:
         hidden = hidden.view(len(chosen), -1, hidden.shape[-1])

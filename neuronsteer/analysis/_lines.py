@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ParameterError, TextError
-from ..evaluation.metrics.scoring import Row
+from ..evaluation.metrics.scoring import TokenRow
 from ..stats.texts import read_sources
 
 
@@ -37,7 +37,7 @@ def halves(
         if len(each) < least:
             raise TextError(
                 f"Label {label!r} has {len(each)} texts; at least {least} are needed, because half "
-                "of them is only used to learn from and the other half only to judge by."
+                "of them is only learned from and the other half only measured."
             )
     return (
         {label: list(each[::2]) for label, each in found.items()},
@@ -45,7 +45,7 @@ def halves(
     )
 
 
-def rows(tokenizer: Any, texts: Sequence[str], max_length: int, skip: int) -> list[Row]:
+def rows(tokenizer: Any, texts: Sequence[str], max_length: int, skip: int) -> list[TokenRow]:
     """Return token rows of which the predictions after the first `skip` text tokens are read.
 
     A text that is shorter is left out.
@@ -56,11 +56,11 @@ def rows(tokenizer: Any, texts: Sequence[str], max_length: int, skip: int) -> li
         )
     bos = tokenizer.bos_token_id
     head = () if bos is None else (int(bos),)
-    kept: list[Row] = []
+    kept: list[TokenRow] = []
     for text in texts:
         ids = [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
         ids = [*head, *ids][:max_length]
         start = len(head) + max(skip, 1 - len(head))
         if len(ids) > start:
-            kept.append(Row(tuple(ids), start))
+            kept.append(TokenRow(tuple(ids), start))
     return kept

@@ -49,13 +49,13 @@ def token_table(
     by: str = "language",
     least: int = 2,
 ) -> TokenTable:
-    """Return the table that texts of each label, and the letters of the tokens, speak for.
+    """Return the table that follows from texts of each label and the letters of the tokens.
 
     By language, a token's share in a label is how frequent it is there, over the sum of its
     frequencies in all labels. Before that its letters decide: a label that does not use the token's
     script (as its own texts show) has no share, and where one label is left, the token is its, seen
-    or not. A token without letters is nobody's, as is one that was seen fewer than `least` times;
-    part of a character (byte-level tokenizers) is judged by frequency alone. By script, only
+    or not. A token without letters is no label's, as is one that was seen fewer than `least` times;
+    part of a character (byte-level tokenizers) is decided by frequency alone. By script, only
     letters count.
 
     Args:
@@ -63,7 +63,7 @@ def token_table(
         texts: Label → texts.
         size: Rows of the table: the width of the model's logits.
         by: `"language"` or `"script"`.
-        least: How often a token must be seen to be judged by frequency.
+        least: How often a token must be seen to be decided by frequency.
     """
     if by not in BY:
         raise ParameterError(f"by={by!r}; expected {' or '.join(BY)}.")
@@ -79,15 +79,15 @@ def token_table(
             counts[position] += torch.bincount(ids.long(), minlength=size)[:size]
     frequency = counts / counts.sum(1, keepdim=True).clamp(min=1)
     uses = [_used(texts[label]) for label in labels]
-    # Few sets of scripts occur: whole vocabularies are judged at once.
+    # Few sets of scripts occur: whole vocabularies are decided at once.
     kinds = sorted(set(written), key=sorted)
     fits = torch.tensor([[not kind or kind <= used for used in uses] for kind in kinds])
     position = {kind: i for i, kind in enumerate(kinds)}
     allowed = fits[torch.tensor([position[scripts] for scripts in written])]
     lettered = torch.tensor([bool(scripts) for scripts in written])
-    judged = lettered | torch.tensor([_PIECE in piece for piece in pieces])
-    judged &= counts.sum(0) >= least
-    shares = frequency.T * allowed * judged[:, None]
+    frequent = lettered | torch.tensor([_PIECE in piece for piece in pieces])
+    frequent &= counts.sum(0) >= least
+    shares = frequency.T * allowed * frequent[:, None]
     only = lettered & (allowed.sum(1) == 1)
     shares[only] = allowed[only].double()
     total = shares.sum(1, keepdim=True)

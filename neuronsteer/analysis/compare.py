@@ -12,8 +12,7 @@ from ..detectors.ternary import KINDS, classify
 from ..errors import ParameterError
 from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import same_space
-from . import ANALYSES, Analysis
-from ._result import Result
+from . import ANALYSES, Analysis, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

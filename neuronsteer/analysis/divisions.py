@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..detectors import detect
 from ..detectors.ternary import GENERAL, KINDS, RELATED, SPECIFIC, classify
 from ..errors import ParameterError
-from . import ANALYSES, Analysis
-from ._result import Result
+from . import ANALYSES, Analysis, Result
 from ._segments import cut
 
 if TYPE_CHECKING:

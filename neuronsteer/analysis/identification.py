@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterError, StatsError
-from ..evaluation.metrics.bootstrap import interval
+from ..evaluation.bootstrap import interval
 from ..evaluation.metrics.codes import same
-from ..evaluation.metrics.langid import IdentifierLike, heard
+from ..evaluation.metrics.langid import IdentifierLike, identify_languages
 from ..stats import collect
-from . import ANALYSES, Analysis
+from . import ANALYSES, Analysis, Result
 from ._lines import halves, lines
-from ._result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,11 +28,11 @@ OWN, CENTRES, RANDOM = "own neurons", "all neurons", "random neurons"
 @ANALYSES.register("identification")
 @dataclasses.dataclass(frozen=True)
 class Identification(Analysis):
-    """Tell the label of lines from the neurons' mean activations, beside a language identifier.
+    """Identify the label of lines by the neurons' mean activations, beside a language identifier.
 
-    Half of the lines is learned from, the other half judged. Activations are means over a line's
-    tokens, and each neuron's are standardised by the mean and spread over the learned lines (labels
-    weigh equally). Then three rules:
+    Half of the lines is learned from, the other half is identified. Activations are means over a
+    line's tokens, and each neuron's are standardised by the mean and spread over the learned lines
+    (labels weigh equally). Then three rules:
 
     - `own neurons`: the label whose own neurons stand out most, on average, in the direction in
       which they do in its learned lines;
@@ -42,14 +41,14 @@ class Identification(Analysis):
     - `random neurons`: the first rule with as many random neurons per label and layer; the control
       without which the others say nothing, because almost any neurons know the language.
 
-    The identifier hears the same lines and, if restricted, chooses among the same labels.
+    The identifier reads the same lines and, if restricted, chooses among the same labels.
 
-    Records, per judged line: `label`, `line` (its number), `characters`, the label that each rule
-    and the identifier says. Facts: `accuracy` of each (`value`, 95 % bootstrap `interval`,
+    Records, per identified line: `label`, `line` (its number), `characters`, the label by each rule
+    and by the identifier. Facts: `accuracy` of each (`value`, 95 % bootstrap `interval`,
     `labels`), `chance`, `agreement` of own neurons and identifier, `confusion` of own neurons.
 
     Args:
-        identifier: `"lingua"`, a model file or a function, as for the metrics; `None`: nobody.
+        identifier: `"lingua"`, a model file or a function, as for the metrics; `None`: none.
         restrict: Let lingua or fastText choose among the labels only.
         limit: Lines per label.
         max_length: Tokens per line.
@@ -62,8 +61,8 @@ class Identification(Analysis):
 
     name: ClassVar[str] = "identification"
     title: ClassVar[str] = "Language of a line: neurons and an identifier"
-    question: ClassVar[str] = "Do the neurons tell the language of a line?"
-    needs: ClassVar[tuple[str, ...]] = ("model", "tokenizer", "texts", "neurons")
+    question: ClassVar[str] = "Do the neurons show the language of a line?"
+    needs: ClassVar[tuple[str, ...]] = ("model", "neurons", "tokenizer", "texts")
     paper: ClassVar[str] = (
         "Andrylie et al. 2025, Sparse Autoencoders Can Capture Language-Specific Concepts"
     )
@@ -74,8 +73,8 @@ class Identification(Analysis):
     max_length: int = 128
     seed: int = 0
 
-    def run(self, model: Any, tokenizer: Any, texts: Any, neurons: NeuronSet) -> Result:
-        """Learn from half of the lines, judge the others."""
+    def run(self, model: Any, neurons: NeuronSet, tokenizer: Any, texts: Any) -> Result:
+        """Learn from half of the lines, identify the others."""
         given = lines(texts, self.limit)
         labels = [label for label in neurons.labels if label in given and neurons.counts[label]]
         if len(labels) < 2:
@@ -87,11 +86,11 @@ class Identification(Analysis):
             label: [line for line in given[label] if tokenizer(line)["input_ids"]]
             for label in labels
         }
-        learn, judge = halves(wanted, 4)
+        learn, test = halves(wanted, 4)
         kept = neurons.only(*labels)
         # Called first: a missing identifier should not be found out after the model has run.
-        said, listener = self._heard(judge, labels)
-        known, asked = (self._responses(model, tokenizer, each, kept) for each in (learn, judge))
+        said, identified_by = self._identified(test, labels)
+        known, asked = (self._responses(model, tokenizer, each, kept) for each in (learn, test))
         control = kept.random_like(self.seed)
         rules = {
             OWN: _own(known, asked, kept),
@@ -100,29 +99,29 @@ class Identification(Analysis):
         }
         records: list[dict[str, Any]] = []
         for label in labels:
-            for number, line in enumerate(judge[label]):
-                verdicts = {name: labels[each[label][number]] for name, each in rules.items()}
+            for number, line in enumerate(test[label]):
+                guesses = {name: labels[each[label][number]] for name, each in rules.items()}
                 record: dict[str, Any] = {
                     "label": label,
                     "line": number,
                     "characters": len(line),
-                    **verdicts,
+                    **guesses,
                 }
                 if said is not None:
-                    record[listener] = said[label][number]
+                    record[identified_by] = said[label][number]
                 records.append(record)
-        names = [*rules, *([listener] if said is not None else [])]
+        names = [*rules, *([identified_by] if said is not None else [])]
         facts: dict[str, Any] = {
             "labels": labels,
             "chance": 1 / len(labels),
-            "identifier": listener if said is not None else None,
+            "identifier": identified_by if said is not None else None,
             "accuracy": {name: _accuracy(records, name, labels) for name in names},
             "confusion": _confusion(records, OWN, labels),
         }
         if said is not None:
-            agree = [same(row[OWN], row[listener]) for row in records]
+            agree = [same(row[OWN], row[identified_by]) for row in records]
             facts["agreement"] = sum(agree) / len(agree)
-        return self.result(records, facts, model, tokenizer, neurons)
+        return self.result(records, facts, model, neurons, tokenizer)
 
     @classmethod
     def draw(cls, result: Result) -> Figure:
@@ -135,23 +134,23 @@ class Identification(Analysis):
             intervals={name: {"all": each["interval"]} for name, each in accuracy.items()},
             baseline=result.facts["chance"],
             title=cls.title,
-            value_name="lines told correctly",
+            value_name="lines identified correctly",
             form=".2f",
             limits=(0.0, 1.08),
             horizontal=False,
             note="Whiskers: 95 % bootstrap interval over lines.",
         )
 
-    def _heard(
-        self, judge: Mapping[str, Sequence[str]], labels: Sequence[str]
+    def _identified(
+        self, test: Mapping[str, Sequence[str]], labels: Sequence[str]
     ) -> tuple[dict[str, list[str | None]] | None, str]:
         if self.identifier is None:
             return None, ""
         restricted = labels if self.restrict and isinstance(self.identifier, str) else None
         found: dict[str, list[str | None]] = {}
         name = ""
-        for label, each in judge.items():
-            said, name = heard(each, self.identifier, labels=restricted)
+        for label, each in test.items():
+            said, name = identify_languages(each, self.identifier, labels=restricted)
             # By the set's own name for the language, so that the columns can be compared.
             found[label] = [next((mine for mine in labels if same(mine, one)), one) for one in said]
         return found, name.partition("[")[0]
@@ -172,7 +171,7 @@ class Identification(Analysis):
             if len(rows) != len(texts[label]):
                 raise StatsError(
                     f"Label {label!r}: {len(texts[label])} lines gave {len(rows)} responses; lines "
-                    "without a token that counts cannot be judged. Leave them out."
+                    "without a token that counts cannot be used. Leave them out."
                 )
         return found
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ParameterError, did_you_mean
-from . import ANALYSES
-from ._result import Result
+from . import ANALYSES, Result
 from ._segments import cut
 from ._tokens import OTHER
 from .logit_lens import Lensed, tabulated
@@ -65,7 +64,7 @@ class LanguageRatio(Lensed):
         """Read the texts."""
         if self.by != "language":
             raise ParameterError(
-                f"language_ratio got by={self.by!r}: a script is no language to lean to; use "
+                f"language_ratio got by={self.by!r}: a script is not a language; use "
                 "logit_lens for that."
             )
         if isinstance(texts, Mapping):

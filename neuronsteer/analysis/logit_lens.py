@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ParameterError, TextError
-from . import ANALYSES, Analysis
+from . import ANALYSES, Analysis, Result
 from ._lens import Lens, read
 from ._lines import halves, lines, rows
-from ._result import Result
 from ._tokens import BY, OTHER, token_table
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Lensed(Analysis):
 
     def records(self, model: Any, tokenizer: Any, texts: Any) -> tuple[list[dict[str, Any]], Any]:
         """Return a record per label, layer and language, and what is known about all of them."""
-        learn, judge = halves(lines(texts, self.limit), 2)
+        learn, test = halves(lines(texts, self.limit), 2)
         head = model.get_output_embeddings()
         table = token_table(tokenizer, learn, int(head.weight.shape[0]), by=self.by)
         found: list[dict[str, Any]] = []
@@ -54,7 +53,7 @@ class Lensed(Analysis):
             "positions": {},
             "next_token": {},
         }
-        for label, each in judge.items():
+        for label, each in test.items():
             chosen = rows(tokenizer, each, self.max_length, self.skip)
             if not chosen:
                 raise TextError(

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import ParameterError
-from . import ANALYSES, Analysis, _relatives
-from ._result import Result
+from . import ANALYSES, Analysis, Result, _relatives
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
-from . import ANALYSES, Analysis
-from ._result import Result
+from . import ANALYSES, Analysis, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,9 +14,8 @@ from ..errors import ParameterError
 from ..evaluation.comparison import Comparison
 from ..neuron_set import NeuronSet
 from ..stats import Stats, collect
-from . import ANALYSES, Analysis
+from . import ANALYSES, Analysis, Result
 from ._lines import lines
-from ._result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -168,9 +168,9 @@ def _short(source: str) -> str:
 
 
 def _wanting(missing: list[str]) -> str:
-    from ..analysis import MATERIAL
+    from ..analysis import INPUTS
 
-    return ", ".join(f"{name} ({MATERIAL[name]})" for name in missing)
+    return ", ".join(f"{name} ({INPUTS[name]})" for name in missing)
 
 
 def _fields(kind: Any) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ _DEMO_ARGUMENT = re.compile(r"(?<![^,])(pretrained|neurons)=demo(?![^,])")
     neuronsteer evaluate MODEL SET --data 'xquad=hf://google/xquad/xquad.{label}:validation' -o r
     neuronsteer evaluate MODEL SET --task '{"name": "sweep", "strengths": [1, 2, 3]}' -o report
     """,
-    resume="Every finished cell is kept; go on with the same command and --resume.",
+    resume="Every finished case is saved; go on with the same command and --resume.",
 )
 def evaluate(
     model: options.Model,
@@ -78,7 +78,9 @@ def evaluate(
     ] = None,
     identifier: Annotated[
         str,
-        typer.Option(help="What detects languages: lingua, or a fastText or GlotLID model file."),
+        typer.Option(
+            help="What identifies languages: lingua, or a fastText or GlotLID model file."
+        ),
     ] = "lingua",
     languages: Annotated[
         str,
@@ -171,11 +173,11 @@ def report(
     if right is not None:
         if card or attach:
             raise ParameterError("--card and --attach take one report, not two.")
-        contrast = first.compare(Report.load(right))
+        comparison = first.compare(Report.load(right))
         if as_json:
-            console.dump(contrast.to_dict())
+            console.dump(comparison.to_dict())
         else:
-            typer.echo(contrast.to_markdown())
+            typer.echo(comparison.to_markdown())
         return
     if attach is not None:
         _attach(first, attach)
@@ -238,26 +240,26 @@ def _print_report(report: Report) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ..evaluation.reports import wording
+    from ..evaluation.reports import formatting
 
-    arms = [name for name in wording.ARMS if any(name in task["arms"] for task in report.tasks)]
+    treatments = report.treatments
     table = Table(title=escape(report.title), box=None, padding=(0, 2, 0, 0))
     table.title_justify = "left"
     table.add_column("experiment")
     table.add_column("headline", style="dim")
-    for name in arms:
-        table.add_column(wording.ARMS[name], justify="right")
+    for name in treatments:
+        table.add_column(formatting.TREATMENTS[name], justify="right")
     for task in report.tasks:
         unit = str(task["unit"])
         cells = [
-            wording.number(found["value"], unit) if found else ""
-            for name in arms
-            for found in [task["arms"].get(name, {}).get("values", {}).get(task["primary"])]
+            formatting.number(found["value"], unit) if found else ""
+            for name in treatments
+            for found in [task["treatments"].get(name, {}).get("values", {}).get(task["primary"])]
         ]
-        table.add_row(escape(task["title"]), wording.title(task["primary"]), *cells)
+        table.add_row(escape(task["title"]), formatting.title(task["primary"]), *cells)
     console.out().print(table)
     if not report.controls:
-        console.note(wording.NO_CONTROLS)
+        console.note(formatting.NO_CONTROLS)
     for note in report.notes:
         console.note(note)
 

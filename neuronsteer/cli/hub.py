@@ -138,7 +138,7 @@ def push_metrics(
 
     evaluate.load("OWNER/NAME") then finds them. A Space that holds something else is refused.
     """
-    from ..evaluation.metrics.publishing import push
+    from ..evaluation.metrics.metric_spaces import push
 
     done = push(owner, metrics or [], private=private or None, prefix=prefix, token=token)
     if as_json:

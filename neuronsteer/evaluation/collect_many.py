@@ -24,7 +24,7 @@ def collect_for(
 ) -> dict[str, Stats]:
     """Return, for each method, statistics that hold what it needs and what operations steer with.
 
-    Methods that only read what layers hand on share one pass, with the default needs. A method that
+    Methods that only read activations share one pass, with the default needs. A method that
     measures by itself (gradients, importance) or reads features of a codec gets its own.
 
     Args:

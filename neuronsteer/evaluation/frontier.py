@@ -6,15 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..errors import ParameterError
 from ..neuron_set import NeuronSet
 from ..operations import SITES_OF_MLP
 from ..steering.steerer import OperationLike, Steerer, attach
+from .continuations import continue_rows, decode
 from .metrics import metric
 from .metrics.langid import IdentifierLike
-from .metrics.scoring import text_likelihoods
+from .metrics.scoring import mean_nll
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,13 +24,13 @@ RANDOM = "random"
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class FrontierPoint:
     """One budget of one method.
 
     Attributes:
         share: Share of all units that a label was given; 1 for directions, which have no budget.
         neurons: Rows per label, on average.
-        success: Share of continuations heard in the target language that do not stutter.
+        success: Share of continuations in the target language that do not stutter.
         damage: How many nats per token text of the target loses while steered to it.
     """
 
@@ -50,7 +49,7 @@ class Frontier:
         pairs: How many continuations each success is about.
     """
 
-    steps: Mapping[str, Sequence[Step]]
+    steps: Mapping[str, Sequence[FrontierPoint]]
     pairs: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,15 +82,15 @@ class Frontier:
             by = {step.share: step for step in steps}
             # A direction takes all units of a layer, whatever the budget.
             found = [by.get(share) or by.get(1.0) for share in shares]
-            told = [escape(column.get(name, "")) for column in (facts or {}).values()]
-            table.add_row(escape(name), *told, *(_cell(step) for step in found))
+            extra = [escape(column.get(name, "")) for column in (facts or {}).values()]
+            table.add_row(escape(name), *extra, *(_cell(step) for step in found))
         return table
 
 
 def frontier(
     model: Any,
-    tokenizer: Any,
     sets: Mapping[str, NeuronSet],
+    tokenizer: Any,
     prompts: Mapping[str, Sequence[str]],
     texts: Mapping[str, Sequence[str]],
     *,
@@ -110,10 +109,10 @@ def frontier(
 
     Args:
         model: The model that the sets were found in.
-        tokenizer: Its tokenizer.
         sets: Name → set with at least as many rows as the largest budget; the best of each label
             are taken. Sets of directions (at `resid`) and features are steered by their own
             operation, directions as a whole.
+        tokenizer: The model's tokenizer.
         prompts: Label → beginnings of texts.
         texts: Label → held-out texts, on which damage is measured.
         shares: Budgets as shares of all units of a set's site.
@@ -121,7 +120,7 @@ def frontier(
         stats: With statistics, a set called "random" is drawn, the control: as many neurons per
             label and layer as the largest set of MLP neurons has, with the values they have there.
         tokens: New tokens per continuation.
-        identifier: Who says which language a text is in.
+        identifier: What identifies the language of a text.
         candidates: Languages to choose from.
         seeds: Draws of the control, averaged.
 
@@ -132,30 +131,32 @@ def frontier(
         raise ParameterError("A frontier needs at least one set, and prompts of two labels.")
     if not all(0 < share <= 1 for share in shares):
         raise ParameterError(f"Budgets are shares, above 0 to 1; got {tuple(shares)}.")
-    listener = metric("language_forcing", identifier=identifier, languages=candidates)
+    forcing = metric("language_forcing", identifier=identifier, languages=candidates)
     pairs = [(p, to) for of, some in prompts.items() for p in some for to in prompts if to != of]
-    inputs = _encode(tokenizer, [prompt for prompt, _ in pairs], model.device)
-    plain = {label: _loss(model, tokenizer, some) for label, some in texts.items()}
+    ids = [list(tokenizer(prompt)["input_ids"]) for prompt, _ in pairs]
+    plain = {label: mean_nll(model, tokenizer, some) for label, some in texts.items()}
 
-    def measured(neurons: NeuronSet, share: float) -> Step:
+    def measured(neurons: NeuronSet, share: float) -> FrontierPoint:
         own = None if neurons.site not in SITES_OF_MLP else operation
         known = {label for label in prompts if neurons.counts.get(label)}
         with attach(model, neurons, tokenizer=tokenizer) as steer:
             steer.to([to if to in known else None for _, to in pairs], own)
-            made = _continue(model, tokenizer, inputs, tokens)
-            score = listener.compute(made, [to for _, to in pairs])
+            made = continue_rows(
+                model, tokenizer, ids, tokens, min_new_tokens=tokens, do_sample=False
+            )
+            score = forcing.compute(decode(tokenizer, made), [to for _, to in pairs])
             steer.off()
             rises = [_rise(model, tokenizer, steer, to, texts[to], plain[to], own) for to in known]
-        return Step(
+        return FrontierPoint(
             share,
             sum(neurons.counts.values()) / len(neurons.labels),
             float(score["fluent_success"] or 0.0),
             sum(rises) / len(rises) if rises else 0.0,
         )
 
-    steps: dict[str, list[Step]] = {}
+    steps: dict[str, list[FrontierPoint]] = {}
     selected = [each for each in sets.values() if each.site in SITES_OF_MLP]
-    # The one with most neurons within the largest budget: no method has more than its control.
+    # The set with the most neurons within the largest budget: no method has more than its control.
     control = max(selected, key=lambda each: len(_best(each, max(shares))), default=None)
     for name, neurons in sets.items():
         if neurons.site == "resid":
@@ -176,40 +177,6 @@ def _best(neurons: NeuronSet, share: float) -> NeuronSet:
     return neurons.top(max(1, round(share * sum(neurons.width_per_layer))))
 
 
-def _encode(tokenizer: Any, prompts: Sequence[str], device: Any) -> dict[str, torch.Tensor]:
-    rows = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    longest = max(len(row) for row in rows)
-    pad = _pad(tokenizer)
-    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-
-
-def _pad(tokenizer: Any) -> int:
-    found = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(int(token) for token in found if token is not None)
-
-
-def _continue(
-    model: Any, tokenizer: Any, inputs: dict[str, torch.Tensor], tokens: int
-) -> list[str]:
-    made = model.generate(
-        **inputs,
-        max_new_tokens=tokens,
-        min_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=_pad(tokenizer),
-    )
-    new = made[:, inputs["input_ids"].shape[1] :]
-    # A text may be cut inside a character of several bytes.
-    return [t.strip("\ufffd ") for t in tokenizer.batch_decode(new, skip_special_tokens=True)]
-
-
-def _loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
-    each = text_likelihoods(model, tokenizer, texts)
-    return -sum(e.logprob for e in each) / max(sum(e.tokens for e in each), 1)
-
-
 def _rise(
     model: Any,
     tokenizer: Any,
@@ -221,10 +188,10 @@ def _rise(
 ) -> float:
     steer.to(label, operation)
     try:
-        return _loss(model, tokenizer, texts) - plain
+        return mean_nll(model, tokenizer, texts) - plain
     finally:
         steer.off()
 
 
-def _cell(step: Step | None) -> str:
+def _cell(step: FrontierPoint | None) -> str:
     return "–" if step is None else f"{step.success:.0%} / {step.damage:+.2f}"

@@ -7,6 +7,7 @@ weights, knows no steerer, and can be attached itself.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any, TypeVar, cast
 
@@ -24,6 +25,9 @@ _ABOUT_HOOKS = (
 )
 _NOTHING: Any = object()
 
+#: Held while something of ours is put on a module or taken from it.
+changing_modules = threading.RLock()
+
 
 def ours(value: T, instead: Any = _NOTHING) -> T:
     """Mark a hook, or what is about to become an attribute of a module, as left out of copies.
@@ -38,18 +42,19 @@ def ours(value: T, instead: Any = _NOTHING) -> T:
 
 def keep_copies_plain(module: nn.Module) -> None:
     """Leave what is marked as ours out of copies of `module`, from now on."""
-    module.__dict__.setdefault(_ASKED, _PlainState(module))
+    with changing_modules:
+        module.__dict__.setdefault(_ASKED, _PlainState(module))
 
 
 def release(module: nn.Module) -> None:
     """Let `module` be copied as before, if nothing of ours is left on it."""
-    asked = module.__dict__.get(_ASKED)
-    if not isinstance(asked, _PlainState):
-        return
-    on_it = [hook for name in _HOOKS for hook in module.__dict__[name].values()]
-    values = [value for name, value in module.__dict__.items() if name != _ASKED]
-    if not any(_is_ours(each) for each in (*on_it, *values)):
-        module.__dict__.pop(_ASKED, None)
+    with changing_modules:
+        if not isinstance(module.__dict__.get(_ASKED), _PlainState):
+            return
+        on_it = [hook for name in _HOOKS for hook in list(module.__dict__[name].values())]
+        values = [value for name, value in list(module.__dict__.items()) if name != _ASKED]
+        if not any(_is_ours(each) for each in (*on_it, *values)):
+            module.__dict__.pop(_ASKED, None)
 
 
 class _PlainState:

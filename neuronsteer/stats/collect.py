@@ -23,7 +23,7 @@ from .forward import input_device
 from .identity import context_length, model_facts, model_identity, tokenizer_identity, versions
 from .needs import Need, NeedLike, resolve_needs
 from .policy import TokenPolicy, make_policy
-from .progress import Report
+from .progress import OnProgress
 from .reducers import REDUCERS
 from .reducers.per_text import BY_TEXT
 from .store import Stats
@@ -52,7 +52,7 @@ def collect(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: float = 60.0,
-    progress: bool | Report = True,
+    progress: bool | OnProgress = True,
     device: torch.device | str | None = None,
     text_field: str = "text",
     memory_limit: int | None = MEMORY_LIMIT,
@@ -87,7 +87,8 @@ def collect(
         checkpoint: Folder to keep the state in while running; it is removed at the end.
         resume: Go on from the checkpoint, if there is one.
         checkpoint_every: Seconds between checkpoints; one is written after each label, too.
-        progress: Draw a progress bar on stderr, or a callable that gets `Progress` events.
+        progress: Show progress on stderr: a bar, or a line every 30 s where it is no terminal. A
+            callable gets `Progress` events instead.
         device: Move the model there first.
         text_field: Field of records that holds the text.
         memory_limit: Refuse to start when the results alone would take more bytes. `None`: allow.

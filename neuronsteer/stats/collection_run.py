@@ -20,7 +20,7 @@ from .checkpoint import CollectionCheckpoint, Position
 from .distributed import Processes
 from .forward import BatchRunner, evaluating
 from .needs import Need
-from .progress import Progress, Report, reporting
+from .progress import OnProgress, Progress, reporting
 from .texts import Source
 from .tokens import RowReader, Tally
 
@@ -68,7 +68,7 @@ class CollectionRun:
         self._runner = BatchRunner(anatomy, collector, device)
         self._tokens = 0
 
-    def collect(self, resume: bool, progress: bool | Report) -> dict[str, Any]:
+    def collect(self, resume: bool, progress: bool | OnProgress) -> dict[str, Any]:
         """Return the fields of `Stats` that come from running the model.
 
         Raises:
@@ -93,7 +93,7 @@ class CollectionRun:
     def _labels(
         self,
         resume: bool,
-        report: Report,
+        report: OnProgress,
         hooks: HookCalls,
         done: list[tuple[Facts, dict[Need, Tensor]]],
     ) -> None:
@@ -128,7 +128,7 @@ class CollectionRun:
         runner.aligned = runner.aligned and here.aligned
 
     def _label(
-        self, label: int, start: Position, report: Report, hooks: HookCalls, began: float
+        self, label: int, start: Position, report: OnProgress, hooks: HookCalls, began: float
     ) -> Facts:
         source, tally = self.sources[label], Tally()
         rows = self.reader.read(source.read(), source.label, tally)

@@ -1,7 +1,8 @@
-"""How far collecting is: one event per batch, drawn as a bar on stderr or handed to a callable."""
+"""How far long work is: a bar on a terminal, a line now and then elsewhere, or a call."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -11,10 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+#: Seconds between lines where stderr is no terminal, as in a batch job.
+INTERVAL = 30.0
+#: Called with what is being done, the share of the work that is done (`None` if the amount is
+#: unknown), and a detail such as a count.
+Show = Callable[[str, float | None, str], None]
+
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment of a run.
+    """A moment of collecting statistics.
 
     Attributes:
         label: The label that is being collected.
@@ -41,69 +48,110 @@ class Progress:
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
 
-Report = Callable[[Progress], None]
+#: What `collect(progress=)` calls after every batch.
+OnProgress = Callable[[Progress], None]
 
 
 @contextmanager
-def reporting(progress: bool | Report, first: bool) -> Generator[Report, None, None]:
-    """Give what is to be called after every batch.
+def reporting(progress: bool | OnProgress, first: bool) -> Generator[OnProgress, None, None]:
+    """Give what is to be called after every batch of texts.
 
     Args:
-        progress: Draw a bar, do nothing, or call this.
+        progress: Show it on stderr, do nothing, or call this.
         first: Whether this is the process that reports.
     """
     if not first or progress is False:
-        yield _ignore
+        yield lambda _event: None
     elif callable(progress):
         yield progress
     else:
-        with _bar() as bar:
-            yield _Drawer(bar)
+        with shown_on_stderr("collect") as show:
+            yield lambda event: show(
+                f"{event.label} ({event.position + 1}/{event.labels})",
+                event.fraction,
+                f"{event.tokens:,} tokens, {event.tokens_per_second:,.0f}/s",
+            )
 
 
-def _bar() -> Bar:
-    return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[share]}"),
-        TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-        console=Console(stderr=True),
-        transient=False,
-    )
+@contextmanager
+def shown_on_stderr(what: str) -> Generator[Show, None, None]:
+    """Give what shows progress on stderr: a bar on a terminal, else a line every `INTERVAL`.
+
+    Args:
+        what: What is being done, until the first call says more.
+    """
+    console = Console(stderr=True)
+    left = _Remaining()
+    if console.is_terminal or console.is_jupyter:
+        columns = [TextColumn(f"{{task.fields[{name}]}}") for name in ("share", "detail", "left")]
+        with Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            *columns[:2],
+            TimeElapsedColumn(),
+            columns[2],
+            console=console,
+        ) as bar:
+            task = bar.add_task(what, total=None, share="", detail="", left="")
+
+            def draw(what: str, done: float | None, detail: str) -> None:
+                bar.update(
+                    task,
+                    description=what,
+                    total=None if done is None else 1.0,
+                    completed=done or 0,
+                    share=_percent(done),
+                    detail=detail,
+                    left=left(done),
+                )
+
+            yield draw
+        return
+
+    began = time.monotonic()
+    last = [what]
+    finished = threading.Event()
+
+    def note(what: str, done: float | None, detail: str) -> None:
+        parts = (what, _percent(done).strip(), detail, left(done))
+        last[0] = "  ".join(part for part in parts if part)
+
+    def write() -> None:
+        # By a thread of its own: one batch may take longer than the interval.
+        while not finished.wait(INTERVAL):
+            line = f"{_clock(time.monotonic() - began)}  {last[0]}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    writer = threading.Thread(target=write, name="neuronsteer-progress", daemon=True)
+    writer.start()
+    try:
+        yield note
+    finally:
+        finished.set()
+        writer.join()
 
 
-def _ignore(_event: Progress) -> None:
-    pass
+class _Remaining:
+    """How long the rest will take, at the speed so far."""
 
-
-class _Drawer:
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._task = bar.add_task("collect", total=None, share="", speed="", left="")
+    def __init__(self) -> None:
         self._start: tuple[float, float] | None = None
 
-    def __call__(self, event: Progress) -> None:
-        done = event.fraction
-        left = ""
-        if done is not None:
-            now = time.monotonic()
-            if self._start is None:
-                self._start = (now, done)
-            elif done > self._start[1]:
-                # Measured from the first event: a resumed run did not start at nothing.
-                began, before = self._start
-                left = f"{_clock((now - began) * (1 - done) / (done - before))} left"
-        self._bar.update(
-            self._task,
-            description=f"{event.label} ({event.position + 1}/{event.labels})",
-            total=None if done is None else 1.0,
-            completed=done or 0,
-            share="" if done is None else f"{done:4.0%}",
-            speed=f"{event.tokens:,} tokens, {event.tokens_per_second:,.0f}/s",
-            left=left,
-        )
+    def __call__(self, done: float | None) -> str:
+        if done is None:
+            return ""
+        now = time.monotonic()
+        if self._start is None:
+            self._start = (now, done)
+        began, before = self._start
+        # Measured from the first call: a resumed run did not start at nothing.
+        if done <= before:
+            return ""
+        return f"{_clock((now - began) * (1 - done) / (done - before))} left"
+
+
+def _percent(done: float | None) -> str:
+    return "" if done is None else f"{done:4.0%}"
 
 
 def _clock(seconds: float) -> str:

@@ -23,14 +23,15 @@ from ..errors import ParameterError, TextError
 #: A text, or a prompt with the response to it.
 Item = str | tuple[str, str]
 
-_OPENERS: dict[str, Callable[[Path], Any]] = {
+#: How compressed files are opened, by their suffix.
+OPENERS: dict[str, Callable[[Path], Any]] = {
     ".gz": gzip.GzipFile,
     ".xz": lzma.LZMAFile,
     ".bz2": bz2.BZ2File,
 }
 _LINES = (".txt",)
 _RECORDS = (".jsonl", ".ndjson")
-_READABLE = ", ".join((*_LINES, *_RECORDS)) + ", each also as " + ", ".join(_OPENERS)
+_READABLE = ", ".join((*_LINES, *_RECORDS)) + ", each also as " + ", ".join(OPENERS)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _label(file: Path) -> str | None:
     name = file.name
     if name.startswith("."):
         return None
-    if file.suffix in _OPENERS:
+    if file.suffix in OPENERS:
         name = name.removesuffix(file.suffix)
     for suffix in (*_LINES, *_RECORDS):
         if name.endswith(suffix):
@@ -181,24 +182,33 @@ def _file(label: str, path: Path, field: str) -> Source:
     if path.is_dir() or not path.exists():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise TextError(f"Label {label!r}: {str(path)!r} {what}; expected a text file.")
-    inner = Path(path.stem) if path.suffix in _OPENERS else path
-    if inner.suffix not in (*_LINES, *_RECORDS):
+    suffix = suffix_of(path)
+    if suffix not in (*_LINES, *_RECORDS):
         raise TextError(
             f"Label {label!r}: the kind of {path.name!r} is unknown; readable are {_READABLE}."
         )
-    records = inner.suffix in _RECORDS
+    records = suffix in _RECORDS
 
     def read() -> Iterator[Item]:
-        for number, line in _lines(path):
+        for number, line in read_lines(path):
             where = f"{str(path)!r}, line {number}"
             yield _record(line, field, where) if records else line
 
     return Source(label, path.name, read, mark=f"{path.stat().st_size} bytes ")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield `(line number, line)` of the lines that are not blank."""
-    opener = _OPENERS.get(path.suffix, io.FileIO)
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a file, of a compressed one that of what is inside."""
+    return Path(path.stem).suffix if path.suffix in OPENERS else path.suffix
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield `(line number, line)` of the lines that are not blank; the file may be compressed.
+
+    Raises:
+        TextError: If the file is missing, damaged or not UTF-8.
+    """
+    opener = OPENERS.get(path.suffix, io.FileIO)
     number = 0
     try:
         with opener(path) as file:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import HookError
 from ..models import HookPoint
-from ..models.plain_copies import keep_copies_plain, ours, release
+from ..models.plain_copies import changing_modules, keep_copies_plain, ours, release
 from .tables import Row, RowNumbers, SparseRow, Table, View, check_range, view_of
 
 is_compiling = torch.compiler.is_compiling
@@ -411,12 +411,14 @@ def install(
 def _register(
     module: torch.nn.Module, kind: str, hook: Callable[..., Any], **options: bool
 ) -> Callable[[], None]:
-    keep_copies_plain(module)
-    handle = getattr(module, f"register_forward_{kind}hook")(ours(hook), **options)
+    with changing_modules:
+        keep_copies_plain(module)
+        handle = getattr(module, f"register_forward_{kind}hook")(ours(hook), **options)
 
     def remove() -> None:
-        handle.remove()
-        release(module)
+        with changing_modules:
+            handle.remove()
+            release(module)
 
     return remove
 

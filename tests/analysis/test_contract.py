@@ -7,7 +7,7 @@ import re
 import pytest
 
 from neuronsteer import analysis, plots
-from neuronsteer.analysis import ANALYSES, MATERIAL, Analysis, Result, analyze
+from neuronsteer.analysis import ANALYSES, INPUTS, Analysis, Result, analyze
 from neuronsteer.errors import (
     ArtifactError,
     MissingExtraError,
@@ -69,11 +69,11 @@ class TestEveryAnalysis:
     def test_is_a_frozen_dataclass_that_explains_itself(self, name):
         kind = ANALYSES.get(name)
         assert issubclass(kind, Analysis) and kind.name == name
-        assert kind.title and kind.question.endswith("?") and set(kind.needs) <= set(MATERIAL)
+        assert kind.title and kind.question.endswith("?") and set(kind.needs) <= set(INPUTS)
         documented = set(re.findall(r"^        (\w+): ", kind.__doc__ or "", re.MULTILINE))
         fields = {field.name for field in dataclasses.fields(kind)}
         assert fields <= documented, fields - documented
-        assert not fields & set(MATERIAL)
+        assert not fields & set(INPUTS)
         for field in fields:
             with pytest.raises(dataclasses.FrozenInstanceError):
                 setattr(kind(), field, None)

@@ -77,7 +77,7 @@ def by_letters(text):
 def test_lines_are_told_and_the_identifier_hears_the_same_ones(tiny):
     model, words, neurons = tiny
     texts = corpora(20)
-    found = analyze("identification", model, words, texts, neurons, identifier=by_letters, limit=20)
+    found = analyze("identification", model, neurons, words, texts, identifier=by_letters, limit=20)
     assert len(found.records()) == 3 * 10
     for row in found.records():
         line = texts[row["label"]][1::2][row["line"]]
@@ -102,7 +102,7 @@ def test_lines_are_told_and_the_identifier_hears_the_same_ones(tiny):
     assert {"own neurons", "all neurons", "random neurons", "by_letters", "chance"} <= set(said)
 
 
-def test_lingua_judges_the_same_lines(tiny):
+def test_lingua_identifies_the_same_lines(tiny):
     pytest.importorskip("lingua")
     model, words, neurons = tiny
     real = {
@@ -110,7 +110,7 @@ def test_lingua_judges_the_same_lines(tiny):
         "fr": ["La rivière était large et le vieux pont était tombé."] * 4,
         "ja": ["川は広く、古い橋は落ちていました。"] * 4,
     }
-    found = analyze("identification", model, words, real, neurons)
+    found = analyze("identification", model, neurons, words, real)
     assert found.facts["identifier"] == "lingua"
     assert found.facts["accuracy"]["lingua"]["value"] == 1.0
 
@@ -119,10 +119,10 @@ def test_labels_without_neurons_or_texts_are_left_out(tiny):
     model, words, neurons = tiny
     options = {"identifier": None, "limit": 8}
     texts = {**corpora(8), "xx": ["the cat"] * 8}
-    found = analyze("identification", model, words, texts, neurons, **options)
+    found = analyze("identification", model, neurons, words, texts, **options)
     assert found.facts["labels"] == list(LANGUAGES) == list(ALPHABETS)
     with pytest.raises(ParameterError, match="at least two labels"):
-        analyze("identification", model, words, {"en": texts["en"]}, neurons, **options)
+        analyze("identification", model, neurons, words, {"en": texts["en"]}, **options)
     with pytest.raises(TextError, match="at least 4"):
         few = {label: each[:3] for label, each in corpora(8).items()}
-        analyze("identification", model, words, few, neurons, **options)
+        analyze("identification", model, neurons, words, few, **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuronsteer.evaluation.metrics import METRICS
-from neuronsteer.evaluation.metrics.library import files
+from neuronsteer.evaluation.metrics.evaluate_library import files
 from neuronsteer.neuron_set import NeuronSet
 
 pytest_plugins = ("tests.hub_server.fixtures",)

@@ -155,11 +155,11 @@ class TestOnTheDemoModel:
     def test_languages_are_identified_by_counting_features(self, found):
         model, tokenizer, codec, neurons = found
         held = [(name, text) for name in LANGUAGES for text in texts(name, 10, 2, seed=9)]
-        judge = Activity(model, tokenizer, neurons, codec)
-        verdicts = judge.identify([text for _, text in held])
-        hits = [v.label == name for v, (name, _) in zip(verdicts, held, strict=True)]
+        by_activity = Activity(model, neurons, tokenizer, codec)
+        guesses = by_activity.identify([text for _, text in held])
+        hits = [guess.label == name for guess, (name, _) in zip(guesses, held, strict=True)]
         assert sum(hits) / len(hits) > 0.8
-        assert judge.identify([""])[0].label is None
+        assert by_activity.identify([""])[0].label is None
 
     def test_adding_features_makes_their_language_likelier(self, found):
         from neuronsteer.evaluation.metrics.scoring import text_likelihoods

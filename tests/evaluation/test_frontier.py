@@ -30,8 +30,8 @@ def found():
     }
     curves = frontier(
         model,
-        tokenizer,
         sets,
+        tokenizer,
         PROMPTS,
         TEXTS,
         shares=SHARES,
@@ -69,9 +69,9 @@ def test_what_is_shown_is_what_was_measured(found):
 
 def test_nothing_to_compare_is_said(found):
     with pytest.raises(ParameterError, match="at least one set"):
-        frontier(None, None, {}, PROMPTS, TEXTS)
+        frontier(None, {}, None, PROMPTS, TEXTS)
     with pytest.raises(ParameterError, match="Budgets"):
-        frontier(None, None, found[1], PROMPTS, TEXTS, shares=(0,))
+        frontier(None, found[1], None, PROMPTS, TEXTS, shares=(0,))
 
 
 def test_methods_share_a_pass_unless_they_measure_by_themselves():

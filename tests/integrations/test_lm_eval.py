@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from neuronsteer.errors import MissingExtraError, NeuronSteerError
-from neuronsteer.evaluation.readers import Library
+from neuronsteer.evaluation.readers import EvaluationData
 from neuronsteer.integrations import lm_eval as bridge
 
 from ..steering.sets import toy_set
@@ -47,7 +47,7 @@ metadata:
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task file of our own, with English prompts and German endings."""
     folder = tmp_path_factory.mktemp("task")
-    found = Library(None, ["en", "de"]).get("facts").items[""]
+    found = EvaluationData(None, ["en", "de"]).get("facts").items[""]
     rows = [
         {"prompt": fact.prompt, "base": fact.base_object, "target": fact.target_object}
         for fact in found

@@ -341,7 +341,8 @@ def test_progress_is_reported():
     assert events[-1].tokens_per_second > 0
 
 
-def test_the_bar_goes_to_stderr(capsys):
+def test_the_bar_goes_to_stderr(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as if it were a terminal
     model, data = tiny_model("llama"), corpus("a", count=3)
     st.collect(model, tiny_tokenizer(), data)
     captured = capsys.readouterr()

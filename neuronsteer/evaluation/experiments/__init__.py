@@ -1,9 +1,10 @@
 """Experiments: one file per question about a neuron set, answered beside its controls.
 
-An experiment is cut into cells, the smallest pieces that are measured, written and resumed. It is
-run for several arms: the set itself, and the controls. `run` observes one cell under the arm that
-is attached; `judge` turns an arm's observations into numbers, without a model. A new experiment is
-a new file in this folder that registers itself with `@EXPERIMENTS.register("name")`.
+An experiment is divided into cases, the smallest pieces that are measured, saved and resumed. Every
+case is measured under several treatments of the model: the set itself, and the controls. `run`
+observes one case under the treatment that is attached; `score` turns a treatment's observations
+into numbers, without a model. A new experiment is a new file in this folder that registers itself
+with `@EXPERIMENTS.register("name")`.
 """
 
 from __future__ import annotations
@@ -13,38 +14,38 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...errors import ParameterError, did_you_mean
-from ...registry import Registry
-from ..reports.parts import Part
+from ...errors import ParameterError
+from ...registry import Registry, configured
+from ..bootstrap import averaged, interval, mean
+from ..metrics import Score
+from ..reports.blocks import Block
 
 if TYPE_CHECKING:
-    from ._bench import Bench
+    from ._model_under_test import ModelUnderTest
 
-#: What is measured in one piece: the names that tell it from the experiment's other cells.
-Cell = tuple[str, ...]
-#: What was observed in a cell, plain JSON.
+#: The names that tell a case from the experiment's other cases.
+Case = tuple[str, ...]
+#: What was observed in a case, plain JSON.
 Observation = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What an experiment found for one arm.
+class Finding:
+    """What an experiment found for one treatment.
 
     Attributes:
         values: Every number by name; `None` where it is undefined.
-        n: How many items were judged.
+        n: How many items were scored.
         intervals: Bootstrap intervals of some of the values.
         labels: The headline per label, where that means something: `value`, `interval`, `n`.
-        parts: What a report shows of the arm: matrices, charts, samples.
-        settings: What the numbers cannot be reproduced without.
+        blocks: What a report shows of the treatment: matrices, charts, samples.
     """
 
     values: Mapping[str, float | None]
     n: int
     intervals: Mapping[str, tuple[float, float] | None] = dataclasses.field(default_factory=dict)
     labels: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    parts: Sequence[Part] = ()
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    blocks: Sequence[Block] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,13 @@ class Experiment(ABC):
         primary: The value that stands for it.
         higher_is_better: Whether more of it is better.
         units: What values are counted in that are no shares.
-        material: The kinds of data it reads; the first one must be there.
-        unsteered: Whether the arm without any set means something here.
+        reads: The kinds of data it reads; the first one must be there.
+        unsteered: Whether the treatment without any set means something here.
         directions: Whether directions (the diffmean control), which have no neurons of their own
             to switch off, can take part.
         seeds: At most so many random sets take part; `None` is all that were asked for.
-        spoken: Whether labels must be languages that the identifier can hear.
+        identifies: Whether it identifies languages of texts: labels must then be languages that the
+            identifier knows.
     """
 
     name: ClassVar[str] = ""
@@ -75,11 +77,11 @@ class Experiment(ABC):
     primary: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     units: ClassVar[Mapping[str, str]] = {}
-    material: ClassVar[tuple[str, ...]] = ("prompts",)
+    reads: ClassVar[tuple[str, ...]] = ("prompts",)
     unsteered: ClassVar[bool] = True
     directions: ClassVar[bool] = True
     seeds: ClassVar[int | None] = None
-    spoken: ClassVar[bool] = True
+    identifies: ClassVar[bool] = True
 
     #: Items per label; the run's own limit, where there is one, comes first.
     items: int = 12
@@ -90,29 +92,60 @@ class Experiment(ABC):
             raise ParameterError(f"The experiment {self.name!r} needs items ≥ 1; got {self.items}.")
 
     @abstractmethod
-    def cells(self, bench: Bench) -> list[Cell]:
-        """Return the cells, in the order in which they are measured."""
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
+        """Return the cases, in the order in which they are measured."""
 
     @abstractmethod
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
-        """Measure one cell under the arm that is attached to the bench."""
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
+        """Measure one case under the treatment that is attached."""
 
     @abstractmethod
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
-        """Return what an arm's observations amount to."""
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
+        """Return the numbers of one treatment, from its observations."""
 
-    def cells_of_arm(self, bench: Bench, arm: str) -> list[Cell]:
-        """Return the cells that an arm is measured in; without a set, often fewer will do."""
-        del arm
-        return self.cells(bench)
+    def cases_of_treatment(self, tested: ModelUnderTest, treatment: str) -> list[Case]:
+        """Return the cases of one treatment; without a set, fewer often suffice."""
+        del treatment
+        return self.cases(tested)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def count(self, bench: Bench) -> int:
+    def count(self, tested: ModelUnderTest) -> int:
         """Return how many items per label are taken."""
-        return self.items if bench.settings.limit is None else bench.settings.limit
+        return self.items if tested.settings.limit is None else tested.settings.limit
+
+    def finding(
+        self,
+        tested: ModelUnderTest,
+        n: int,
+        values: Mapping[str, float | None | Sequence[float | bool]],
+        labels: Mapping[str, Sequence[float | bool] | Score | Mapping[str, Any]],
+        *blocks: Block,
+        intervals: Mapping[str, tuple[float, float] | None] | None = None,
+    ) -> Finding:
+        """Return a `Finding`; for plugins.
+
+        Args:
+            tested: Whose seed the bootstraps take.
+            n: How many items were scored.
+            values: Every number by name. A list, one number per item, stands for its mean and gets
+                a bootstrap interval.
+            labels: The headline per label: as a list, as a score of a metric, or spelled out as
+                `value`, `interval`, `n`. Labels without items are left out.
+            *blocks: What a report shows beside the numbers.
+            intervals: Intervals of values that are no lists.
+        """
+        seed = tested.settings.seed
+        means, found = averaged(values, seed=seed)
+        return Finding(
+            means,
+            n,
+            {**found, **(intervals or {})},
+            {label: _headline(each, seed) for label, each in labels.items() if each},
+            blocks,
+        )
 
 
 EXPERIMENTS: Registry[type[Experiment]] = Registry(
@@ -137,12 +170,12 @@ def experiment(spec: str | Experiment | Mapping[str, Any], **parameters: Any) ->
         parameters = {**given, **parameters}
     else:
         name = spec
-    kind = EXPERIMENTS.get(name)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for each in parameters:
-        if each not in known:
-            raise ParameterError(
-                f"The experiment {name!r} has no parameter {each!r}.{did_you_mean(each, known)} "
-                f"It takes {', '.join(known)}."
-            )
-    return kind(**parameters)
+    return configured(EXPERIMENTS.get(name), "experiment", name, parameters)
+
+
+def _headline(found: Sequence[float | bool] | Score | Mapping[str, Any], seed: int) -> Any:
+    if isinstance(found, Score):
+        return {"value": found.value, "interval": found.interval, "n": found.n}
+    if isinstance(found, Mapping):
+        return found
+    return {"value": mean(found), "interval": interval(found, seed=seed), "n": len(found)}

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
-from ..metrics import mean
-from ..metrics.bootstrap import interval
+from ..bootstrap import mean
 from ..metrics.codes import same
-from ..reports import parts
-from . import Cell, Experiment, Observation, Outcome
-from ._bench import Bench
+from ..reports import blocks
+from . import Case, Experiment, Finding, Observation
+from ._model_under_test import ModelUnderTest
 
 #: How the state without steering is called in observations.
 OFF = ""
@@ -43,9 +42,9 @@ class Amplification(Experiment):
     #: What one question scores, in words.
     scored: ClassVar[str] = "accuracy"
     paper: ClassVar[str] = "Rahmanisa et al. 2025, Amplifying Language-Specific Neurons"
-    # The unsteered score is measured in every arm, beside the steered ones.
+    # The unsteered score is measured in every treatment, beside the steered ones.
     unsteered: ClassVar[bool] = False
-    spoken: ClassVar[bool] = False
+    identifies: ClassVar[bool] = False
     seeds: ClassVar[int | None] = 3
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -54,8 +53,8 @@ class Amplification(Experiment):
         cls.definition = _DEFINITION.format(what=cls.scored)
 
     @abstractmethod
-    def score(
-        self, bench: Bench, language: str, rows: Sequence[Any], states: Sequence[str]
+    def score_questions(
+        self, tested: ModelUnderTest, language: str, rows: Sequence[Any], states: Sequence[str]
     ) -> dict[str, list[float]]:
         """Return, for every state, what each question scores, from 0 to 1."""
 
@@ -64,74 +63,64 @@ class Amplification(Experiment):
         del rows
         return None
 
-    def cells(self, bench: Bench) -> list[Cell]:
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
         """Return the languages that there are questions in."""
-        return [(label,) for label in bench.material(self.material[0]).labels]
+        return [(label,) for label in tested.data.get(self.reads[0]).labels]
 
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
         """Ask the questions of one language, unsteered and with every label amplified."""
-        rows = bench.items(self.material[0], cell[0], self.count(bench))
-        scores = self.score(bench, cell[0], rows, [OFF, *bench.labels])
+        rows = tested.items(self.reads[0], case[0], self.count(tested))
+        scores = self.score_questions(tested, case[0], rows, [OFF, *tested.labels])
         return {"scores": scores, "chance": self.chance(rows)}
 
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return changes on the own language and on others."""
-        self_pairs: list[tuple[float, float]] = []
-        cross_pairs: list[tuple[float, float]] = []
+        own: list[float] = []
+        own_changes: list[float] = []
+        other: list[float] = []
+        other_changes: list[float] = []
         base: list[float] = []
-        labels: dict[str, dict[str, Any]] = {}
+        labels: dict[str, list[float]] = {}
         matrix: list[list[float | None]] = []
-        seed = bench.settings.seed
-        for cell, seen in found.items():
+        for case, seen in found.items():
             plain: list[float] = seen["scores"][OFF]
             base += plain
             row: list[float | None] = []
-            for label in bench.labels:
-                pairs = list(zip(seen["scores"][label], plain, strict=True))
-                changes = [after - before for after, before in pairs]
+            for label in tested.labels:
+                scores: list[float] = seen["scores"][label]
+                changes = [after - before for after, before in zip(scores, plain, strict=True)]
                 row.append(mean(changes))
-                if same(label, cell[0]):
-                    self_pairs += pairs
-                    labels[cell[0]] = {
-                        "value": mean(changes),
-                        "interval": interval(changes, seed=seed),
-                        "n": len(changes),
-                    }
+                if same(label, case[0]):
+                    own += scores
+                    own_changes += changes
+                    labels[case[0]] = changes
                 else:
-                    cross_pairs += pairs
+                    other += scores
+                    other_changes += changes
             matrix.append(row)
         if not base:
             raise ParameterError(f"{self.title} got no questions.")
-        own = [after - before for after, before in self_pairs]
-        other = [after - before for after, before in cross_pairs]
-        chances = [seen["chance"] for seen in found.values() if seen["chance"] is not None]
-        return Outcome(
-            values={
-                "self_change": mean(own),
-                "cross_change": mean(other),
-                "unsteered": mean(base),
-                "self": mean([after for after, _ in self_pairs]),
-                "cross": mean([after for after, _ in cross_pairs]),
-                "chance": mean(chances),
+        return self.finding(
+            tested,
+            len(base),
+            {
+                "self_change": own_changes,
+                "cross_change": other_changes,
+                "unsteered": base,
+                "self": mean(own),
+                "cross": mean(other),
+                "chance": mean([e["chance"] for e in found.values() if e["chance"] is not None]),
             },
-            n=len(base),
-            intervals={
-                "self_change": interval(own, seed=seed),
-                "cross_change": interval(other, seed=seed),
-                "unsteered": interval(base, seed=seed),
-            },
-            labels=labels,
-            parts=(
-                parts.matrix(
-                    f"Change of {self.scored}",
-                    [f"{cell[0]} ({_share(found[cell])})" for cell in found],
-                    bench.labels,
-                    matrix,
-                    row_name="task in (unsteered)",
-                    column_name="amplified",
-                    unit="change of share",
-                    diverging=True,
-                ),
+            labels,
+            blocks.matrix(
+                f"Change of {self.scored}",
+                [f"{case[0]} ({_share(found[case])})" for case in found],
+                tested.labels,
+                matrix,
+                row_name="task in (unsteered)",
+                column_name="amplified",
+                unit="change of share",
+                diverging=True,
             ),
         )
 

@@ -1,26 +1,29 @@
-"""From one outcome per arm to what a report says: random seeds become a mean and an interval."""
+"""One entry per kind of treatment, as reports hold them: seeds become a mean and an interval."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..metrics import mean
-from ..reports.parts import Part
-from . import Outcome
-from ._arms import spread
+from ..bootstrap import mean
+from ..reports.blocks import Block
+from . import Finding
+
+#: What Student's t adds to the standard error of few seeds, 95 %, by degrees of freedom.
+_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 
 
-def grouped(outcomes: Mapping[str, Outcome]) -> dict[str, list[Outcome]]:
-    """Return outcomes by kind of arm: all seeds of `random` together."""
-    found: dict[str, list[Outcome]] = {}
-    for name, outcome in outcomes.items():
-        found.setdefault(name.partition(":")[0], []).append(outcome)
+def grouped(findings: Mapping[str, Finding]) -> dict[str, list[Finding]]:
+    """Return findings by kind of treatment: all seeds of `random` together."""
+    found: dict[str, list[Finding]] = {}
+    for name, finding in findings.items():
+        found.setdefault(name.partition(":")[0], []).append(finding)
     return found
 
 
-def outcome_of(several: Sequence[Outcome]) -> dict[str, Any]:
-    """Return one arm's numbers as JSON; those of several seeds with their spread."""
+def as_json(several: Sequence[Finding]) -> dict[str, Any]:
+    """Return one treatment's numbers as JSON; those of several seeds with their spread."""
     first = several[0]
     if len(several) == 1:
         return {
@@ -31,22 +34,20 @@ def outcome_of(several: Sequence[Outcome]) -> dict[str, Any]:
                 for name, value in first.values.items()
             },
             "labels": {label: dict(facts) for label, facts in first.labels.items()},
-            "parts": [dict(part) for part in first.parts],
-            "settings": dict(first.settings),
+            "blocks": [dict(block) for block in first.blocks],
         }
     return {
         "seeds": len(several),
-        "n": sum(outcome.n for outcome in several),
+        "n": sum(finding.n for finding in several),
         "values": {
-            name: _spread([outcome.values.get(name) for outcome in several])
+            name: _pooled([finding.values.get(name) for finding in several])
             for name in first.values
         },
         "labels": {
-            label: _spread([o.labels.get(label, {}).get("value") for o in several])
+            label: _pooled([o.labels.get(label, {}).get("value") for o in several])
             for label in first.labels
         },
-        "parts": _averaged([outcome.parts for outcome in several]),
-        "settings": dict(first.settings),
+        "blocks": _averaged([finding.blocks for finding in several]),
     }
 
 
@@ -54,26 +55,44 @@ def _number(value: float | None, interval: Any) -> dict[str, Any]:
     return {"value": value, "interval": None if interval is None else list(interval)}
 
 
-def _spread(values: Sequence[float | None]) -> dict[str, Any]:
+def _pooled(values: Sequence[float | None]) -> dict[str, Any]:
     known = [value for value in values if value is not None]
     return spread(known) if known else {"value": None, "interval": None, "seeds": 0}
 
 
-def _averaged(parts: Sequence[Sequence[Part]]) -> list[dict[str, Any]]:
-    """Return the matrices, averaged cell by cell; other parts have no mean."""
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean and 95 % interval of the mean over seeds, with the seeds' own values."""
+    n = len(values)
+    average = math.fsum(values) / n
+    found: dict[str, Any] = {
+        "value": average,
+        "interval": None,
+        "seeds": n,
+        "low": min(values),
+        "high": max(values),
+    }
+    if n > 1:
+        deviation = math.sqrt(math.fsum((v - average) ** 2 for v in values) / (n - 1))
+        half = (_T[n - 2] if n - 2 < len(_T) else 2.0) * deviation / math.sqrt(n)
+        found["interval"] = [average - half, average + half]
+    return found
+
+
+def _averaged(blocks: Sequence[Sequence[Block]]) -> list[dict[str, Any]]:
+    """Return the matrices, averaged cell by cell; other blocks have no mean."""
     found: list[dict[str, Any]] = []
-    for i, part in enumerate(parts[0]):
-        if part["kind"] != "matrix":
+    for i, block in enumerate(blocks[0]):
+        if block["kind"] != "matrix":
             continue
-        alike = [each[i] for each in parts if len(each) > i and each[i]["title"] == part["title"]]
-        if any(each["rows"] != part["rows"] for each in alike):
+        alike = [each[i] for each in blocks if len(each) > i and each[i]["title"] == block["title"]]
+        if any(each["rows"] != block["rows"] for each in alike):
             continue
         values = [
             [
                 mean([v for each in alike for v in [each["values"][r][c]] if v is not None])
-                for c in range(len(part["columns"]))
+                for c in range(len(block["columns"]))
             ]
-            for r in range(len(part["rows"]))
+            for r in range(len(block["rows"]))
         ]
-        found.append({**part, "values": values})
+        found.append({**block, "values": values})
     return found

@@ -12,7 +12,7 @@ from ..metrics import metric
 from ..metrics.codes import canonical
 from . import EXPERIMENTS
 from ._amplification import OFF, Amplification
-from ._bench import Bench
+from ._model_under_test import ModelUnderTest
 
 # What precedes the passage, the question and the answer: an English word would be a prompt to
 # answer in English.
@@ -51,21 +51,19 @@ class Answers(Amplification):
     def asked(self, row: Mapping[str, Any], language: str) -> tuple[str, list[str]]:
         """Return the prompt, and the answers that are right."""
 
-    def score(
-        self, bench: Bench, language: str, rows: Sequence[Any], states: Sequence[str]
+    def score_questions(
+        self, tested: ModelUnderTest, language: str, rows: Sequence[Any], states: Sequence[str]
     ) -> dict[str, list[float]]:
         """Return per state whether every reply is right, or how much of it."""
         asked = [self.asked(row, language) for row in rows]
         # All states at once: every row of a batch has its own.
         plan = [(state, prompt) for state in states for prompt, _ in asked]
-        made = bench.texts(
-            bench.generate(
-                [prompt for _, prompt in plan],
-                [None if state == OFF else state for state, _ in plan],
-                self.tokens,
-                key=(self.name, language),
-                greedy=True,
-            )
+        made = tested.generate(
+            [prompt for _, prompt in plan],
+            [None if state == OFF else state for state, _ in plan],
+            self.tokens,
+            key=(self.name, language),
+            greedy=True,
         )
         stop = _words(language)
         replies = [_first(text, stop) for text in made]
@@ -97,7 +95,7 @@ class Mgsm(Answers):
     name: ClassVar[str] = "mgsm"
     title: ClassVar[str] = "MGSM"
     scored: ClassVar[str] = "right numbers"
-    material: ClassVar[tuple[str, ...]] = ("mgsm",)
+    reads: ClassVar[tuple[str, ...]] = ("mgsm",)
     kind: ClassVar[str] = "number"
 
     def asked(self, row: Mapping[str, Any], language: str) -> tuple[str, list[str]]:
@@ -122,7 +120,7 @@ class Xquad(Answers):
     name: ClassVar[str] = "xquad"
     title: ClassVar[str] = "XQuAD"
     scored: ClassVar[str] = "F1"
-    material: ClassVar[tuple[str, ...]] = ("xquad",)
+    reads: ClassVar[tuple[str, ...]] = ("xquad",)
 
     items: int = 6
     tokens: int = 16

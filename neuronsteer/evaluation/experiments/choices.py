@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..metrics import mean, metric
+from ..bootstrap import mean
+from ..metrics import metric
 from ..metrics.choices import Question, question
 from ..metrics.scoring import likelihoods
 from . import EXPERIMENTS
 from ._amplification import OFF, Amplification
-from ._bench import Bench
+from ._model_under_test import ModelUnderTest
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,25 @@ class Choices(Amplification):
 
     items: int = 50
 
-    def score(
-        self, bench: Bench, language: str, rows: Sequence[Any], states: Sequence[str]
+    def score_questions(
+        self, tested: ModelUnderTest, language: str, rows: Sequence[Any], states: Sequence[str]
     ) -> dict[str, list[float]]:
         """Return per state the credit of every question; ties share it."""
         asked = self._questions(rows, language)
         pairs = [pair for each in asked for pair in each.pairs]
-        judge: Any = metric("choice_accuracy")
-        put = bench.switch()
+        scorer: Any = metric("choice_accuracy")
+        put = tested.switch()
         found: dict[str, list[float]] = {}
         for state in states:
             put(state if state != OFF else None)
             scores = iter(
                 likelihoods(
-                    bench.model, bench.tokenizer, pairs, batch_size=bench.settings.batch_size
+                    tested.model, tested.tokenizer, pairs, batch_size=tested.settings.batch_size
                 )
             )
             # One at a time: the metric returns the mean of what it is given.
             found[state] = [
-                judge.compute([[next(scores).logprob for _ in each.pairs]], [each.answer]).value
+                scorer.compute([[next(scores).logprob for _ in each.pairs]], [each.answer]).value
                 for each in asked
             ]
         put(None)
@@ -55,7 +56,7 @@ class Choices(Amplification):
         return mean([1 / len(each.pairs) for each in self._questions(rows, "en")])
 
     def _questions(self, rows: Sequence[Any], language: str) -> list[Question]:
-        return [question(row, self.material[0], language) for row in rows]
+        return [question(row, self.reads[0], language) for row in rows]
 
 
 @EXPERIMENTS.register("xcopa")
@@ -65,7 +66,7 @@ class Xcopa(Choices):
 
     name: ClassVar[str] = "xcopa"
     title: ClassVar[str] = "XCOPA"
-    material: ClassVar[tuple[str, ...]] = ("xcopa",)
+    reads: ClassVar[tuple[str, ...]] = ("xcopa",)
 
 
 @EXPERIMENTS.register("xwinograd")
@@ -75,7 +76,7 @@ class Xwinograd(Choices):
 
     name: ClassVar[str] = "xwinograd"
     title: ClassVar[str] = "XWinograd"
-    material: ClassVar[tuple[str, ...]] = ("xwinograd",)
+    reads: ClassVar[tuple[str, ...]] = ("xwinograd",)
 
 
 @EXPERIMENTS.register("xnli")
@@ -85,7 +86,7 @@ class Xnli(Choices):
 
     name: ClassVar[str] = "xnli"
     title: ClassVar[str] = "XNLI"
-    material: ClassVar[tuple[str, ...]] = ("xnli",)
+    reads: ClassVar[tuple[str, ...]] = ("xnli",)
 
 
 @EXPERIMENTS.register("belebele")
@@ -95,7 +96,7 @@ class Belebele(Choices):
 
     name: ClassVar[str] = "belebele"
     title: ClassVar[str] = "Belebele"
-    material: ClassVar[tuple[str, ...]] = ("belebele",)
+    reads: ClassVar[tuple[str, ...]] = ("belebele",)
 
 
 @EXPERIMENTS.register("include")
@@ -105,4 +106,4 @@ class Include(Choices):
 
     name: ClassVar[str] = "include"
     title: ClassVar[str] = "INCLUDE"
-    material: ClassVar[tuple[str, ...]] = ("include",)
+    reads: ClassVar[tuple[str, ...]] = ("include",)

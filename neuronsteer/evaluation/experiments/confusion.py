@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..metrics import metric
-from ..reports import parts
-from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
-from ._bench import NONE, Bench
+from ..reports import blocks
+from . import EXPERIMENTS, Case, Experiment, Finding, Observation
+from ._model_under_test import NONE, ModelUnderTest
 
 
 @EXPERIMENTS.register("confusion")
@@ -37,49 +37,50 @@ class Confusion(Experiment):
     items: int = 8
     tokens: int = 64
 
-    def cells(self, bench: Bench) -> list[Cell]:
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
         """Return the languages of prompts."""
-        return [(label,) for label in bench.material("prompts").labels if label in bench.labels]
+        return [(label,) for label in tested.data.get("prompts").labels if label in tested.labels]
 
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
         """Generate in a language from prompts in it."""
-        prompts: list[str] = bench.items("prompts", cell[0], self.count(bench))
-        target = None if bench.arm.name == NONE else cell[0]
-        made = bench.texts(
-            bench.generate(prompts, [target] * len(prompts), self.tokens, key=(self.name, *cell))
+        prompts: list[str] = tested.items("prompts", case[0], self.count(tested))
+        target = None if tested.treatment.name == NONE else case[0]
+        made = tested.generate(
+            prompts, [target] * len(prompts), self.tokens, key=(self.name, *case)
         )
         return {"texts": made}
 
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return the metric over all replies, and per language."""
-        settings = bench.settings
-        judge = metric(
+        settings = tested.settings
+        scorer = metric(
             "language_confusion",
             identifier=settings.identifier,
             languages=settings.candidates,
             floor=settings.floor,
             seed=settings.seed,
         )
-        whole = judge.compute(
+        whole = scorer.compute(
             [text for seen in found.values() for text in seen["texts"]],
-            [cell[0] for cell, seen in found.items() for _ in seen["texts"]],
+            [case[0] for case, seen in found.items() for _ in seen["texts"]],
         )
         per = {
-            cell[0]: judge.compute(seen["texts"], [cell[0]] * len(seen["texts"]))
-            for cell, seen in found.items()
+            case[0]: scorer.compute(seen["texts"], [case[0]] * len(seen["texts"]))
+            for case, seen in found.items()
             if seen["texts"]
         }
         drifted = whole.details["drifted_to"]
         rows = [[label, count] for label, count in sorted(drifted.items(), key=lambda x: -x[1])]
-        return Outcome(
-            values=whole.values,
-            n=whole.n,
-            intervals={**whole.intervals, "language_confusion": _least(whole)},
-            labels={
+        return self.finding(
+            tested,
+            whole.n,
+            whole.values,
+            {
                 label: {"value": each.value, "interval": _least(each), "n": each.n}
                 for label, each in per.items()
             },
-            parts=(parts.table("Wrong lines are in", ["language", "lines"], rows),) if rows else (),
+            *([blocks.table("Wrong lines are in", ["language", "lines"], rows)] if rows else ()),
+            intervals={**whole.intervals, "language_confusion": _least(whole)},
         )
 
 

@@ -1,4 +1,4 @@
-"""Deactivation: with a language's neurons off, does the model stop speaking just that language?"""
+"""Deactivation: with a language's neurons off, does the model lose just that language?"""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..metrics import mean
-from ..metrics.bootstrap import interval
-from ..reports import parts
-from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
-from ._bench import NONE, Bench
-from ._listening import Heard, listen
+from ..bootstrap import interval, mean
+from ..reports import blocks
+from . import EXPERIMENTS, Case, Experiment, Finding, Observation
+from ._model_under_test import NONE, ModelUnderTest
+from ._scored_texts import ScoredText
 
 
 @EXPERIMENTS.register("deactivation")
@@ -43,57 +42,53 @@ class Deactivation(Experiment):
     items: int = 8
     tokens: int = 32
 
-    def cells(self, bench: Bench) -> list[Cell]:
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
         """Return the labels to switch off."""
-        return [(label,) for label in bench.labels]
+        return [(label,) for label in tested.labels]
 
-    def cells_of_arm(self, bench: Bench, arm: str) -> list[Cell]:
-        """Return one cell where nothing is attached: nothing is off then."""
-        return [("-",)] if arm == NONE else self.cells(bench)
+    def cases_of_treatment(self, tested: ModelUnderTest, treatment: str) -> list[Case]:
+        """Return one case where nothing is attached: nothing is off then."""
+        return [("-",)] if treatment == NONE else self.cases(tested)
 
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
         """Generate from prompts in every language with one label's neurons off."""
         rows = [
             (label, prompt)
-            for label in bench.material("prompts").labels
-            for prompt in bench.items("prompts", label, self.count(bench))
+            for label in tested.data.get("prompts").labels
+            for prompt in tested.items("prompts", label, self.count(tested))
         ]
-        made = bench.texts(
-            bench.generate(
-                [prompt for _, prompt in rows],
-                [cell[0]] * len(rows),
-                self.tokens,
-                key=(self.name,),
-                operation="zero",
-                strength=1.0,
-            )
+        items = tested.continuations(
+            [prompt for _, prompt in rows],
+            [case[0]] * len(rows),
+            self.tokens,
+            key=(self.name,),
+            operation="zero",
+            strength=1.0,
         )
-        heard = listen(bench, made)
         return {
             "items": [
-                {"prompt": prompt, "target": label, **each}
-                for (label, prompt), each in zip(rows, heard, strict=True)
+                {**item, "target": label} for (label, _), item in zip(rows, items, strict=True)
             ]
         }
 
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return how much more a language loses by its own neurons than by others'."""
         kept: dict[tuple[str, str], list[bool]] = {}
-        every: list[Heard] = []
-        for cell, seen in found.items():
+        every: list[ScoredText] = []
+        for case, seen in found.items():
             # Where nothing was attached, the same texts stand for every label.
-            for off in bench.labels if cell == ("-",) else cell:
+            for off in tested.labels if case == ("-",) else case:
                 for item in seen["items"]:
-                    every.append(Heard(item))
+                    every.append(ScoredText(item))
                     kept.setdefault((off, item["target"]), []).append(every[-1].fluent)
-        spoken = list(dict.fromkeys(on for _, on in kept))
+        prompted = list(dict.fromkeys(on for _, on in kept))
         own = [keep for (off, on), some in kept.items() if off == on for keep in some]
         rest = [keep for (off, on), some in kept.items() if off != on for keep in some]
-        seed, n = bench.settings.seed, len(own)
+        seed, n = tested.settings.seed, len(own)
         both = [*own, *rest]
 
         def loss(drawn: Any) -> float:
-            # Own and other replies are drawn together; their shares are told apart afterwards.
+            # Own and other replies are drawn together; their shares are separated afterwards.
             mine = [both[i] for i in drawn if i < n]
             theirs = [both[i] for i in drawn if i >= n]
             return (sum(theirs) / len(theirs) if theirs else 0.0) - (
@@ -101,37 +96,31 @@ class Deactivation(Experiment):
             )
 
         here, elsewhere = mean(own), mean(rest)
-        return Outcome(
-            values={
+        return self.finding(
+            tested,
+            len(every),
+            {
                 "specific_loss": None if here is None or elsewhere is None else elsewhere - here,
-                "kept_own": here,
-                "kept_others": elsewhere,
+                "kept_own": own,
+                "kept_others": rest,
                 "degeneration": mean([each.bad for each in every]),
             },
-            n=len(every),
-            intervals={
-                "specific_loss": interval(both, loss, seed=seed, samples=300),
-                "kept_own": interval(own, seed=seed),
-                "kept_others": interval(rest, seed=seed),
-            },
-            labels={
+            {
                 label: {"value": b - a, "interval": None, "n": len(kept[label, label])}
-                for label in bench.labels
+                for label in tested.labels
                 if (label, label) in kept
                 for a in [mean(kept[label, label])]
                 for b in [mean([k for (x, y), s in kept.items() if y == label != x for k in s])]
                 if a is not None and b is not None
             },
-            parts=(
-                parts.matrix(
-                    "Replies that stay in the prompt's language",
-                    bench.labels,
-                    spoken,
-                    [[mean(kept.get((off, on), [])) for on in spoken] for off in bench.labels],
-                    row_name="switched off",
-                    column_name="prompt",
-                    note="Fluent replies in the column's language. A dark diagonal is what one "
-                    "hopes not to see.",
-                ),
+            blocks.matrix(
+                "Replies that stay in the prompt's language",
+                tested.labels,
+                prompted,
+                [[mean(kept.get((off, on), [])) for on in prompted] for off in tested.labels],
+                row_name="switched off",
+                column_name="prompt",
+                note="Fluent replies in the column's language. Low shares belong on the diagonal.",
             ),
+            intervals={"specific_loss": interval(both, loss, seed=seed, samples=300)},
         )

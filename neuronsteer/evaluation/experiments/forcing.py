@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
-from ..metrics import mean
-from ..metrics.bootstrap import interval
-from ..reports import parts
-from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
-from ._bench import NONE, Bench
-from ._listening import Heard, listen, pick
+from ..bootstrap import mean
+from ..reports import blocks
+from . import EXPERIMENTS, Case, Experiment, Finding, Observation
+from ._model_under_test import NONE, ModelUnderTest
+from ._scored_texts import ScoredText, pick
 
 
 @EXPERIMENTS.register("forcing")
@@ -31,93 +30,73 @@ class Forcing(Experiment):
     title: ClassVar[str] = "Language forcing"
     question: ClassVar[str] = "Steered to a language, does the model go on in it?"
     definition: ClassVar[str] = (
-        "Share of continuations that the identifier hears in the target language and that do not "
-        "stutter, over prompts in all other languages. Without steering it is the share that "
-        "lands in the target anyway."
+        "Share of continuations that the identifier recognises as the target language and that "
+        "do not stutter, over prompts in all other languages. Without steering it is the share "
+        "that is in the target language anyway."
     )
     paper: ClassVar[str] = "Gurgurov et al. 2025, Language Arithmetics"
     primary: ClassVar[str] = "fluent_success"
 
     tokens: int = 40
 
-    def cells(self, bench: Bench) -> list[Cell]:
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
         """Return the prompt languages."""
-        return [(label,) for label in bench.material("prompts").labels]
+        return [(label,) for label in tested.data.get("prompts").labels]
 
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
         """Generate from every prompt of a language to every target."""
-        prompts: list[str] = bench.items("prompts", cell[0], self.count(bench))
+        prompts: list[str] = tested.items("prompts", case[0], self.count(tested))
         # Without steering, all targets see the same text.
-        targets: list[str | None] = [None] if bench.arm.name == NONE else [*bench.labels]
+        targets: list[str | None] = [None] if tested.treatment.name == NONE else [*tested.labels]
         pairs = [(prompt, target) for target in targets for prompt in prompts]
-        made = bench.texts(
-            bench.generate(
+        return {
+            "items": tested.continuations(
                 [prompt for prompt, _ in pairs],
                 [target for _, target in pairs],
                 self.tokens,
-                key=(self.name, *cell),
+                key=(self.name, *case),
             )
-        )
-        heard = listen(bench, made)
-        return {
-            "items": [
-                {"prompt": prompt, "target": target, **each}
-                for (prompt, target), each in zip(pairs, heard, strict=True)
-            ]
         }
 
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return shares over all prompts in other languages, and the matrix."""
         items = [
-            {**item, "from": cell[0], "target": target}
-            for cell, seen in found.items()
+            {**item, "from": case[0], "target": target}
+            for case, seen in found.items()
             for item in seen["items"]
-            for target in ([item["target"]] if item["target"] else bench.labels)
+            for target in ([item["target"]] if item["target"] else tested.labels)
         ]
-        other = [Heard(item) for item in items if item["from"] != item["target"]]
+        other = [ScoredText(item) for item in items if item["from"] != item["target"]]
         if not other:
             raise ParameterError(
                 "Forcing needs prompts in at least one language beside the target; the set's "
-                f"labels are {', '.join(bench.labels)}."
+                f"labels are {', '.join(tested.labels)}."
             )
-        seed = bench.settings.seed
         rows = list(dict.fromkeys(item["from"] for item in items))
-        return Outcome(
-            values={
-                "fluent_success": mean([each.fluent for each in other]),
-                "success": mean([each.hit for each in other]),
-                "degeneration": mean([each.bad for each in other]),
+        return self.finding(
+            tested,
+            len(other),
+            {
+                "fluent_success": [each.fluent for each in other],
+                "success": [each.hit for each in other],
+                "degeneration": [each.bad for each in other],
                 "distinct_ngrams": mean([each.distinct for each in other]),
-                "unidentified": mean([each.heard is None for each in other]),
+                "unidentified": mean([each.identified is None for each in other]),
             },
-            n=len(other),
-            intervals={
-                "fluent_success": interval([each.fluent for each in other], seed=seed),
-                "success": interval([each.hit for each in other], seed=seed),
-                "degeneration": interval([each.bad for each in other], seed=seed),
+            {
+                label: [each.fluent for each in other if each.target == label]
+                for label in tested.labels
             },
-            labels={
-                label: {
-                    "value": mean(own),
-                    "interval": interval(own, seed=seed),
-                    "n": len(own),
-                }
-                for label in bench.labels
-                for own in [[each.fluent for each in other if each.target == label]]
-                if own
-            },
-            parts=(
-                parts.matrix(
-                    "Fluent success",
-                    rows,
-                    bench.labels,
-                    _shares(items, rows, bench.labels),
-                    row_name="prompt",
-                    column_name="steered to",
-                    note="Share of continuations in the column's language that do not stutter.",
-                ),
-                parts.samples("What it said", pick(items, by=("target",))),
+            blocks.matrix(
+                "Fluent success",
+                rows,
+                tested.labels,
+                _shares(items, rows, tested.labels),
+                row_name="prompt",
+                column_name="steered to",
+                note="Share of continuations in the column's language that do not stutter.",
             ),
+            blocks.samples("Continuations", pick(items, by=("target",))),
         )
 
 
@@ -126,5 +105,5 @@ def _shares(
 ) -> list[list[float | None]]:
     found: dict[tuple[str, str], list[bool]] = {}
     for item in items:
-        found.setdefault((item["from"], item["target"]), []).append(Heard(item).fluent)
+        found.setdefault((item["from"], item["target"]), []).append(ScoredText(item).fluent)
     return [[mean(found.get((row, column), [])) for column in columns] for row in rows]

@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 from ...errors import ParameterError
 from ..metrics import metric
 from ..metrics.codes import same
-from ..metrics.lss import Fact
-from ..metrics.scoring import likelihoods
+from ..metrics.lss import Fact, log_odds
 from ..readers import thinned
-from ..reports import parts
-from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
-from ._bench import Bench
+from ..reports import blocks
+from . import EXPERIMENTS, Case, Experiment, Finding, Observation
+from ._model_under_test import ModelUnderTest
 
 
 @EXPERIMENTS.register("lss")
@@ -37,34 +36,27 @@ class Shift(Experiment):
     paper: ClassVar[str] = "Rahmanisa et al. 2025, Amplifying Language-Specific Neurons"
     primary: ClassVar[str] = "lss"
     units: ClassVar[Mapping[str, str]] = {"shift": "nats", "excluded": "facts"}
-    material: ClassVar[tuple[str, ...]] = ("facts",)
+    reads: ClassVar[tuple[str, ...]] = ("facts",)
     # Nothing shifts where nothing is attached.
     unsteered: ClassVar[bool] = False
-    spoken: ClassVar[bool] = False
+    identifies: ClassVar[bool] = False
 
-    def cells(self, bench: Bench) -> list[Cell]:
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
         """Return the targets that facts are about."""
-        there = {fact.target for fact in bench.material("facts").items[""]}
-        return [(label,) for label in bench.labels if label in there]
+        there = {fact.target for fact in tested.data.get("facts").items[""]}
+        return [(label,) for label in tested.labels if label in there]
 
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
         """Return the log-odds of every fact of a target, without and with steering."""
-        facts = self._facts(bench, cell[0])
+        facts = self._facts(tested, case[0])
 
-        def odds() -> list[float]:
-            pairs = [(f.prompt, each) for f in facts for each in (f.target_object, f.base_object)]
-            found = likelihoods(
-                bench.model, bench.tokenizer, pairs, batch_size=bench.settings.batch_size
-            )
-            return [a.logprob - b.logprob for a, b in zip(found[::2], found[1::2], strict=True)]
-
-        put = bench.switch()
-        put(None)
-        # No arm changes what the model says when it is left alone.
-        before = bench.once((self.name, *cell), odds)
-        put(cell[0])
-        after = odds()
-        put(None)
+        before, after = tested.before_and_after(
+            (self.name, *case),
+            case[0],
+            lambda: log_odds(
+                tested.model, tested.tokenizer, facts, batch_size=tested.settings.batch_size
+            ),
+        )
         return {
             "items": [
                 {"base": fact.base, "before": a, "after": b}
@@ -72,15 +64,15 @@ class Shift(Experiment):
             ]
         }
 
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return the metric over all facts, and over those of each target."""
-        rows = [(cell[0], item) for cell, seen in found.items() for item in seen["items"]]
+        rows = [(case[0], item) for case, seen in found.items() for item in seen["items"]]
         if not rows:
             raise ParameterError("LSS needs facts in two of the set's labels.")
-        judge = metric("lss", seed=bench.settings.seed)
+        scorer = metric("lss", seed=tested.settings.seed)
 
         def score(some: Any) -> Any:
-            return judge.compute(
+            return scorer.compute(
                 [item["after"] for _, item in some],
                 [item["before"] for _, item in some],
                 [item["base"] for _, item in some],
@@ -88,45 +80,40 @@ class Shift(Experiment):
             )
 
         whole = score(rows)
-        cells = whole.details["matrix"]
-        bases = list(cells)
-        targets = [label for label in bench.labels if any(label in row for row in cells.values())]
-        per = {label: score([row for row in rows if row[0] == label]) for label in targets}
-        return Outcome(
-            values=whole.values,
-            n=whole.n,
-            intervals=whole.intervals,
-            labels={
-                label: {"value": each.value, "interval": each.interval, "n": each.n}
-                for label, each in per.items()
-            },
-            parts=(
-                parts.matrix(
-                    "LSS",
-                    bases,
-                    targets,
-                    [[cells[b].get(t, {}).get("lss") for t in targets] for b in bases],
-                    row_name="prompt",
-                    column_name="steered to",
-                    note="Chance is about 50%.",
-                ),
-                parts.matrix(
-                    "Mean shift in nats",
-                    bases,
-                    targets,
-                    [[cells[b].get(t, {}).get("shift") for t in targets] for b in bases],
-                    row_name="prompt",
-                    column_name="steered to",
-                    unit="nats",
-                    diverging=True,
-                ),
+        matrix = whole.details["matrix"]
+        bases = list(matrix)
+        targets = [label for label in tested.labels if any(label in row for row in matrix.values())]
+        return self.finding(
+            tested,
+            whole.n,
+            whole.values,
+            {label: score([row for row in rows if row[0] == label]) for label in targets},
+            blocks.matrix(
+                "LSS",
+                bases,
+                targets,
+                [[matrix[b].get(t, {}).get("lss") for t in targets] for b in bases],
+                row_name="prompt",
+                column_name="steered to",
+                note="Chance is about 50%.",
             ),
+            blocks.matrix(
+                "Mean shift in nats",
+                bases,
+                targets,
+                [[matrix[b].get(t, {}).get("shift") for t in targets] for b in bases],
+                row_name="prompt",
+                column_name="steered to",
+                unit="nats",
+                diverging=True,
+            ),
+            intervals=whole.intervals,
         )
 
-    def _facts(self, bench: Bench, target: str) -> list[Fact]:
+    def _facts(self, tested: ModelUnderTest, target: str) -> list[Fact]:
         by: dict[str, list[Fact]] = {}
-        for fact in bench.material("facts").items[""]:
+        for fact in tested.data.get("facts").items[""]:
             spelled = fact.base_object != fact.target_object
             if fact.target == target and not same(fact.base, target) and spelled:
                 by.setdefault(fact.base, []).append(fact)
-        return [fact for some in by.values() for fact in thinned(some, self.count(bench))]
+        return [fact for some in by.values() for fact in thinned(some, self.count(tested))]

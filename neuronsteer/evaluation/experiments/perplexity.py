@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
+from ..bootstrap import interval
 from ..metrics import metric
-from ..metrics.bootstrap import interval
 from ..metrics.scoring import text_likelihoods
-from ..reports import parts
-from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
-from ._bench import Bench
+from ..reports import blocks
+from ..reports.blocks import Block
+from . import EXPERIMENTS, Case, Experiment, Finding, Observation
+from ._model_under_test import ModelUnderTest
 
 
 @EXPERIMENTS.register("perplexity")
@@ -40,42 +41,39 @@ class Perplexity(Experiment):
         "diagonal_delta_nll": "change in nats",
         "off_diagonal_delta_nll": "change in nats",
     }
-    material: ClassVar[tuple[str, ...]] = ("texts",)
+    reads: ClassVar[tuple[str, ...]] = ("texts",)
     # Without a set nothing changes, by construction.
     unsteered: ClassVar[bool] = False
     directions: ClassVar[bool] = False
-    spoken: ClassVar[bool] = False
+    identifies: ClassVar[bool] = False
 
     items: int = 24
     operation: str = "zero"
 
-    def cells(self, bench: Bench) -> list[Cell]:
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
         """Return the labels to intervene on."""
-        return [(label,) for label in bench.labels]
+        return [(label,) for label in tested.labels]
 
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
         """Score every text with and without one label's neurons."""
         rows = [
             (label, text)
-            for label in bench.material("texts").labels
-            for text in bench.items("texts", label, self.count(bench))
+            for label in tested.data.get("texts").labels
+            for text in tested.items("texts", label, self.count(tested))
         ]
 
         def nats() -> list[tuple[float, int]]:
             found = text_likelihoods(
-                bench.model,
-                bench.tokenizer,
+                tested.model,
+                tested.tokenizer,
                 [text for _, text in rows],
-                batch_size=bench.settings.batch_size,
+                batch_size=tested.settings.batch_size,
             )
             return [(-each.logprob, each.tokens) for each in found]
 
-        put = bench.switch(self.operation, 1.0)
-        put(None)
-        before = bench.once((self.name, self.count(bench)), nats)
-        put(cell[0])
-        after = nats()
-        put(None)
+        before, after = tested.before_and_after(
+            (self.name, self.count(tested)), case[0], nats, self.operation, 1.0
+        )
         return {
             "items": [
                 {"label": label, "nats": a, "base": b, "tokens": tokens}
@@ -84,52 +82,52 @@ class Perplexity(Experiment):
             ]
         }
 
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return the metric, and the matrix in nats."""
-        rows = [(cell[0], item) for cell, seen in found.items() for item in seen["items"]]
+        rows = [(case[0], item) for case, seen in found.items() for item in seen["items"]]
         if not rows:
             raise ParameterError("The perplexity matrix got no text with two tokens.")
-        score = metric("perplexity_matrix", seed=bench.settings.seed).compute(
+        score = metric("perplexity_matrix", seed=tested.settings.seed).compute(
             [off for off, _ in rows],
             [item["label"] for _, item in rows],
             [item["nats"] for _, item in rows],
             [item["base"] for _, item in rows],
             [item["tokens"] for _, item in rows],
         )
-        cells = score.details["matrix"]
-        spoken = list(dict.fromkeys(item["label"] for _, item in rows))
-        ratio = [[cells[off].get(on, {}).get("perplexity_ratio") for on in spoken] for off in cells]
-        return Outcome(
-            values=score.values,
-            n=score.n,
+        matrix = score.details["matrix"]
+        columns = list(dict.fromkeys(item["label"] for _, item in rows))
+
+        def shown(title: str, name: str, unit: str, *, diverging: bool = False) -> Block:
+            return blocks.matrix(
+                title,
+                list(matrix),
+                columns,
+                [[matrix[off].get(on, {}).get(name) for on in columns] for off in matrix],
+                row_name="switched off",
+                column_name="text",
+                unit=unit,
+                diverging=diverging,
+            )
+
+        return self.finding(
+            tested,
+            score.n,
+            score.values,
+            {},
+            shown(
+                "Rise of the loss (ΔNLL, nats per token)",
+                "delta_nll",
+                "change in nats",
+                diverging=True,
+            ),
+            shown("Perplexity, times that of the untouched model", "perplexity_ratio", "×"),
             intervals={
                 # Over labels: each is one trial of whether its own text suffers most.
                 "diagonal_dominance": interval(
-                    [_wins(off, row) for off, row in cells.items() if off in row],
-                    seed=bench.settings.seed,
+                    [_wins(off, row) for off, row in matrix.items() if off in row],
+                    seed=tested.settings.seed,
                 )
             },
-            parts=(
-                parts.matrix(
-                    "Rise of the loss (ΔNLL, nats per token)",
-                    list(cells),
-                    spoken,
-                    [[cells[off].get(on, {}).get("delta_nll") for on in spoken] for off in cells],
-                    row_name="switched off",
-                    column_name="text",
-                    unit="change in nats",
-                    diverging=True,
-                ),
-                parts.matrix(
-                    "Perplexity, times that of the untouched model",
-                    list(cells),
-                    spoken,
-                    ratio,
-                    row_name="switched off",
-                    column_name="text",
-                    unit="×",
-                ),
-            ),
         )
 
 

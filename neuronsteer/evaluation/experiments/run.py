@@ -1,4 +1,4 @@
-"""`evaluate`: experiments, arms and cells, run in order, kept as they are finished."""
+"""`evaluate`: experiments, treatments and cases, measured in order and saved one by one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import datetime
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,23 @@ from typing import Any
 from ...errors import ArtifactError, HubError, ParameterError
 from ...neuron_set import NeuronSet
 from ...stats import Stats
+from ...stats.progress import shown_on_stderr
 from ..metrics.langid import IdentifierLike, identifier
-from ..readers import Library
+from ..readers import EvaluationData
 from ..reports import Report
-from . import EXPERIMENTS, Cell, Experiment, Outcome, experiment
-from ._arms import RANDOM, arms
-from ._bench import NONE, Arm, Bench, Settings, candidates
-from ._journal import Journal
-from ._pooling import grouped, outcome_of
-from ._progress import Progress, reporting
-from ._record import environment, plan_of, subject_of
+from . import EXPERIMENTS, Case, Experiment, Finding, experiment
+from ._model_under_test import NONE, EvaluationSettings, ModelUnderTest, Treatment, candidates
+from ._pooling import as_json, grouped
+from ._provenance import environment, plan_of, subject_of
+from ._saved_cases import SavedCases
+from ._treatments import RANDOM, treatments
 
 #: What continuing text takes by default. Greedy decoding loops, with or without steering.
 GENERATION: Mapping[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 
 TaskLike = str | Experiment | Mapping[str, Any]
+#: Called after every case with what was measured, how many cases are done, and how many there are.
+OnProgress = Callable[[str, int, int], None]
 
 
 def evaluate(
@@ -52,7 +55,7 @@ def evaluate(
     seed: int = 0,
     out: str | PathLike[str] | None = None,
     resume: bool = False,
-    progress: bool | Progress = False,
+    progress: bool | OnProgress = False,
 ) -> Report:
     """Measure what a neuron set does to a model, and what its controls do.
 
@@ -64,15 +67,15 @@ def evaluate(
             several names, with commas. Default: all that there is data for.
         controls: What the set is compared with: `none` (nothing attached), `random:N` (N sets of as
             many random neurons), `diffmean` (differences of means in the residual stream).
-        data: Where texts and tasks come from, see `neuronsteer.evaluation.readers.Library`;
+        data: Where texts and tasks come from, see `neuronsteer.evaluation.readers.EvaluationData`;
             without any, a few built-in sentences in 17 languages.
         labels: Only these labels of the set.
         limit: Items per label and experiment; default: each experiment's own, meant for a laptop.
         stats: Statistics for the `diffmean` control; default: collected from the given texts.
-        identifier: Who says which language a text is in, see `neuronsteer.evaluation.metrics`.
+        identifier: What identifies the language of a text, see `neuronsteer.evaluation.metrics`.
         languages: What the identifier chooses from: `auto` (the labels and the built-in
             languages), `all`, or a list.
-        floor: Confidence below which nothing was heard.
+        floor: Confidence below which a language counts as unclear.
         generation: Arguments of `model.generate` for continuing text; default: sampling at
             temperature 0.8. Papers that force languages decode greedily with a repetition penalty
             of 1.1: `{"do_sample": False, "repetition_penalty": 1.1}`.
@@ -80,16 +83,16 @@ def evaluate(
         chat: Whether prompts go through the chat template; default: if the tokenizer has one.
         batch_size: Rows per batch.
         seed: Of sampling and of bootstraps.
-        out: Folder for the report. Cells are kept beside it until it is written.
-        resume: Go on with the cells of an interrupted run into the same folder.
-        progress: Draw a bar on stderr, or call this after every cell.
+        out: Folder for the report. Finished cases are saved beside it until it is written.
+        resume: Go on with the saved cases of an interrupted run into the same folder.
+        progress: Show it on stderr, or call this after every case.
 
     Returns:
         The report; with `out`, also written as JSON, Markdown and HTML.
 
     Example:
         >>> report = ns.evaluate(model, "user/neurons", tokenizer=tok)  # doctest: +SKIP
-        >>> report.value("forcing"), report.value("forcing", arm="random")  # doctest: +SKIP
+        >>> report.value("forcing"), report.value("forcing", treatment="random")  # doctest: +SKIP
     """
     started = time.monotonic()
     rows = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_pretrained(neurons)
@@ -98,11 +101,11 @@ def evaluate(
     able = [label for label, count in rows.counts.items() if count]
     if not able:
         raise ParameterError("No label of the set has neurons; there is nothing to evaluate.")
-    library = Library(data, able)
-    chosen = _tasks(tasks, library)
+    sources = EvaluationData(data, able)
+    chosen = _tasks(tasks, sources)
     where = None if out is None else Path(out).expanduser()
-    _check_place(where)
-    settings = Settings(
+    _check_out(where)
+    settings = EvaluationSettings(
         limit=_positive("limit", limit),
         seed=seed,
         batch_size=_positive("batch_size", batch_size) or 1,
@@ -113,78 +116,112 @@ def evaluate(
         chat=bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat,
         strength=strength,
     )
-    bench = Bench(model, tokenizer, able, library, settings, rows)
-    chosen, left_out = _possible(chosen, bench, asked=tasks is not None)
+    tested = ModelUnderTest(model, rows, tokenizer, able, sources, settings)
+    chosen, left_out = _possible(chosen, tested, asked=tasks is not None)
     path = stats if stats is None or isinstance(stats, Stats) else fspath(stats)
-    compared = arms(controls, rows, model, tokenizer, library, path)
-    plan = plan_of(bench, chosen, compared, controls)
-    journal = Journal(
+    compared = treatments(tested, controls, path)
+    plan = plan_of(tested, chosen, compared, controls)
+    saved = SavedCases(
         None if where is None else where.with_name(where.name + ".partial"), plan, resume
     )
-    seconds = _measure(bench, chosen, compared, journal, progress)
+    seconds = _measure(tested, chosen, compared, saved, progress)
     report = Report(
         subject=subject_of(model, tokenizer, rows),
         settings=plan["settings"] | {"controls": plan["controls"], "tasks": plan["tasks"]},
         environment=environment(),
-        data=library.used(),
-        tasks=tuple(_task(each, bench, compared, journal, seconds[each.name]) for each in chosen),
+        data=sources.used(),
+        tasks=tuple(_task(each, tested, compared, saved, seconds[each.name]) for each in chosen),
         notes=tuple(left_out),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
     )
     if where is not None:
         report.save(where)
-        journal.close()
+        saved.close()
     return report
 
 
 def _measure(
-    bench: Bench,
+    tested: ModelUnderTest,
     tasks: Sequence[Experiment],
-    compared: Sequence[Arm],
-    journal: Journal,
-    progress: bool | Progress,
+    compared: Sequence[Treatment],
+    saved: SavedCases,
+    progress: bool | OnProgress,
 ) -> dict[str, float]:
-    """Measure every cell that is not there yet; return how long each experiment took."""
+    """Measure every case that is not saved yet; return how long each experiment took."""
     seconds = {task.name: 0.0 for task in tasks}
-    todo: list[tuple[Arm, list[tuple[Experiment, Cell]]]] = []
+    todo: list[tuple[Treatment, list[tuple[Experiment, Case]]]] = []
     total = done = 0
-    for arm in compared:
-        own: list[tuple[Experiment, Cell]] = []
+    for treatment in compared:
+        own: list[tuple[Experiment, Case]] = []
         for task in tasks:
-            if not _takes_part(task, arm):
+            if not _takes_part(task, treatment):
                 continue
-            cells = task.cells_of_arm(bench, arm.name)
-            total += len(cells)
-            missing = [c for c in cells if journal.get(task.name, arm.name, c) is None]
-            done += len(cells) - len(missing)
-            own += [(task, cell) for cell in missing]
+            cases = task.cases_of_treatment(tested, treatment.name)
+            total += len(cases)
+            missing = [c for c in cases if saved.get(task.name, treatment.name, c) is None]
+            done += len(cases) - len(missing)
+            own += [(task, case) for case in missing]
         if own:
-            todo.append((arm, own))
-    with reporting(progress, total, done) as tell:
-        for arm, own in todo:
-            # Hooks go on and off once per arm, not once per cell.
-            with bench.using(arm):
-                for task, cell in own:
+            todo.append((treatment, own))
+    with _progress(progress, total, done) as tell:
+        for treatment, own in todo:
+            # Hooks go on and off once per treatment, not once per case.
+            with tested.under(treatment):
+                for task, case in own:
                     began = time.monotonic()
-                    tell(f"{task.name} · {arm.name} · {'→'.join(cell)}", 0)
-                    journal.put(task.name, arm.name, cell, task.run(bench, cell))
+                    tell(f"{task.name} · {treatment.name} · {'→'.join(case)}", 0)
+                    saved.put(task.name, treatment.name, case, task.run(tested, case))
                     seconds[task.name] += time.monotonic() - began
-                    tell(f"{task.name} · {arm.name}", 1)
+                    tell(f"{task.name} · {treatment.name}", 1)
     return seconds
 
 
+@contextmanager
+def _progress(
+    progress: bool | OnProgress, total: int, done: int
+) -> Generator[Callable[[str, int], None], None, None]:
+    """Give what is called with what is being measured, and how many cases were finished since."""
+    if progress is False:
+        yield lambda _what, _more: None
+        return
+    count = done
+
+    def call(what: str, more: int) -> None:
+        nonlocal count
+        count += more
+        if more and callable(progress):
+            progress(what, count, total)
+
+    if callable(progress):
+        yield call
+        return
+    with shown_on_stderr("evaluate") as show:
+
+        def draw(what: str, more: int) -> None:
+            call(what, more)
+            show(what, count / total if total else None, f"{count}/{total} cases")
+
+        yield draw
+
+
 def _task(
-    task: Experiment, bench: Bench, compared: Sequence[Arm], journal: Journal, seconds: float
+    task: Experiment,
+    tested: ModelUnderTest,
+    compared: Sequence[Treatment],
+    saved: SavedCases,
+    seconds: float,
 ) -> dict[str, Any]:
-    taking = [arm for arm in compared if _takes_part(task, arm)]
-    outcomes: dict[str, Outcome] = {}
-    for arm in taking:
-        seen = journal.of(task.name, arm.name)
+    taking = [treatment for treatment in compared if _takes_part(task, treatment)]
+    findings: dict[str, Finding] = {}
+    for treatment in taking:
+        seen = saved.of(task.name, treatment.name)
         # In the order in which they are measured, wherever they were read from.
-        cells = task.cells_of_arm(bench, arm.name)
-        outcomes[arm.name] = task.judge(bench, {cell: seen[cell] for cell in cells})
-    absent = {arm.name.split(":")[0] for arm in compared} - {a.name.split(":")[0] for a in taking}
+        cases = task.cases_of_treatment(tested, treatment.name)
+        findings[treatment.name] = task.score(tested, {case: seen[case] for case in cases})
+    absent = {treatment.name.split(":")[0] for treatment in compared} - {
+        a.name.split(":")[0] for a in taking
+    }
     return {
         "name": task.name,
         "title": task.title,
@@ -195,27 +232,27 @@ def _task(
         "higher_is_better": task.higher_is_better,
         "unit": task.units.get(task.primary, "share"),
         "units": dict(task.units),
-        "material": list(task.material),
-        "parameters": task.parameters() | {"items": task.count(bench)},
-        "arms": {name: outcome_of(several) for name, several in grouped(outcomes).items()},
+        "reads": list(task.reads),
+        "parameters": task.parameters() | {"items": task.count(tested)},
+        "treatments": {name: as_json(several) for name, several in grouped(findings).items()},
         "not_applicable": sorted(absent),
         "seconds": round(seconds, 1),
     }
 
 
-def _takes_part(task: Experiment, arm: Arm) -> bool:
-    if arm.name == NONE:
+def _takes_part(task: Experiment, treatment: Treatment) -> bool:
+    if treatment.name == NONE:
         return task.unsteered
-    if arm.direction:
+    if treatment.direction:
         return task.directions
-    kind, _, seed = arm.name.partition(":")
+    kind, _, seed = treatment.name.partition(":")
     return kind != RANDOM or task.seeds is None or int(seed) < task.seeds
 
 
-def _tasks(tasks: Sequence[TaskLike] | str | None, library: Library) -> list[Experiment]:
+def _tasks(tasks: Sequence[TaskLike] | str | None, data: EvaluationData) -> list[Experiment]:
     if tasks is None:
         given: list[TaskLike] = [
-            name for name, kind in EXPERIMENTS.items() if all(map(library.has, kind.material))
+            name for name, kind in EXPERIMENTS.items() if all(map(data.has, kind.reads))
         ]
         given.sort(key=_order)
     elif isinstance(tasks, str):
@@ -230,34 +267,34 @@ def _tasks(tasks: Sequence[TaskLike] | str | None, library: Library) -> list[Exp
             f"The task {twice!r} is given twice." if twice else "There is no task to run."
         )
     for each in chosen:
-        for kind in each.material:
-            if not library.has(kind):
-                library.get(kind)  # raises with what to give
+        for kind in each.reads:
+            if not data.has(kind):
+                data.get(kind)  # raises with what to give
     return chosen
 
 
 def _order(name: TaskLike) -> tuple[int, str]:
-    """Put what answers "does it work" before what it costs, and data sets last."""
+    """Put experiments about success first, then side effects, and data sets last."""
     first = ("forcing", "switch", "lss", "deactivation", "perplexity", "fallback", "confusion")
     then = (*first, "side_effects", "sweep")
     return (then.index(str(name)) if name in then else len(then), str(name))
 
 
 def _possible(
-    tasks: list[Experiment], bench: Bench, *, asked: bool
+    tasks: list[Experiment], tested: ModelUnderTest, *, asked: bool
 ) -> tuple[list[Experiment], list[str]]:
-    """Leave out what needs languages where labels are something else; say so."""
-    who = bench.settings.identifier
-    if not any(task.spoken for task in tasks):
+    """Leave out what identifies languages where labels are something else, and add a note."""
+    who = tested.settings.identifier
+    if not any(task.identifies for task in tasks):
         return tasks, []
     try:
-        identifier(who, bench.settings.candidates)
+        identifier(who, tested.settings.candidates)
     except ParameterError as error:
         if asked:
             raise
-        left = [task.name for task in tasks if task.spoken]
-        note = f"Left out, because no language can be heard: {', '.join(left)}. {error}"
-        return [task for task in tasks if not task.spoken], [note]
+        left = [task.name for task in tasks if task.identifies]
+        note = f"Left out, because no language can be identified: {', '.join(left)}. {error}"
+        return [task for task in tasks if not task.identifies], [note]
     return tasks, []
 
 
@@ -271,12 +308,14 @@ def _candidates(languages: Sequence[str] | str, labels: Sequence[str]) -> tuple[
     return tuple(languages)
 
 
-def _check_place(where: Path | None) -> None:
+def _check_out(where: Path | None) -> None:
     """Raise before the work if its result could not be written."""
     if where is None:
         return
     if where.is_file():
-        raise ParameterError(f"{str(where)!r} is a file; a report is a folder.")
+        raise ParameterError(
+            f"{str(where)!r} is a file; a report is a folder, so choose another name."
+        )
     if where.is_dir() and any(where.iterdir()):
         try:
             Report.load(where)

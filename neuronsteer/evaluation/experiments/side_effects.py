@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
+from ..bootstrap import interval
 from ..metrics import metric
-from ..metrics.bootstrap import interval
 from ..metrics.codes import same
-from ..reports import parts
-from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
-from ._bench import Bench
+from ..reports import blocks
+from . import EXPERIMENTS, Case, Experiment, Finding, Observation
+from ._model_under_test import ModelUnderTest
 
 
 @EXPERIMENTS.register("side_effects")
@@ -37,48 +37,48 @@ class Effects(Experiment):
     primary: ClassVar[str] = "kl"
     higher_is_better: ClassVar[bool] = False
     units: ClassVar[Mapping[str, str]] = {"kl": "nats", "kl_max_text": "nats", "tokens": "tokens"}
-    material: ClassVar[tuple[str, ...]] = ("texts",)
+    reads: ClassVar[tuple[str, ...]] = ("texts",)
     unsteered: ClassVar[bool] = False
-    spoken: ClassVar[bool] = False
+    identifies: ClassVar[bool] = False
     seeds: ClassVar[int | None] = 3
 
     items: int = 8
     k: int = 5
 
-    def cells(self, bench: Bench) -> list[Cell]:
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
         """Return the labels to steer to."""
-        return [(label,) for label in bench.labels]
+        return [(label,) for label in tested.labels]
 
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
         """Compare predictions with and without steering to one label."""
         texts = {
-            label: bench.items("texts", label, self.count(bench))
-            for label in bench.material("texts").labels
+            label: tested.items("texts", label, self.count(tested))
+            for label in tested.data.get("texts").labels
         }
-        judge: Any = metric("side_effects", k=self.k, seed=bench.settings.seed)
-        score = judge.measure(
-            bench.model,
-            bench.tokenizer,
+        scorer: Any = metric("side_effects", k=self.k, seed=tested.settings.seed)
+        score = scorer.measure(
+            tested.model,
+            tested.tokenizer,
             texts,
-            bench.switch(),
-            labels=[cell[0]],
+            tested.switch(),
+            labels=[case[0]],
             # Logits of two batches are held at a time.
-            batch_size=min(bench.settings.batch_size, 16),
+            batch_size=min(tested.settings.batch_size, 16),
         )
-        return {"cells": score.details["matrix"][cell[0]], "worst": score["kl_max_text"]}
+        return {"texts": score.details["matrix"][case[0]], "worst": score["kl_max_text"]}
 
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return averages over the tokens of other languages."""
         rows = [
-            (cell[0], on, each)
-            for cell, seen in found.items()
-            for on, each in seen["cells"].items()
+            (case[0], on, each)
+            for case, seen in found.items()
+            for on, each in seen["texts"].items()
         ]
         if not rows:
             raise ParameterError("Side effects need text of some label.")
         other = [(to, each) for to, on, each in rows if not same(to, on)]
         columns = list(dict.fromkeys(on for _, on, _ in rows))
-        seed = bench.settings.seed
+        seed = tested.settings.seed
 
         def over(some: list[Mapping[str, Any]], name: str) -> float | None:
             tokens = sum(each["tokens"] for each in some)
@@ -94,32 +94,31 @@ class Effects(Experiment):
         every = [each for _, each in other]
         own = {to: [each for label, each in other if label == to] for to, _ in other}
         worst = [seen["worst"] for seen in found.values() if seen["worst"] is not None]
-        return Outcome(
-            values={
+        return self.finding(
+            tested,
+            sum(int(each["tokens"]) for each in every),
+            {
                 "kl": over(every, "kl"),
                 "top_k_overlap": over(every, "top_k_overlap"),
                 "top_1_agreement": over(every, "top_1_agreement"),
                 "kl_max_text": max(worst, default=None),
             },
-            n=sum(int(each["tokens"]) for each in every),
-            intervals={"kl": spread(every)},
-            labels={
+            {
                 to: {"value": over(some, "kl"), "interval": spread(some), "n": len(some)}
                 for to, some in own.items()
             },
-            parts=(
-                parts.matrix(
-                    "KL to the unsteered model, nats per token",
-                    [cell[0] for cell in found],
-                    columns,
-                    [
-                        [seen["cells"].get(on, {}).get("kl") for on in columns]
-                        for seen in found.values()
-                    ],
-                    row_name="steered to",
-                    column_name="text",
-                    unit="nats",
-                    note="The diagonal is the purpose; the headline leaves it out.",
-                ),
+            blocks.matrix(
+                "KL to the unsteered model, nats per token",
+                [case[0] for case in found],
+                columns,
+                [
+                    [seen["texts"].get(on, {}).get("kl") for on in columns]
+                    for seen in found.values()
+                ],
+                row_name="steered to",
+                column_name="text",
+                unit="nats",
+                note="The diagonal is the purpose; the headline leaves it out.",
             ),
+            intervals={"kl": spread(every)},
         )

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 from ...errors import NeuronSteerError, ParameterError
 from ...neuron_set import NeuronSet
 from ...operations import operation
-from ..metrics import mean
-from ..metrics.scoring import text_likelihoods
-from ..reports import parts
-from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
-from ._bench import Arm, Bench
-from ._listening import Heard, listen
+from ..bootstrap import mean
+from ..metrics.scoring import mean_nll
+from ..reports import blocks
+from . import EXPERIMENTS, Case, Experiment, Finding, Observation
+from ._model_under_test import ModelUnderTest, Treatment
+from ._scored_texts import ScoredText
 
 #: The operation that the set's header names.
 OWN = "own"
@@ -31,14 +31,14 @@ class _Setting:
     rate: float
 
     @property
-    def cell(self) -> Cell:
+    def case(self) -> Case:
         spec = self.operation
         said = spec if isinstance(spec, str) else json.dumps(spec, sort_keys=True)
         return (said, f"{self.strength:g}", f"{self.rate:g}")
 
     @classmethod
-    def of(cls, cell: Cell) -> _Setting:
-        said, strength, rate = cell
+    def of(cls, case: Case) -> _Setting:
+        said, strength, rate = case
         spec = json.loads(said) if said.startswith("{") else said
         return cls(spec, float(strength), float(rate))
 
@@ -77,14 +77,14 @@ class Sweep(Experiment):
     question: ClassVar[str] = "Which operation, how strong, on how many neurons?"
     definition: ClassVar[str] = (
         "Best point: the highest product of success and fluency of any setting. Success is the "
-        "share of continuations heard in the target language. Fluency is the share that does not "
+        "share of continuations in the target language. Fluency is the share that does not "
         "stutter, times how well the target's own held-out text is still predicted: its "
         "perplexity without steering over that with it, at most 1."
     )
     paper: ClassVar[str] = "Rahmanisa et al. 2025, Amplifying Language-Specific Neurons"
     primary: ClassVar[str] = "best"
     units: ClassVar[Mapping[str, str]] = {"settings": "settings"}
-    material: ClassVar[tuple[str, ...]] = ("prompts", "texts")
+    reads: ClassVar[tuple[str, ...]] = ("prompts", "texts")
     unsteered: ClassVar[bool] = False
     directions: ClassVar[bool] = False
     seeds: ClassVar[int | None] = 1
@@ -116,61 +116,54 @@ class Sweep(Experiment):
         if not all(math.isfinite(strength) for strength in self.strengths):
             raise ParameterError(f"Strengths are numbers; got {self.strengths}.")
 
-    def cells(self, bench: Bench) -> list[Cell]:
-        """Return the settings that this set can do."""
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
+        """Return the settings that are possible with this set."""
         found = [
-            _Setting(spec, float(strength), float(rate)).cell
+            _Setting(spec, float(strength), float(rate)).case
             for spec in self.operations
             for strength in self.strengths
             for rate in self.rates
-            if _possible(bench.neurons, spec, float(strength), bench.labels[0])
+            if _possible(tested.neurons, spec, float(strength), tested.labels[0])
         ]
         if not found:
             raise ParameterError(
                 "None of the sweep's operations can be done with this set: it lacks the values "
-                f"they need. It has {', '.join(bench.neurons.values) or 'none'}."
+                f"they need. It has {', '.join(tested.neurons.values) or 'none'}."
             )
         return list(dict.fromkeys(found))
 
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
         """Generate to every target under one setting, and read every target's own text."""
-        setting = _Setting.of(cell)
+        setting = _Setting.of(case)
         spec = None if setting.operation == OWN else setting.operation
-        source = self._source(bench)
-        prompts: list[str] = bench.items("prompts", source, self.count(bench))
-        targets = [label for label in bench.labels if label != source]
+        source = self._source(tested)
+        prompts: list[str] = tested.items("prompts", source, self.count(tested))
+        targets = [label for label in tested.labels if label != source]
         pairs = [(prompt, target) for target in targets for prompt in prompts]
-        with bench.using(Arm(bench.arm.name, _part(bench, setting.rate))):
-            made = bench.texts(
-                bench.generate(
-                    [prompt for prompt, _ in pairs],
-                    [target for _, target in pairs],
-                    self.tokens,
-                    key=(self.name,),
-                    operation=spec,
-                    strength=setting.strength,
-                )
+        with tested.under(Treatment(tested.treatment.name, _part(tested, setting.rate))):
+            items = tested.continuations(
+                [prompt for prompt, _ in pairs],
+                [target for _, target in pairs],
+                self.tokens,
+                key=(self.name,),
+                operation=spec,
+                strength=setting.strength,
             )
-            put = bench.switch(spec, setting.strength)
-            losses = {target: self._loss(bench, put, target) for target in targets}
-        return {
-            "items": [
-                {"prompt": prompt, "target": target, **each}
-                for (prompt, target), each in zip(pairs, listen(bench, made), strict=True)
-            ],
-            "losses": losses,
-        }
+            losses = {
+                target: self._loss(tested, target, spec, setting.strength) for target in targets
+            }
+        return {"items": items, "losses": losses}
 
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return the best point, the frontier and all points."""
         points: list[dict[str, Any]] = []
-        for cell, seen in found.items():
-            setting = _Setting.of(cell)
-            heard = [Heard(item) for item in seen["items"]]
+        for case, seen in found.items():
+            setting = _Setting.of(case)
+            texts = [ScoredText(item) for item in seen["items"]]
             changes = [after - before for after, before in seen["losses"].values()]
             kept = mean([min(1.0, math.exp(-change)) for change in changes])
-            success = mean([each.hit for each in heard]) or 0.0
-            steady = 1 - (mean([each.bad for each in heard]) or 0.0)
+            success = mean([each.hit for each in texts]) or 0.0
+            steady = 1 - (mean([each.bad for each in texts]) or 0.0)
             points.append(
                 {
                     "x": success,
@@ -201,40 +194,40 @@ class Sweep(Experiment):
             ]
             for p in order
         ]
-        return Outcome(
-            values={
+        return self.finding(
+            tested,
+            sum(len(seen["items"]) for seen in found.values()),
+            {
                 "best": order[0]["x"] * order[0]["y"],
                 "success_at_best": order[0]["x"],
                 "fluency_at_best": order[0]["y"],
                 "settings": float(len(points)),
             },
-            n=sum(len(seen["items"]) for seen in found.values()),
-            parts=(
-                parts.scatter(
-                    "Success and fluency",
-                    points,
-                    x_name="success: heard in the target language",
-                    y_name="fluency",
-                    note=f"Prompts in {self._source(bench)}. The dashed line joins the settings "
-                    "that no other one beats in both.",
-                ),
-                parts.table(
-                    "All settings, best first",
-                    [
-                        "setting",
-                        "success",
-                        "fluency",
-                        "stutters",
-                        "perplexity of the target's text, times plain",
-                        "on the frontier",
-                    ],
-                    rows,
-                ),
+            {},
+            blocks.scatter(
+                "Success and fluency",
+                points,
+                x_name="success: identified as the target language",
+                y_name="fluency",
+                note=f"Prompts in {self._source(tested)}. The dashed line joins the settings "
+                "that no other one beats in both.",
+            ),
+            blocks.table(
+                "All settings, best first",
+                [
+                    "setting",
+                    "success",
+                    "fluency",
+                    "stutters",
+                    "perplexity of the target's text, times unsteered",
+                    "on the frontier",
+                ],
+                rows,
             ),
         )
 
-    def _source(self, bench: Bench) -> str:
-        there = bench.material("prompts").labels
+    def _source(self, tested: ModelUnderTest) -> str:
+        there = tested.data.get("prompts").labels
         if self.source is not None:
             if self.source not in there:
                 raise ParameterError(
@@ -244,21 +237,20 @@ class Sweep(Experiment):
             return self.source
         return "en" if "en" in there else there[0]
 
-    def _loss(self, bench: Bench, put: Any, target: str) -> tuple[float, float]:
+    def _loss(
+        self, tested: ModelUnderTest, target: str, operation: Any, strength: float
+    ) -> tuple[float, float]:
         """Return nats per token of a target's own text, steered to it and not."""
-        texts: list[str] = bench.items("texts", target, self.count(bench))
-
-        def nats() -> float:
-            found = text_likelihoods(
-                bench.model, bench.tokenizer, texts, batch_size=bench.settings.batch_size
-            )
-            return -sum(e.logprob for e in found) / max(sum(e.tokens for e in found), 1)
-
-        put(None)
-        before = bench.once((self.name, target, len(texts)), nats)
-        put(target)
-        after = nats()
-        put(None)
+        texts: list[str] = tested.items("texts", target, self.count(tested))
+        before, after = tested.before_and_after(
+            (self.name, target, len(texts)),
+            target,
+            lambda: mean_nll(
+                tested.model, tested.tokenizer, texts, batch_size=tested.settings.batch_size
+            ),
+            operation,
+            strength,
+        )
         return after, before
 
 
@@ -271,18 +263,18 @@ def _possible(neurons: NeuronSet, spec: str | dict[str, Any], strength: float, l
     return True
 
 
-def _part(bench: Bench, rate: float) -> NeuronSet | None:
-    """Return the attached arm with the best share of every label's neurons."""
-    attached = bench.arm.neurons
+def _part(tested: ModelUnderTest, rate: float) -> NeuronSet | None:
+    """Return the attached treatment with the best share of every label's neurons."""
+    attached = tested.treatment.neurons
     if rate == 1 or attached is None:
         return attached
     kept: Sequence[NeuronSet] = [
-        bench.neurons.only(label).top(max(round(rate * count), 1))
-        for label, count in bench.neurons.counts.items()
+        tested.neurons.only(label).top(max(round(rate * count), 1))
+        for label, count in tested.neurons.counts.items()
     ]
     part = kept[0]
     for each in kept[1:]:
         part = part | each
-    kind, _, seed = bench.arm.name.partition(":")
+    kind, _, seed = tested.treatment.name.partition(":")
     # Random neurons have no scores: they are drawn again, as many as are left.
     return part.random_like(int(seed)) if kind == "random" else part

@@ -1,4 +1,4 @@
-"""Switch: told to change language in the middle, how many tokens until the change is heard?"""
+"""Switch: told to change language in the middle, after how many tokens does the text change?"""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 
 from ...errors import ParameterError
 from ...steering.schedule import Schedule
-from ..metrics import mean
-from ..metrics.bootstrap import interval
+from ..bootstrap import mean
+from ..continuations import decode
 from ..metrics.codes import same
 from ..metrics.fluency import degenerate
-from ..reports import parts
-from . import EXPERIMENTS, Cell, Experiment, Observation, Outcome
-from ._bench import Bench
-from ._listening import identify
+from ..reports import blocks
+from . import EXPERIMENTS, Case, Experiment, Finding, Observation
+from ._model_under_test import ModelUnderTest
 
 
 @EXPERIMENTS.register("switch")
@@ -27,19 +26,19 @@ class Switch(Experiment):
         items: Prompts per language.
         before: Generated tokens before the switch.
         after: Generated tokens after it.
-        window: Tokens that are listened to at a time.
+        window: Tokens whose language is identified at a time.
         sources: At most so many languages to switch from.
     """
 
     name: ClassVar[str] = "switch"
     title: ClassVar[str] = "Switch in mid-sentence"
     question: ClassVar[str] = (
-        "Switched in the middle of a text, how soon is the new language heard?"
+        "Switched in the middle of a text, how soon does the new language begin?"
     )
     definition: ClassVar[str] = (
-        "Share of texts in which, after the switch, some window of tokens is heard in the new "
-        "language, and the rest does not stutter. The delay is the number of tokens between the "
-        "switch and the first such window, over the texts that get there."
+        "Share of texts in which, after the switch, some window of tokens is identified as the "
+        "new language, and the rest does not stutter. The delay is the number of tokens between "
+        "the switch and the first such window, over the texts that reach it."
     )
     paper: ClassVar[str] = ""
     primary: ClassVar[str] = "reached"
@@ -65,107 +64,100 @@ class Switch(Experiment):
                 f"after={self.after}."
             )
 
-    def cells(self, bench: Bench) -> list[Cell]:
+    def cases(self, tested: ModelUnderTest) -> list[Case]:
         """Return the languages to switch from."""
-        spoken = [label for label in bench.material("prompts").labels if label in bench.labels]
-        return [(label,) for label in spoken[: self.sources]]
+        given = [label for label in tested.data.get("prompts").labels if label in tested.labels]
+        return [(label,) for label in given[: self.sources]]
 
-    def run(self, bench: Bench, cell: Cell) -> dict[str, Any]:
-        """Generate with a switch, and listen to what follows it, window by window."""
-        source = cell[0]
-        prompts: list[str] = bench.items("prompts", source, self.count(bench))
-        targets = [label for label in bench.labels if not same(label, source)]
+    def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
+        """Generate with a switch, and identify what follows it, window by window."""
+        source = case[0]
+        prompts: list[str] = tested.items("prompts", source, self.count(tested))
+        targets = [label for label in tested.labels if not same(label, source)]
         rows = [(prompt, target) for target in targets for prompt in prompts]
-        tokens = bench.generate(
+        tokens = tested.generate_tokens(
             [prompt for prompt, _ in rows],
             [Schedule(source, (self.before, target)) for _, target in rows],
             self.before + self.after,
-            key=(self.name, *cell),
+            key=(self.name, *case),
         )
-        # A model that talks may have ended before.
+        # A chat model may have ended before.
         after = [row[self.before :] for row in tokens]
         windows = [
             (i, start)
             for i, row in enumerate(after)
             for start in range(max(len(row) - self.window + 1, 0))
         ]
-        texts = bench.texts([after[i][start : start + self.window] for i, start in windows])
-        # A few words: only the languages that can be meant are told apart.
-        said = identify(bench, texts, bench.labels if len(bench.labels) > 1 else None)
+        pieces = [after[i][start : start + self.window] for i, start in windows]
+        # A few words: the identifier chooses only among the languages that can be meant.
+        found = tested.identify(
+            decode(tested.tokenizer, pieces), tested.labels if len(tested.labels) > 1 else None
+        )
         hits: list[list[bool]] = [[] for _ in rows]
-        for (i, _), label in zip(windows, said, strict=True):
+        for (i, _), label in zip(windows, found, strict=True):
             hits[i].append(same(label, rows[i][1]))
-        ends = bench.texts(after)
+        ends = decode(tested.tokenizer, after)
+        starts = decode(tested.tokenizer, [row[: self.before] for row in tokens])
         return {
             "items": [
                 {
                     "prompt": prompt,
                     "target": target,
                     "text": text,
-                    "heads": head,
+                    "start": start,
                     "delay": own.index(True) if any(own) else None,
                     "stays": bool(own) and own[-1],
                     "degenerate": degenerate(text),
                 }
-                for (prompt, target), text, own, head in zip(
-                    rows, ends, hits, bench.texts([r[: self.before] for r in tokens]), strict=True
-                )
+                for (prompt, target), text, own, start in zip(rows, ends, hits, starts, strict=True)
             ]
         }
 
-    def judge(self, bench: Bench, found: Mapping[Cell, Observation]) -> Outcome:
-        """Return how often and how soon the new language is heard."""
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
+        """Return how often and how soon the new language begins."""
         items = [
-            {**item, "from": cell[0]} for cell, seen in found.items() for item in seen["items"]
+            {**item, "from": case[0]} for case, seen in found.items() for item in seen["items"]
         ]
         if not items:
             raise ParameterError("A switch needs two labels with neurons, and prompts in one.")
         got = [_reached(item) for item in items]
         delays = sorted(float(item["delay"]) for item in items if _reached(item))
-        seed = bench.settings.seed
         rows = list(dict.fromkeys(item["from"] for item in items))
-        cells: dict[tuple[str, str], list[bool]] = {}
+        pairs: dict[tuple[str, str], list[bool]] = {}
         for item, hit in zip(items, got, strict=True):
-            cells.setdefault((item["from"], item["target"]), []).append(hit)
-        return Outcome(
-            values={
-                "reached": mean(got),
+            pairs.setdefault((item["from"], item["target"]), []).append(hit)
+        return self.finding(
+            tested,
+            len(items),
+            {
+                "reached": got,
                 "median_delay": _quantile(delays, 0.5),
-                "mean_delay": mean(delays),
+                "mean_delay": delays,
                 "delay_90": _quantile(delays, 0.9),
                 "stays": mean([bool(item["stays"]) for item in items]),
                 "degeneration": mean([bool(item["degenerate"]) for item in items]),
             },
-            n=len(items),
-            intervals={
-                "reached": interval(got, seed=seed),
-                "mean_delay": interval(delays, seed=seed),
+            {
+                label: [g for i, g in zip(items, got, strict=True) if i["target"] == label]
+                for label in tested.labels
             },
-            labels={
-                label: {"value": mean(own), "interval": interval(own, seed=seed), "n": len(own)}
-                for label in bench.labels
-                for own in [[g for i, g in zip(items, got, strict=True) if i["target"] == label]]
-                if own
-            },
-            parts=(
-                parts.matrix(
-                    "Reached",
-                    rows,
-                    bench.labels,
-                    [[mean(cells.get((row, to), [])) for to in bench.labels] for row in rows],
-                    row_name="from",
-                    column_name="to",
-                ),
-                parts.histogram(
-                    "Delay",
-                    delays,
-                    bins=[2.0 * k for k in range((self.after - self.window) // 2 + 2)],
-                    x_name="tokens from the switch to the first window in the new language",
-                    note=f"Windows of {self.window} tokens; {len(items) - len(delays)} of "
-                    f"{len(items)} texts never got there.",
-                ),
-                parts.samples("What it said", _shown(items)),
+            blocks.matrix(
+                "Reached",
+                rows,
+                tested.labels,
+                [[mean(pairs.get((row, to), [])) for to in tested.labels] for row in rows],
+                row_name="from",
+                column_name="to",
             ),
+            blocks.histogram(
+                "Delay",
+                delays,
+                bins=[2.0 * k for k in range((self.after - self.window) // 2 + 2)],
+                x_name="tokens from the switch to the first window in the new language",
+                note=f"Windows of {self.window} tokens; {len(items) - len(delays)} of "
+                f"{len(items)} texts never reached the new language.",
+            ),
+            blocks.samples("Continuations", _shown(items)),
         )
 
 
@@ -180,16 +172,16 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
 
 
 def _shown(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first text of every target: prompts of all kinds, none chosen."""
+    """Return the first text of every target, whatever it looks like."""
     first: dict[str, Mapping[str, Any]] = {}
     for item in items:
         first.setdefault(item["target"], item)
     return [
         {
-            "prompt": f"{item['prompt']} {item['heads']} ⟶",
+            "prompt": f"{item['prompt']} {item['start']} ⟶",
             "label": f"{item['from']} ⟶ {item['target']}",
             "text": item["text"],
-            "heard": item["target"] if _reached(item) else None,
+            "identified": item["target"] if _reached(item) else None,
             "good": _reached(item),
         }
         for item in first.values()

@@ -9,13 +9,14 @@ new file in this folder that registers itself with `@METRICS.register("name")`.
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ...errors import ParameterError, did_you_mean
 from ...registry import Registry, configured
+from ..bootstrap import averaged
+from ..json_values import named, plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Score:
         metric: Name of the metric.
         primary: Which of `values` is the metric's headline.
         higher_is_better: Whether more of it is better.
-        n: How many items were judged.
+        n: How many items were scored.
         values: Every number by name. `None` where it is undefined, never a silent zero.
         intervals: Bootstrap confidence intervals of some of the values.
         details: Breakdowns: matrices, per language, per item.
@@ -64,7 +65,7 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """Return the score as plain JSON types; what is not a finite number is `None`."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return _plain(fields)
+        return plain(fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,23 +107,36 @@ class Metric(ABC):
     def score(
         self,
         n: int,
-        values: Mapping[str, float | None],
+        values: Mapping[str, float | None | Sequence[float | bool]],
         intervals: Mapping[str, tuple[float, float] | None] | None = None,
         details: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Score:
-        """Return a `Score` of this metric; for plugins."""
+        """Return a `Score` of this metric; for plugins.
+
+        Args:
+            n: How many items were scored.
+            values: Every number by name. A list, one number per item, stands for its mean and gets
+                a bootstrap interval.
+            intervals: Intervals of values that are no lists.
+            details: Breakdowns.
+            **settings: What is recorded beside the parameters.
+        """
+        means, found = averaged(values, seed=getattr(self, "seed", 0))
         return Score(
             self.name,
             self.primary,
             self.higher_is_better,
             n,
-            dict(values),
-            {name: each for name, each in (intervals or {}).items() if each is not None},
+            means,
+            {k: each for k, each in {**found, **(intervals or {})}.items() if each is not None},
             dict(details or {}),
-            {name: _named(each) for name, each in (self.parameters() | settings).items()},
+            named(self.parameters() | settings),
         )
 
+
+#: The first columns of metrics about interventions: whose neurons were changed, and what was read.
+INTERVENTION: Mapping[str, str] = {"intervened": "string", "evaluated": "string"}
 
 METRICS: Registry[type[Metric]] = Registry("metric", "neuronsteer.evaluation.metrics")
 
@@ -164,27 +178,13 @@ def aligned(metric: str, **columns: Sequence[Any] | None) -> int:
     return n
 
 
-def mean(values: Sequence[float | bool]) -> float | None:
-    """Return the mean, or `None` of nothing."""
-    return math.fsum(values) / len(values) if values else None
+def check_share(name: str, value: float) -> None:
+    """Raise unless a parameter is a share."""
+    if not 0.0 <= value <= 1.0:
+        raise ParameterError(f"{name} lies in [0, 1]; got {value}.")
 
 
-def _named(value: Any) -> Any:
-    """Return a setting as JSON: plugins' objects and functions by their name."""
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _named(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_named(each) for each in value]
-    return str(getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
+def check_choice(name: str, value: str, options: Sequence[str]) -> None:
+    """Raise unless a parameter is one of its options."""
+    if value not in options:
+        raise ParameterError(f"{name} is one of {', '.join(options)}; got {value!r}.")

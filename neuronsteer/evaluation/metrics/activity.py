@@ -1,4 +1,4 @@
-"""Telling languages by a neuron set: which label's neurons, or features, are active in a text."""
+"""Identifying languages by a neuron set: whose neurons, or features, are active in a text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...models import HookPoint, inspect
 from ...models.readonly_hooks import Callback, read_activations
 from ...neuron_set import NeuronSet
 from ...stats.forward import evaluating
-from .langid import Verdict
+from .langid import LanguageGuess
 
 
 class Activity:
@@ -22,26 +22,27 @@ class Activity:
 
     For every label the activations of its neurons are counted over the tokens of the text, each
     neuron at each token once. `confidence` is the winner's share of all counts; without any counts
-    nothing is said. It is an identifier like any other: `metric("language_forcing", identifier=…)`.
+    the language is unclear. It is an identifier like any other:
+    `metric("language_forcing", identifier=…)`.
 
     Args:
         model: The model the set was found in.
-        tokenizer: Its tokenizer.
         neurons: The set; rows at `mlp.act`, or features.
+        tokenizer: The model's tokenizer.
         codec: What features are read with.
         scaled: Divide counts by the number of the label's neurons, where labels have unequal sets.
         max_length: Longer texts are cut.
 
     Paper: Andrylie et al. (2025), "Sparse Autoencoders Can Capture Language-Specific Concepts
-    Across Diverse Languages": its counts told 97 % of the texts of WiLI with features, 62 % with
-    neurons.
+    Across Diverse Languages": its counts identified 97 % of the texts of WiLI with features, 62 %
+    with neurons.
     """
 
     def __init__(
         self,
         model: Any,
-        tokenizer: Any,
         neurons: NeuronSet,
+        tokenizer: Any,
         codec: Codec | str | None = None,
         *,
         scaled: bool = False,
@@ -76,18 +77,18 @@ class Activity:
         if any(tap.experts is not None for tap in self._taps):
             raise ParameterError("Activity cannot look into experts; use a set of a dense model.")
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict per text."""
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
+        """Return one guess per text."""
         counts = self.counts(texts)
         if self._scaled:
             sizes = torch.tensor([max(n, 1) for n in self._neurons.counts.values()])
             counts = counts / sizes
-        found: list[Verdict] = []
+        found: list[LanguageGuess] = []
         for row in counts:
             total = float(row.sum())
             best = int(row.argmax())
             label = self._neurons.labels[best] if total else None
-            found.append(Verdict(label, float(row[best]) / total if total else 0.0))
+            found.append(LanguageGuess(label, float(row[best]) / total if total else 0.0))
         return found
 
     def counts(self, texts: Sequence[str]) -> Tensor:

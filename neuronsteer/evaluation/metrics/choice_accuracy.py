@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
-from . import METRICS, Metric, Score, aligned, mean
-from .bootstrap import interval
+from ..bootstrap import mean
+from . import METRICS, Metric, Score, aligned
 from .choices import Question
 from .scoring import likelihoods
 
@@ -79,15 +79,11 @@ class ChoiceAccuracy(Metric):
         return self.score(
             n,
             {
-                "accuracy": mean(plain),
-                "accuracy_norm": mean(normed),
+                "accuracy": plain,
+                "accuracy_norm": normed,
                 "chance": mean([1 / len(options) for options in predictions]),
             },
-            {
-                "accuracy": interval(plain, seed=self.seed),
-                "accuracy_norm": interval(normed, seed=self.seed),
-            },
-            {"chosen": chosen},
+            details={"chosen": chosen},
         )
 
     def measure(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...errors import ParameterError
-from . import METRICS, Metric, Score, aligned, mean
+from ..bootstrap import mean
+from . import METRICS, Metric, Score, aligned, check_choice
 from .answers import f1, numbers, tokens
-from .bootstrap import interval
 from .codes import same
-from .langid import IdentifierLike, heard
+from .langid import IdentifierLike, identify_languages
 
 _KINDS = ("number", "span")
 _TOLERANCE = 1e-6
@@ -27,7 +27,7 @@ class ExactMatch(Metric):
     separators its language uses. `kind="span"` (XQuAD): exact match and F1 of the words after
     folding case and dropping punctuation and the language's articles; scripts without spaces are
     compared by character; the best of several references counts. `in_language` is the share of
-    replies heard in their language, `exact_match_in_language` of those that are right as well.
+    replies identified as their language, `exact_match_in_language` of those that are right as well.
 
     Traps: English normalisation drops the wrong words elsewhere and makes Chinese F1 all or
     nothing. `70.000` is seventy thousand in German and seventy in English: give `languages`; where
@@ -38,8 +38,8 @@ class ExactMatch(Metric):
 
     Args:
         kind: `number` or `span`.
-        identifier: Who judges the language; `None` leaves it unjudged.
-        floor: Confidence below which nothing was heard.
+        identifier: What identifies the language; `None` leaves it out.
+        floor: Confidence below which a language counts as unclear.
         seed: Seed of the bootstrap.
     """
 
@@ -60,8 +60,7 @@ class ExactMatch(Metric):
 
     def __post_init__(self) -> None:
         """Refuse a kind that does not exist."""
-        if self.kind not in _KINDS:
-            raise ParameterError(f"kind is one of {', '.join(_KINDS)}; got {self.kind!r}.")
+        check_choice("kind", self.kind, _KINDS)
 
     def compute(
         self,
@@ -78,11 +77,13 @@ class ExactMatch(Metric):
         """
         n = aligned(self.name, predictions=predictions, references=references, languages=languages)
         if self.identifier is not None and languages is None:
-            raise ParameterError("Judging the language of replies needs languages=[…], one each.")
-        spoken: Sequence[str | None] = languages or [None] * n
+            raise ParameterError(
+                "Identifying the language of replies needs languages=[…], one each."
+            )
+        wanted: Sequence[str | None] = languages or [None] * n
         right: list[bool] = []
         overlap: list[float] = []
-        for reply, given, language in zip(predictions, references, spoken, strict=True):
+        for reply, given, language in zip(predictions, references, wanted, strict=True):
             several = [given] if isinstance(given, str) else list(given)
             if self.kind == "number":
                 right.append(any(_same_number(reply, each, language) for each in several))
@@ -90,24 +91,23 @@ class ExactMatch(Metric):
                 said, meant = tokens(reply, language), [tokens(e, language) for e in several]
                 right.append(any(said == each for each in meant))
                 overlap.append(max((f1(said, each) for each in meant), default=0.0))
-        values: dict[str, float | None] = {"exact_match": mean(right)}
-        intervals = {"exact_match": interval(right, seed=self.seed)}
+        values: dict[str, float | None | Sequence[float]] = {"exact_match": right}
         if self.kind == "span":
-            values["f1"] = mean(overlap)
-            intervals["f1"] = interval(overlap, seed=self.seed)
-        listener = None
+            values["f1"] = overlap
+        identified_by = None
         if self.identifier is not None:
-            found, listener = heard(predictions, self.identifier, floor=self.floor)
-            hits = [same(a, b) for a, b in zip(found, spoken, strict=True)]
+            found, identified_by = identify_languages(
+                predictions, self.identifier, floor=self.floor
+            )
+            hits = [same(a, b) for a, b in zip(found, wanted, strict=True)]
             both = [a and b for a, b in zip(right, hits, strict=True)]
-            values |= {"in_language": mean(hits), "exact_match_in_language": mean(both)}
-            intervals["exact_match_in_language"] = interval(both, seed=self.seed)
+            values |= {"in_language": mean(hits), "exact_match_in_language": both}
         by = {
-            language: mean([r for r, own in zip(right, spoken, strict=True) if own == language])
+            language: mean([r for r, own in zip(right, wanted, strict=True) if own == language])
             for language in dict.fromkeys(languages or ())
         }
         return self.score(
-            n, values, intervals, {"by_language": by, "right": right}, listener=listener
+            n, values, details={"by_language": by, "right": right}, identified_by=identified_by
         )
 
 

@@ -1,11 +1,11 @@
-"""Stuttering: the guard without which a language-forcing rate can be bought with babble."""
+"""Texts that stutter: without this check, gibberish could pass for successful steering."""
 
 from __future__ import annotations
 
 #: Length of the character n-grams. Six is longer than most words' endings and shorter than phrases.
 NGRAM = 6
 #: Of 10 000 windows of held-out prose in 13 languages, the lowest has 0.69 and one percent less
-#: than 0.92; text steered into babble, as published, has 0.06 to 0.15.
+#: than 0.92; text steered until it is gibberish, as published, has 0.06 to 0.15.
 FLOOR = 0.5
 #: The share of different n-grams falls with length, so stuttering is looked for in pieces.
 WINDOW = 400
@@ -30,7 +30,7 @@ def degenerate(text: str, floor: float = FLOOR, n: int = NGRAM) -> bool:
     if not any(character.isalnum() for character in text):
         return True
     pieces = [text[i : i + WINDOW] for i in range(0, len(text), WINDOW)]
-    # The last piece of a few characters would judge by chance.
+    # The last piece of a few characters would be decided by chance.
     for piece in pieces:
         share = distinct_ngrams(piece, n)
         if share is not None and len(piece) >= 4 * n and share < floor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...errors import ParameterError
-from . import METRICS, Metric, Score, aligned, mean
+from ..bootstrap import mean
+from . import INTERVENTION, METRICS, Metric, Score, aligned, check_choice
 
 _OTHERS = ("mean", "max", "sum")
 
@@ -40,8 +41,7 @@ class LangSpecF(Metric):
     )
     primary: ClassVar[str] = "f"
     columns: ClassVar[Mapping[str, str]] = {
-        "intervened": "string",
-        "evaluated": "string",
+        **INTERVENTION,
         "predictions": "float",
         "references": "float",
     }
@@ -51,8 +51,7 @@ class LangSpecF(Metric):
 
     def __post_init__(self) -> None:
         """Refuse a definition that does not exist."""
-        if self.others not in _OTHERS:
-            raise ParameterError(f"others is one of {', '.join(_OTHERS)}; got {self.others!r}.")
+        check_choice("others", self.others, _OTHERS)
         if not self.beta > 0:
             raise ParameterError(f"beta is positive; got {self.beta}.")
 
@@ -105,8 +104,7 @@ class LangSpecF(Metric):
                 name: mean([cell[name] for cell in per.values()])
                 for name in ("f", "precision", "recall")
             },
-            None,
-            {"by_label": per},
+            details={"by_label": per},
             definition=f"F{self.beta:g}, D = {self.others} of the other languages' drops",
         )
 

@@ -1,4 +1,4 @@
-"""Who says which language a text is in: lingua, a fastText-like model file, or the caller."""
+"""Identifying the language of texts: lingua, a fastText-like model file, or a function."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ...errors import ParameterError, require
+from . import check_share
 from .codes import canonical
 
 
-class Verdict(NamedTuple):
-    """What an identifier says about one text."""
+class LanguageGuess(NamedTuple):
+    """The language that an identifier takes a text for; `None` if it cannot say."""
 
     label: str | None
     confidence: float
@@ -20,12 +21,12 @@ class Verdict(NamedTuple):
 
 @runtime_checkable
 class Identifier(Protocol):
-    """Tells the languages of texts. `None` means that it cannot say."""
+    """Identifies the languages of texts."""
 
     name: str
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict per text."""
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
+        """Return one guess per text."""
         ...
 
 
@@ -38,7 +39,7 @@ class Lingua:
     """The `lingua` package: offline, 75 languages, good on short texts.
 
     Restricted to the labels in question it is faster and more accurate, but then calls every text
-    one of them: gibberish, too. Combine a restriction with a floor, or do not restrict.
+    one of them, even gibberish. Combine a restriction with a floor, or do not restrict.
     """
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
@@ -53,25 +54,25 @@ class Lingua:
                 f"The identifier 'lingua' cannot be restricted to {', '.join(labels or ())}: it "
                 + (f"does not know {', '.join(missing)}. " if missing else "needs two languages. ")
                 + "Use identifier=<fastText or GlotLID model file>, a function of your own, or "
-                "restrict=False to let it choose among all its languages."
+                "do not restrict it."
             )
         self.name = "lingua" + ("" if labels is None else f"[{','.join(sorted(set(wanted)))}]")
         self._detector = _lingua(
             tuple(sorted({each.name for code in wanted for each in by_code[code]}))
         )
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict per text."""
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
+        """Return one guess per text."""
         found = self._detector.compute_language_confidence_values_in_parallel(list(texts))
-        verdicts: list[Verdict] = []
+        guesses: list[LanguageGuess] = []
         for text, values in zip(texts, found, strict=True):
             best = values[0] if values else None
             if best is None or best.value <= 0 or not any(letter.isalpha() for letter in text):
-                verdicts.append(Verdict(None, 0.0))
+                guesses.append(LanguageGuess(None, 0.0))
             else:
                 label = canonical(best.language.iso_code_639_1.name)
-                verdicts.append(Verdict(label, float(best.value)))
-        return verdicts
+                guesses.append(LanguageGuess(label, float(best.value)))
+        return guesses
 
 
 @lru_cache(maxsize=4)
@@ -93,21 +94,21 @@ class FastText:
         if self._allowed is not None:
             self.name += f"[{','.join(sorted(self._allowed))}]"
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict per text."""
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
+        """Return one guess per text."""
         return [self._one(text) for text in texts]
 
-    def _one(self, text: str) -> Verdict:
+    def _one(self, text: str) -> LanguageGuess:
         # fastText reads one line; a line break would end the text.
         line = " ".join(text.split())
         if not any(letter.isalpha() for letter in line):
-            return Verdict(None, 0.0)
+            return LanguageGuess(None, 0.0)
         labels, confidences = self._model.predict(line, k=1 if self._allowed is None else -1)
         for label, confidence in zip(labels, confidences, strict=True):
             code = canonical(str(label).removeprefix("__label__"))
             if self._allowed is None or code in self._allowed:
-                return Verdict(code, min(float(confidence), 1.0))
-        return Verdict(None, 0.0)
+                return LanguageGuess(code, min(float(confidence), 1.0))
+        return LanguageGuess(None, 0.0)
 
 
 class _Function:
@@ -115,14 +116,14 @@ class _Function:
         self._function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
-    def identify(self, texts: Sequence[str]) -> list[Verdict]:
+    def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
         return [self._one(self._function(text)) for text in texts]
 
     @staticmethod
-    def _one(said: str | tuple[str | None, float] | None) -> Verdict:
+    def _one(said: str | tuple[str | None, float] | None) -> LanguageGuess:
         if isinstance(said, tuple):
-            return Verdict(said[0], float(said[1]))
-        return Verdict(said, 0.0 if said is None else 1.0)
+            return LanguageGuess(said[0], float(said[1]))
+        return LanguageGuess(said, 0.0 if said is None else 1.0)
 
 
 def identifier(spec: IdentifierLike = "lingua", labels: Sequence[str] | None = None) -> Identifier:
@@ -153,23 +154,22 @@ def identifier(spec: IdentifierLike = "lingua", labels: Sequence[str] | None = N
     )
 
 
-def heard(
+def identify_languages(
     texts: Sequence[str],
     spec: IdentifierLike = "lingua",
     *,
     labels: Sequence[str] | None = None,
     floor: float = 0.0,
 ) -> tuple[list[str | None], str]:
-    """Return the language heard in each text, and the name of who listened.
+    """Return the language of each text, and the name of the identifier.
 
     Args:
-        texts: What to listen to.
+        texts: What to identify.
         spec: See `identifier`.
         labels: See `identifier`.
-        floor: Below this confidence nothing was heard.
+        floor: Below this confidence the language counts as unclear, `None`.
     """
-    if not 0.0 <= floor <= 1.0:
-        raise ParameterError(f"A confidence floor lies in [0, 1]; got {floor}.")
-    listener = identifier(spec, labels)
-    verdicts = listener.identify(texts)
-    return [v.label if v.confidence >= floor else None for v in verdicts], listener.name
+    check_share("floor", floor)
+    chosen = identifier(spec, labels)
+    guesses = chosen.identify(texts)
+    return [each.label if each.confidence >= floor else None for each in guesses], chosen.name

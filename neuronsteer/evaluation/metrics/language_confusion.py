@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from . import METRICS, Metric, Score, aligned, mean
-from .bootstrap import interval
+from ..bootstrap import interval, mean
+from . import METRICS, Metric, Score, aligned
 from .codes import same, script, scripts, unspaced
-from .langid import IdentifierLike, heard
+from .langid import IdentifierLike, identify_languages
 
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -20,7 +20,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 class LanguageConfusion(Metric):
     """Share of replies without a line, or a word, in another language.
 
-    `line_pass_rate`: replies in which every line that is long enough to judge is heard in the
+    `line_pass_rate`: replies in which every line that is long enough is identified as the
     language. `word_pass_rate`: of the replies that pass by line, those without a foreign word;
     defined for languages not written in Latin script, where a word of another script shows.
     `language_confusion` is the harmonic mean of the two (the line rate alone for Latin script).
@@ -30,16 +30,16 @@ class LanguageConfusion(Metric):
     instead: pass it as `words`. Other scripts count in any form.
 
     Traps: identifiers guess on short lines, so lines below `least_words` words (characters times
-    one half in scripts without spaces) are skipped; a reply with no line to judge is left out and
-    counted as `unjudged`, because silence is not the right language. Code and URLs in a reply look
-    like confusion.
+    one half in scripts without spaces) are skipped; a reply without a line that is long enough is
+    left out and counted as `unscored`, because an empty reply is not in the right language. Code
+    and URLs in a reply look like confusion.
 
     Args:
-        identifier: Who judges lines.
+        identifier: What identifies the language of lines.
         languages: Restrict the identifier to these.
-        floor: Confidence below which nothing was heard; such a line fails.
-        least_words: Shorter lines are not judged.
-        least_letters: Shorter Latin words are not judged.
+        floor: Confidence below which a language counts as unclear; such a line fails.
+        least_words: Shorter lines are skipped.
+        least_letters: Shorter Latin words are skipped.
         words: Count just these Latin words, e.g. an English dictionary.
         seed: Seed of the bootstrap.
     """
@@ -71,10 +71,12 @@ class LanguageConfusion(Metric):
         lines: list[str] = []
         owner: list[int] = []
         for i, (reply, language) in enumerate(zip(predictions, references, strict=True)):
-            judged = [line for line in reply.splitlines() if self._long(line, language)]
-            lines += judged
-            owner += [i] * len(judged)
-        found, listener = heard(lines, self.identifier, labels=self.languages, floor=self.floor)
+            scored = [line for line in reply.splitlines() if self._long(line, language)]
+            lines += scored
+            owner += [i] * len(scored)
+        found, identified_by = identify_languages(
+            lines, self.identifier, labels=self.languages, floor=self.floor
+        )
         hits = [same(label, references[i]) for i, label in zip(owner, found, strict=True)]
         passed: dict[int, bool] = {}
         for i, hit in zip(owner, hits, strict=True):
@@ -102,14 +104,14 @@ class LanguageConfusion(Metric):
                 **_rates(by_line, by_word),
                 "lines": float(len(lines)),
                 "wrong_lines": mean([not hit for hit in hits]),
-                "unjudged": (n - len(passed)) / n,
+                "unscored": (n - len(passed)) / n,
             },
             {
                 "line_pass_rate": interval(by_line, seed=self.seed),
                 "word_pass_rate": interval(by_word, seed=self.seed),
             },
             {"by_language": by, "drifted_to": drifted},
-            identifier=listener,
+            identifier=identified_by,
         )
 
     def foreign(self, text: str, language: str) -> list[str]:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...errors import ParameterError
-from . import METRICS, Metric, Score, aligned, mean
-from .bootstrap import interval
+from ..bootstrap import mean
+from . import METRICS, Metric, Score, aligned, check_share
 from .codes import canonical, same
 from .fluency import FLOOR, NGRAM, degenerate, distinct_ngrams
-from .langid import IdentifierLike, heard
+from .langid import IdentifierLike, identify_languages
 
 
 @METRICS.register("language_forcing")
@@ -19,20 +18,21 @@ from .langid import IdentifierLike, heard
 class LanguageForcing(Metric):
     """Share of outputs whose identified language is the target, and which do not stutter.
 
-    `success` is the share of texts that the identifier hears in the target language with at least
-    `floor` confidence; a text it cannot place is a failure. `degeneration` is the share that
-    stutters (in some piece of 400 characters less than `distinct_floor` of the character 6-grams
-    differ), ends in a loop, or says nothing. `fluent_success` needs both and is the headline.
+    `success` is the share of texts that are identified as the target language with at least
+    `floor` confidence; a text whose language is unclear is a failure. `degeneration` is the share
+    that stutters (in some piece of 400 characters less than `distinct_floor` of the character
+    6-grams differ), ends in a loop, or says nothing. `fluent_success` needs both and is the
+    headline.
 
-    Traps: steering too hard raises `success` while the text becomes babble (in released samples of
-    one method, 57 % success at a distinct share of .06 to .15), so `success` is never reported
-    alone. Judge continuations without their prompts. Restricting the identifier to few languages
+    Traps: steering too hard raises `success` while the text becomes gibberish (in released samples
+    of one method, 57 % success at a distinct share of .06 to .15), so `success` is never reported
+    alone. Give continuations without their prompts. Restricting the identifier to few languages
     makes it call everything one of them. Compare with the same number of random neurons.
 
     Args:
         identifier: `"lingua"`, a fastText or GlotLID model file, or a function.
         languages: Restrict the identifier to these; give all that an output could be in.
-        floor: Confidence below which nothing was heard.
+        floor: Confidence below which a language counts as unclear.
         distinct_floor: Below this share of different n-grams a text stutters.
         seed: Seed of the bootstrap.
     """
@@ -54,9 +54,8 @@ class LanguageForcing(Metric):
 
     def __post_init__(self) -> None:
         """Refuse floors outside [0, 1]."""
-        for name in ("floor", "distinct_floor"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ParameterError(f"{name} lies in [0, 1]; got {getattr(self, name)}.")
+        check_share("floor", self.floor)
+        check_share("distinct_floor", self.distinct_floor)
 
     def compute(self, predictions: Sequence[str], references: Sequence[str]) -> Score:
         """Return the score.
@@ -66,7 +65,7 @@ class LanguageForcing(Metric):
             references: The target language of each.
         """
         n = aligned(self.name, predictions=predictions, references=references)
-        found, listener = heard(
+        found, identified_by = identify_languages(
             predictions, self.identifier, labels=self.languages, floor=self.floor
         )
         hits = [same(label, target) for label, target in zip(found, references, strict=True)]
@@ -81,29 +80,24 @@ class LanguageForcing(Metric):
         return self.score(
             n,
             {
-                "fluent_success": mean(fluent),
-                "success": mean(hits),
+                "fluent_success": fluent,
+                "success": hits,
                 "distinct_ngrams": mean(shares),
-                "degeneration": mean(stutters),
+                "degeneration": stutters,
                 "unidentified": mean([label is None for label in found]),
             },
-            {
-                "fluent_success": interval(fluent, seed=self.seed),
-                "success": interval(hits, seed=self.seed),
-                "degeneration": interval(stutters, seed=self.seed),
-            },
-            {
+            details={
                 "by_target": {
                     target: {
                         "n": sum(row.values()),
                         "success": mean(_where(hits, references, target)),
                         "fluent_success": mean(_where(fluent, references, target)),
-                        "heard": row,
+                        "identified": row,
                     }
                     for target, row in confusion.items()
                 }
             },
-            identifier=listener,
+            identifier=identified_by,
             ngram=NGRAM,
         )
 
@@ -113,7 +107,7 @@ def _where(values: Sequence[bool], labels: Sequence[str], label: str) -> list[bo
 
 
 def _like(label: str, targets: Sequence[str]) -> str:
-    """Spell a heard language as the targets do."""
+    """Spell an identified language as the targets do."""
     for target in targets:
         if same(label, target):
             return target

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from ...errors import ParameterError
 from ...steering.steerer import OperationLike, Steerer
-from . import METRICS, Metric, Score, aligned, mean
-from .bootstrap import interval
+from ..bootstrap import mean
+from . import METRICS, Metric, Score, aligned
 from .codes import same
 from .scoring import Switch, likelihoods, switching
 
@@ -102,19 +102,15 @@ class LanguageSteeringShift(Metric):
         return self.score(
             len(kept),
             {
-                "lss": mean(up),
-                "shift": mean(shifts),
+                "lss": up,
+                "shift": shifts,
                 "unmoved": mean([shift == 0 for shift in shifts]),
                 "chance": 0.5,
                 "chance_low": low,
                 "chance_high": high,
                 "excluded": float(n - len(kept)),
             },
-            {
-                "lss": interval(up, seed=self.seed),
-                "shift": interval(shifts, seed=self.seed),
-            },
-            {"matrix": cells},
+            details={"matrix": cells},
         )
 
     def measure(
@@ -149,9 +145,7 @@ class LanguageSteeringShift(Metric):
         aligned(self.name, facts=asked)
 
         def odds(some: Sequence[Fact]) -> list[float]:
-            pairs = [(f.prompt, each) for f in some for each in (f.target_object, f.base_object)]
-            found = likelihoods(model, tokenizer, pairs, batch_size=batch_size, padding=padding)
-            return [a.logprob - b.logprob for a, b in zip(found[::2], found[1::2], strict=True)]
+            return log_odds(model, tokenizer, some, batch_size=batch_size, padding=padding)
 
         before = [0.0] * len(asked)
         after = [0.0] * len(asked)
@@ -169,6 +163,20 @@ class LanguageSteeringShift(Metric):
         score = self.compute(after, before, [f.base for f in asked], [f.target for f in asked])
         left_out = {"excluded": float(len(facts) - len(asked))}
         return replace(score, values={**score.values, **left_out})
+
+
+def log_odds(
+    model: Any,
+    tokenizer: Any,
+    facts: Sequence[Fact],
+    *,
+    batch_size: int = 8,
+    padding: str = "right",
+) -> list[float]:
+    """Return Δ of each fact, as the model is steered now."""
+    pairs = [(f.prompt, each) for f in facts for each in (f.target_object, f.base_object)]
+    found = likelihoods(model, tokenizer, pairs, batch_size=batch_size, padding=padding)
+    return [a.logprob - b.logprob for a, b in zip(found[::2], found[1::2], strict=True)]
 
 
 def _chance(n: int) -> tuple[float | None, float | None]:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from ...errors import ParameterError
 from ...steering.steerer import OperationLike, Steerer
-from . import METRICS, Metric, Score, aligned, mean
-from .bootstrap import interval
+from ..bootstrap import interval, mean
+from . import INTERVENTION, METRICS, Metric, Score, aligned
 from .scoring import Likelihood, Switch, switching, text_likelihoods
 
 
@@ -43,8 +43,7 @@ class PerplexityMatrix(Metric):
     )
     primary: ClassVar[str] = "diagonal_dominance"
     columns: ClassVar[Mapping[str, str]] = {
-        "intervened": "string",
-        "evaluated": "string",
+        **INTERVENTION,
         "nll_sum": "float",
         "base_nll_sum": "float",
         "tokens": "int",
@@ -93,13 +92,13 @@ class PerplexityMatrix(Metric):
         delta = {
             off: {on: cell["delta_nll"] for on, cell in row.items()} for off, row in matrix.items()
         }
-        judged = {off: row for off, row in delta.items() if off in row and len(row) > 1}
+        complete = {off: row for off, row in delta.items() if off in row and len(row) > 1}
         won = [
             all(row[off] > value for on, value in row.items() if on != off)
-            for off, row in judged.items()
+            for off, row in complete.items()
         ]
-        own = [row[off] for off, row in judged.items()]
-        rest = [value for off, row in judged.items() for on, value in row.items() if on != off]
+        own = [row[off] for off, row in complete.items()]
+        rest = [value for off, row in complete.items() for on, value in row.items() if on != off]
         here, elsewhere = mean(own), mean(rest)
         return self.score(
             sum(len(texts) for texts in grouped.values()),
@@ -108,10 +107,9 @@ class PerplexityMatrix(Metric):
                 "margin": None if here is None or elsewhere is None else here - elsewhere,
                 "diagonal_delta_nll": here,
                 "off_diagonal_delta_nll": elsewhere,
-                "chance": mean([1 / len(row) for row in judged.values()]),
+                "chance": mean([1 / len(row) for row in complete.values()]),
             },
-            None,
-            {"matrix": matrix},
+            details={"matrix": matrix},
         )
 
     def _cell(self, texts: Sequence[tuple[float, float, int]]) -> dict[str, Any]:

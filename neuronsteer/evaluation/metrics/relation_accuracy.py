@@ -10,8 +10,8 @@ import torch
 
 from ...errors import ParameterError
 from ...steering.steerer import OperationLike, Steerer
-from . import METRICS, Metric, Score, aligned, mean
-from .bootstrap import interval
+from ..bootstrap import mean
+from . import INTERVENTION, METRICS, Metric, Score, aligned
 from .scoring import Switch, continuations, forward, switching
 
 
@@ -39,8 +39,7 @@ class RelationAccuracy(Metric):
     paper: ClassVar[str] = "Liu et al. 2025, On Relation-Specific Neurons in Large Language Models"
     primary: ClassVar[str] = "specificity"
     columns: ClassVar[Mapping[str, str]] = {
-        "intervened": "string",
-        "evaluated": "string",
+        **INTERVENTION,
         "predictions": "float",
         "references": "float",
     }
@@ -86,22 +85,20 @@ class RelationAccuracy(Metric):
         }
         own = [row[off] for off, row in matrix.items()]
         other = [cell for off, row in matrix.items() for on, cell in row.items() if on != off]
-        values = {
-            "intra": mean([cell["accuracy"] for cell in own]),
-            "inter": mean([cell["accuracy"] for cell in other]),
-            "intra_drop": mean([cell["drop"] for cell in own]),
-            "inter_drop": mean([cell["drop"] for cell in other]),
-        }
         specific = {
             off: row[off]["drop"] - _average([c["drop"] for on, c in row.items() if on != off])
             for off, row in matrix.items()
         }
-        values["specificity"] = mean(list(specific.values()))
         return self.score(
             len(predictions),
-            values,
-            {"specificity": interval(list(specific.values()), seed=self.seed)},
-            {"matrix": matrix, "by_relation": specific},
+            {
+                "intra": mean([cell["accuracy"] for cell in own]),
+                "inter": mean([cell["accuracy"] for cell in other]),
+                "intra_drop": mean([cell["drop"] for cell in own]),
+                "inter_drop": mean([cell["drop"] for cell in other]),
+                "specificity": list(specific.values()),
+            },
+            details={"matrix": matrix, "by_relation": specific},
         )
 
     def measure(

@@ -34,7 +34,7 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """Token ids of one sequence; those from `start` on are scored."""
 
     ids: tuple[int, ...]
@@ -69,14 +69,14 @@ def switching(
         steered(None)
 
 
-def continuations(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+def continuations(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[TokenRow]:
     """Return the rows that score each continuation after its prompt.
 
     Both are tokenised in one piece, as the model would see them in running text. Where a token
     spans the border, it is scored with the continuation: nothing the prompt did not say is given
     away for free.
     """
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     for prompt, continuation in pairs:
         whole = _encode(tokenizer, prompt + continuation)
         given = _encode(tokenizer, prompt)
@@ -90,11 +90,11 @@ def continuations(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[Row]
         if start == 0:
             # The first token needs something to be predicted from.
             whole, start = [_first(tokenizer), *whole], 1
-        rows.append(Row(tuple(whole), start))
+        rows.append(TokenRow(tuple(whole), start))
     return rows
 
 
-def windows(tokenizer: Any, text: str, max_length: int) -> list[Row]:
+def windows(tokenizer: Any, text: str, max_length: int) -> list[TokenRow]:
     """Return rows that score every token of a text once, in windows of at most `max_length`.
 
     Every window begins with the BOS token; a tokenizer without one leaves the first token of a
@@ -105,7 +105,7 @@ def windows(tokenizer: Any, text: str, max_length: int) -> list[Row]:
     head = [] if bos is None else [int(bos)]
     step = max_length - len(head)
     pieces = [tuple(head + ids[i : i + step]) for i in range(0, len(ids), step)]
-    return [Row(piece, 1) for piece in pieces if len(piece) > 1]
+    return [TokenRow(piece, 1) for piece in pieces if len(piece) > 1]
 
 
 def likelihoods(
@@ -132,7 +132,7 @@ def text_likelihoods(
 ) -> list[Likelihood]:
     """Return the log-likelihood of each text; one of no scorable token has `tokens == 0`."""
     longest = window_length(model, max_length)
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     owner: list[int] = []
     for i, text in enumerate(texts):
         found = windows(tokenizer, text, longest)
@@ -146,8 +146,14 @@ def text_likelihoods(
     return [Likelihood(s, t) for s, t in zip(sums, tokens, strict=True)]
 
 
+def mean_nll(model: Any, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 8) -> float:
+    """Return nats per token over all texts; 0 where there is no token to score."""
+    found = text_likelihoods(model, tokenizer, texts, batch_size=batch_size)
+    return -sum(each.logprob for each in found) / max(sum(each.tokens for each in found), 1)
+
+
 def score_rows(
-    model: Any, rows: Sequence[Row], *, batch_size: int = 8, padding: str = "right"
+    model: Any, rows: Sequence[TokenRow], *, batch_size: int = 8, padding: str = "right"
 ) -> list[Likelihood]:
     """Return the log-likelihood of each row's scored tokens, in the order of `rows`."""
     found: list[Likelihood | None] = [None] * len(rows)
@@ -161,7 +167,7 @@ def score_rows(
 
 
 def forward(
-    model: Any, rows: Sequence[Row], *, batch_size: int = 8, padding: str = "right"
+    model: Any, rows: Sequence[TokenRow], *, batch_size: int = 8, padding: str = "right"
 ) -> Generator[tuple[list[int], list[torch.Tensor]], None, None]:
     """Yield `(positions in rows, float32 logits [scored tokens, vocabulary] of each)` per batch.
 

@@ -10,10 +10,10 @@ import torch
 
 from ...errors import ParameterError
 from ...steering.steerer import OperationLike, Steerer
+from ..bootstrap import interval
 from . import METRICS, Metric, Score, aligned
-from .bootstrap import interval
 from .codes import same
-from .scoring import Row, Switch, forward, switching, window_length, windows
+from .scoring import Switch, TokenRow, forward, switching, window_length, windows
 
 
 @METRICS.register("side_effects")
@@ -114,7 +114,7 @@ class SideEffects(Metric):
             padding: Side of the padding; it does not change the numbers.
         """
         longest = window_length(model, max_length)
-        rows: list[Row] = []
+        rows: list[TokenRow] = []
         owner: list[tuple[str, int]] = []
         for label, some in texts.items():
             for i, text in enumerate(some):
@@ -139,7 +139,7 @@ class SideEffects(Metric):
                             total[i] += float(each.sum())
         return self._score([(to, on, *found) for (to, on, _), found in sums.items()])
 
-    def _run(self, model: Any, rows: Sequence[Row], padding: str) -> list[torch.Tensor]:
+    def _run(self, model: Any, rows: Sequence[TokenRow], padding: str) -> list[torch.Tensor]:
         found: dict[int, torch.Tensor] = {}
         for chosen, logits in forward(model, rows, batch_size=len(rows), padding=padding):
             found.update(zip(chosen, logits, strict=True))

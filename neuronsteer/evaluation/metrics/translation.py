@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import MissingExtraError, ParameterError, require
+from ..bootstrap import interval
 from . import METRICS, Metric, Score, aligned
-from .bootstrap import interval
 from .codes import canonical, unspaced
 
 #: sacrebleu's own names. Without these, a sentence of Japanese is one word.

@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import ParameterError, TextError, did_you_mean
 from ..metrics.codes import same, unspaced
 from . import facts, hub
-from .files import Row, per_label, read_rows
+from .files import Record, per_label, read_rows
 
 #: Kinds of rows whose format the metrics know, and what the folder is called that holds them.
 TASKS = ("xcopa", "mgsm", "xquad", "xwinograd", "xnli", "belebele", "include")
@@ -32,7 +32,7 @@ _WORDS, _CHARACTERS = 8, 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
+class Dataset:
     """Items of one kind.
 
     Attributes:
@@ -61,8 +61,8 @@ class Material:
         }
 
 
-class Library:
-    """The material for some labels.
+class EvaluationData:
+    """The data for some labels.
 
     Args:
         data: `None` for what is built in; a folder whose subfolders are called by kind; or kind →
@@ -80,10 +80,10 @@ class Library:
         self._labels = list(labels)
         self._limit = limit
         self._given = _sources(data)
-        self._read: dict[str, Material] = {}
+        self._read: dict[str, Dataset] = {}
 
     def has(self, kind: str) -> bool:
-        """Whether there is material of this kind."""
+        """Whether there is data of this kind."""
         if kind in self._given:
             return True
         if kind in TASKS or kind == "pairs":
@@ -92,8 +92,8 @@ class Library:
             return "pairs" in self._given or len(_built_in(self._labels)) > 1
         return (kind == "prompts" and "texts" in self._given) or bool(_built_in(self._labels))
 
-    def get(self, kind: str) -> Material:
-        """Return the material of a kind.
+    def get(self, kind: str) -> Dataset:
+        """Return the data of a kind.
 
         Raises:
             TextError: If there is none.
@@ -103,7 +103,7 @@ class Library:
             kept = {label: thinned(list(some), self._limit) for label, some in items.items()}
             if kind == "facts":
                 kept = {"": _per_pair(items[""], self._limit)}
-            self._read[kind] = Material(kind, source, kept, _digest(kept))
+            self._read[kind] = Dataset(kind, source, kept, _digest(kept))
         return self._read[kind]
 
     def calibration(self) -> dict[str, list[str]] | None:
@@ -118,7 +118,7 @@ class Library:
 
     def used(self) -> dict[str, Any]:
         """Return the facts of everything that was read."""
-        return {kind: material.facts() for kind, material in sorted(self._read.items())}
+        return {kind: dataset.facts() for kind, dataset in sorted(self._read.items())}
 
     def _find(self, kind: str) -> tuple[str, dict[str, Sequence[Any]]]:
         if kind == "facts":
@@ -145,7 +145,7 @@ class Library:
             heads = {label: [row[0] for row in rows] for label, rows in halves.items()}
             return "built-in sentences", dict(heads if kind == "prompts" else join)
         raise TextError(
-            f"There is no material of the kind {kind!r} for {', '.join(self._labels)}. Give it as "
+            f"There is no data of the kind {kind!r} for {', '.join(self._labels)}. Give it as "
             f"data={{{kind!r}: FOLDER}}, on the command line --data {kind}=FOLDER."
         )
 
@@ -217,7 +217,7 @@ def _sources(data: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
         }
         if not named:
             raise TextError(
-                f"{str(folder)!r} has no subfolder called by a kind of data; kinds are "
+                f"{str(folder)!r} has no subfolder named after a kind of data; kinds are "
                 f"{', '.join(KINDS)}. Or name it: --data xcopa={folder}."
             )
         return dict(named)
@@ -248,7 +248,7 @@ def _kind(name: str) -> str:
     return next((kind for kind in KINDS if folded.rstrip("0123456789") == kind), "")
 
 
-def _parallel(source: Any, labels: Sequence[str]) -> tuple[list[Row], str]:
+def _parallel(source: Any, labels: Sequence[str]) -> tuple[list[Record], str]:
     """Return rows with one sentence in several languages."""
     if isinstance(source, Path) and source.is_file():
         return read_rows(source), source.name
@@ -268,7 +268,7 @@ def _parallel(source: Any, labels: Sequence[str]) -> tuple[list[Row], str]:
     return _aligned({k: list(v) for k, v in source.items()}), "own data"
 
 
-def _aligned(columns: Mapping[str, Sequence[str]]) -> list[Row]:
+def _aligned(columns: Mapping[str, Sequence[str]]) -> list[Record]:
     if len({len(column) for column in columns.values()}) > 1:
         found = ", ".join(f"{label}: {len(column)}" for label, column in columns.items())
         raise TextError(f"Parallel sentences differ in number ({found}): they are not aligned.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import TextError
 from ..metrics.codes import same, unspaced
 from ..metrics.lss import Fact
-from .files import Row, per_label, read_rows
+from .files import Record, per_label, read_rows
 
 _TEMPLATES = "templates.jsonl"
 
@@ -30,7 +30,7 @@ def of_halves(halves: Mapping[str, Sequence[tuple[str, str]]]) -> list[Fact]:
     ]
 
 
-def of_pairs(rows: Sequence[Row], labels: Sequence[str]) -> list[Fact]:
+def of_pairs(rows: Sequence[Record], labels: Sequence[str]) -> list[Fact]:
     """Return facts from rows that hold one sentence in several languages, `{"en": …, "fr": …}`."""
     halves: dict[str, list[tuple[str, str]]] = {label: [] for label in labels}
     for row in rows:

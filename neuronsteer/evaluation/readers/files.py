@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
-import io
 import json
-import lzma
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import TextError
+from ...stats.texts import OPENERS, read_lines, suffix_of
 from ..metrics.codes import canonical
 
-_OPENERS: dict[str, Callable[[Path], Any]] = {
-    ".gz": gzip.GzipFile,
-    ".xz": lzma.LZMAFile,
-    ".bz2": bz2.BZ2File,
-}
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json", ".tsv")
 # FLORES names its files fra_Latn.dev and fra_Latn.devtest.
 _BARE = (".dev", ".devtest")
 # Of several files of a label, the first of these is what papers report on.
 _SPLITS = ("test", "devtest", "validation", "val", "dev", "train")
 
-Row = dict[str, Any]
+Record = dict[str, Any]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Record]:
     """Return the rows of a file; a plain line is `{"text": line}`.
 
     A TSV file without a header has the columns of MGSM, `question` and `answer`. A SQuAD-like JSON
@@ -39,16 +31,15 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         TextError: If the file is missing, damaged or of an unknown kind.
     """
-    kind = _kind(path)
-    text = _text(path)
+    kind = suffix_of(path)
+    lines = read_lines(path)
     if kind == ".json":
-        return _json(path, text)
+        return _json(path, "\n".join(line for _, line in lines))
     if kind == ".tsv":
-        return _table(text)
-    lines = [line for line in text.split("\n") if line.strip()]
+        return _table([line for _, line in lines])
     if kind in (".jsonl", ".ndjson"):
-        return [_object(path, number, line) for number, line in enumerate(lines, 1)]
-    return [{"text": line.strip()} for line in lines]
+        return [_object(path, number, line) for number, line in lines]
+    return [{"text": line.strip()} for _, line in lines]
 
 
 def per_label(folder: Path, labels: Iterable[str]) -> dict[str, Path]:
@@ -67,17 +58,13 @@ def per_label(folder: Path, labels: Iterable[str]) -> dict[str, Path]:
 
 
 def _readable(path: Path) -> bool:
-    return not path.name.startswith(".") and _kind(path) in (*SUFFIXES, *_BARE)
-
-
-def _kind(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in _OPENERS else path.suffix
+    return not path.name.startswith(".") and suffix_of(path) in (*SUFFIXES, *_BARE)
 
 
 def _codes(path: Path) -> set[str]:
     """Return the language codes that the parts of a path can stand for."""
     name = path.name
-    while Path(name).suffix in (*_OPENERS, *SUFFIXES, *_BARE):
+    while Path(name).suffix in (*OPENERS, *SUFFIXES, *_BARE):
         name = Path(name).stem
     # `multiway_xcopa` holds no language, `mgsm_de` and `fra_Latn` do.
     parts = [*path.parts[:-1], name, *re.split(r"[._\-]", name)]
@@ -89,22 +76,8 @@ def _rank(path: Path) -> int:
     return next((i for i, split in enumerate(_SPLITS) if split in parts), len(_SPLITS))
 
 
-def _text(path: Path) -> str:
-    try:
-        with _OPENERS.get(path.suffix, io.FileIO)(path) as file:
-            return file.read().decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise TextError(
-            f"{str(path)!r} is not UTF-8 (byte {error.start}). Convert it with iconv -t utf-8."
-        ) from error
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise TextError(
-            f"{str(path)!r} cannot be read: {error or type(error).__name__}."
-        ) from error
-
-
-def _table(text: str) -> list[Row]:
-    lines = list(csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+def _table(text: list[str]) -> list[Record]:
+    lines = list(csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE))
     lines = [line for line in lines if any(cell.strip() for cell in line)]
     names: Sequence[str] = ("question", "answer")
     if lines and {"question", "premise", "sentence", "text"} & set(lines[0]):
@@ -112,24 +85,24 @@ def _table(text: str) -> list[Row]:
     return [dict(zip(names, line, strict=False)) for line in lines]
 
 
-def _object(path: Path, number: int, line: str) -> Row:
+def _object(path: Path, number: int, line: str) -> Record:
     try:
         value = json.loads(line)
     except ValueError as error:
         raise TextError(f"{str(path)!r}, line {number} is not JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise TextError(f"{str(path)!r}, line {number} is no JSON object.")
+        raise TextError(f"{str(path)!r}, line {number} is not a JSON object.")
     return value
 
 
-def _json(path: Path, text: str) -> list[Row]:
+def _json(path: Path, text: str) -> list[Record]:
     try:
         value: Any = json.loads(text)
     except ValueError as error:
         raise TextError(f"{str(path)!r} is not JSON: {error}.") from error
     value = value.get("data", value) if isinstance(value, dict) else value
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
-        raise TextError(f"{str(path)!r} holds no list of objects.")
+        raise TextError(f"{str(path)!r} does not hold a list of objects.")
     if not any("paragraphs" in each for each in value):
         return value
     return [

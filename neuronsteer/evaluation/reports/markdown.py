@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import wording
-
-if TYPE_CHECKING:
-    from . import Report
+from . import formatting
+from .report_data import ReportData
 
 
-def render(report: Report) -> str:
+def render(report: ReportData) -> str:
     """Return the report as Markdown."""
     lines = [f"# {cell(report.title)}", ""]
     if not report.controls:
-        lines += [f"> **No controls.** {wording.NO_CONTROLS}", ""]
+        lines += [f"> **No controls.** {formatting.NO_CONTROLS}", ""]
     lines += [f"> {cell(note)}\n" for note in report.notes]
     lines += [_facts(report), "", *summary(report), ""]
     for task in report.tasks:
@@ -25,15 +23,15 @@ def render(report: Report) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def summary(report: Report) -> list[str]:
+def summary(report: ReportData) -> list[str]:
     """Return the table of headlines."""
-    arms = [name for name in wording.ARMS if any(name in task["arms"] for task in report.tasks)]
-    head = ["experiment", "headline", *(wording.ARMS[name] for name in arms)]
+    treatments = report.treatments
+    head = ["experiment", "headline", *(formatting.TREATMENTS[name] for name in treatments)]
     rows: list[list[str]] = []
     for task in report.tasks:
-        row = [task["title"], wording.title(task["primary"])]
-        for name in arms:
-            found = task["arms"].get(name, {}).get("values", {}).get(task["primary"])
+        row = [task["title"], formatting.title(task["primary"])]
+        for name in treatments:
+            found = task["treatments"].get(name, {}).get("values", {}).get(task["primary"])
             row.append(_value(found, str(task.get("unit", ""))))
         rows.append(row)
     return table(head, rows)
@@ -54,7 +52,7 @@ def cell(text: Any) -> str:
     return re.sub(r"([|<>`*_\[\]\\#])", r"\\\1", re.sub(r"\s+", " ", shown)).strip()
 
 
-def _facts(report: Report) -> str:
+def _facts(report: ReportData) -> str:
     model, found = report.subject["model"], report.subject["set"]
     operation = " ".join(str(value) for value in found["operation"].values())
     return (
@@ -73,66 +71,75 @@ def _task(task: Mapping[str, Any]) -> list[str]:
         f"{task.get('question', '')} {task.get('definition', '')}",
         "",
     ]
-    names = list(task["arms"]["neurons"]["values"])
+    names = list(task["treatments"]["neurons"]["values"])
     rows = [
-        [wording.arm(arm, entry)]
-        + [_value(entry["values"].get(name), wording.unit_of(task, name)) for name in names]
+        [formatting.treatment(treatment, entry)]
+        + [_value(entry["values"].get(name), formatting.unit_of(task, name)) for name in names]
         + [entry["n"]]
-        for arm, entry in task["arms"].items()
+        for treatment, entry in task["treatments"].items()
     ]
-    lines += table(["arm", *map(wording.title, names), "n"], rows)
-    said = wording.beaten(task)
+    lines += table(["treatment", *map(formatting.title, names), "n"], rows)
+    said = formatting.beaten(task)
     lines += ["", said] if said else []
-    labels = task["arms"]["neurons"]["labels"]
+    labels = task["treatments"]["neurons"]["labels"]
     if labels:
-        arms = list(task["arms"])
+        treatments = list(task["treatments"])
         rows = [
             [label]
             + [
-                _value(task["arms"][arm]["labels"].get(label), str(task.get("unit", "")))
-                for arm in arms
+                _value(
+                    task["treatments"][treatment]["labels"].get(label), str(task.get("unit", ""))
+                )
+                for treatment in treatments
             ]
             for label in labels
         ]
-        head = [wording.arm(arm, task["arms"][arm]) for arm in arms]
-        lines += ["", f"Per label, {wording.title(primary)}:", ""]
+        head = [
+            formatting.treatment(treatment, task["treatments"][treatment])
+            for treatment in treatments
+        ]
+        lines += ["", f"Per label, {formatting.title(primary)}:", ""]
         lines += table(["label", *head], rows)
-    for part in task["arms"]["neurons"]["parts"]:
-        lines += ["", *_part(part)]
+    for block in task["treatments"]["neurons"]["blocks"]:
+        lines += ["", *_block(block)]
     return lines
 
 
-def _part(part: Mapping[str, Any]) -> list[str]:
-    head = [f"**{cell(part['title'])}**" + (f": {cell(part['note'])}" if part["note"] else ""), ""]
-    if part["kind"] == "matrix":
+def _block(block: Mapping[str, Any]) -> list[str]:
+    head = [
+        f"**{cell(block['title'])}**" + (f": {cell(block['note'])}" if block["note"] else ""),
+        "",
+    ]
+    if block["kind"] == "matrix":
         rows = [
-            [row, *(wording.number(value, part["unit"]) for value in values)]
-            for row, values in zip(part["rows"], part["values"], strict=True)
+            [row, *(formatting.number(value, block["unit"]) for value in values)]
+            for row, values in zip(block["rows"], block["values"], strict=True)
         ]
         return head + table(
-            [f"{part['row_name']} \\ {part['column_name']}", *part["columns"]], rows
+            [f"{block['row_name']} \\ {block['column_name']}", *block["columns"]], rows
         )
-    if part["kind"] == "table":
-        return head + table(part["header"], part["rows"])
-    if part["kind"] == "samples":
+    if block["kind"] == "table":
+        return head + table(block["header"], block["rows"])
+    if block["kind"] == "samples":
         rows = [
-            [each["label"], each["heard"], each["prompt"], each["text"]] for each in part["items"]
+            [each["label"], each["identified"], each["prompt"], each["text"]]
+            for each in block["items"]
         ]
-        return head + table(["asked", "heard", "prompt", "text"], rows)
-    if part["kind"] == "histogram":
-        spans = zip(part["edges"], part["edges"][1:], part["counts"], strict=False)
+        return head + table(["asked", "identified", "prompt", "text"], rows)
+    if block["kind"] == "histogram":
+        spans = zip(block["edges"], block["edges"][1:], block["counts"], strict=False)
         rows = [[f"{low:g}–{high:g}", count] for low, high, count in spans]
-        return head + table([part["x_name"], "times"], rows)
-    if part["kind"] == "scatter":
+        return head + table([block["x_name"], "times"], rows)
+    if block["kind"] == "scatter":
         rows = [
             [p["label"], f"{p['x']:.1%}", f"{p['y']:.1%}", "yes" if p.get("best") else ""]
-            for p in part["points"]
+            for p in block["points"]
         ]
-        return head + table(["setting", part["x_name"], part["y_name"], "on the frontier"], rows)
+        return head + table(["setting", block["x_name"], block["y_name"], "on the frontier"], rows)
     return []
 
 
-def _made(report: Report) -> list[str]:
+def _made(report: ReportData) -> list[str]:
     facts = [
         ["set", report.subject["set"]["fingerprint"]],
         ["model weights (sampled)", report.subject["model"].get("weights_sha256")],
@@ -146,5 +153,5 @@ def _made(report: Report) -> list[str]:
 def _value(found: Mapping[str, Any] | None, unit: str) -> str:
     if found is None:
         return ""
-    bounds = wording.interval(found, unit)
-    return wording.number(found["value"], unit) + (f" ({bounds})" if bounds else "")
+    bounds = formatting.interval(found, unit)
+    return formatting.number(found["value"], unit) + (f" ({bounds})" if bounds else "")

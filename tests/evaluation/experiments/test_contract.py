@@ -55,7 +55,7 @@ def test_it_says_what_it_is(name: str):
     kind = EXPERIMENTS.get(name)
     assert kind.name == name
     assert kind.title and kind.question and kind.definition and kind.primary
-    assert set(kind.material) <= set(KINDS) and kind.material
+    assert set(kind.reads) <= set(KINDS) and kind.reads
     assert (kind.__doc__ or "").strip()
 
 
@@ -63,18 +63,18 @@ def test_it_says_what_it_is(name: str):
 def test_it_measures_what_it_says(name: str, report: Report):
     task = report.task(name)
     kind = EXPERIMENTS.get(name)
-    assert task["primary"] in task["arms"]["neurons"]["values"]
-    assert ("none" in task["arms"]) == kind.unsteered
-    assert ("diffmean" in task["arms"]) == kind.directions
-    random = task["arms"]["random"]
+    assert task["primary"] in task["treatments"]["neurons"]["values"]
+    assert ("none" in task["treatments"]) == kind.unsteered
+    assert ("diffmean" in task["treatments"]) == kind.directions
+    random = task["treatments"]["random"]
     assert random["seeds"] == min(2, kind.seeds or 2)
-    values = [set(entry["values"]) for entry in task["arms"].values()]
+    values = [set(entry["values"]) for entry in task["treatments"].values()]
     assert all(each == values[0] for each in values)
-    assert all(entry["n"] > 0 for entry in task["arms"].values())
-    for value in task["arms"]["neurons"]["values"].values():
+    assert all(entry["n"] > 0 for entry in task["treatments"].values())
+    for value in task["treatments"]["neurons"]["values"].values():
         bounds = value["interval"]
         assert bounds is None or bounds[0] <= value["value"] <= bounds[1]
-    for part in task["arms"]["neurons"]["parts"]:
+    for part in task["treatments"]["neurons"]["blocks"]:
         assert part["kind"] in ("matrix", "scatter", "histogram", "table", "samples")
         if part["kind"] == "matrix":
             assert len(part["values"]) == len(part["rows"])

@@ -24,15 +24,15 @@ def report():
 def test_the_set_forces_languages_and_the_controls_do_not(report):
     ours = report.value("forcing")
     assert ours > 0.25
-    assert report.value("forcing", arm="none") < ours / 2
-    assert report.value("forcing", arm="random") < ours / 2
+    assert report.value("forcing", treatment="none") < ours / 2
+    assert report.value("forcing", treatment="random") < ours / 2
 
 
 def test_the_set_shifts_facts_and_random_neurons_do_not(report):
     assert report.value("lss") > 0.7
-    assert report.value("lss", arm="random") < report.value("lss")
+    assert report.value("lss", treatment="random") < report.value("lss")
 
 
 def test_the_set_switches_and_random_neurons_do_not(report):
-    assert report.value("switch") > report.value("switch", arm="random")
+    assert report.value("switch") > report.value("switch", treatment="random")
     assert report.value("switch", "mean_delay") < 24

@@ -10,7 +10,7 @@ import torch
 
 import neuronsteer as ns
 from neuronsteer.errors import NeuronSteerError, ParameterError, StatsError, TextError
-from neuronsteer.evaluation.experiments._arms import spread
+from neuronsteer.evaluation.experiments._pooling import spread
 from neuronsteer.evaluation.experiments.forcing import Forcing
 from neuronsteer.evaluation.reports import Report
 
@@ -47,14 +47,16 @@ def test_the_same_run_gives_the_same_report(whole):
 
 def test_another_seed_draws_other_texts(whole):
     def texts(report):
-        return [p for p in report.task("forcing")["arms"]["neurons"]["parts"] if "items" in p]
+        return [
+            p for p in report.task("forcing")["treatments"]["neurons"]["blocks"] if "items" in p
+        ]
 
     assert texts(run(seed=1)) != texts(whole)
 
 
 def test_a_task_does_not_depend_on_the_others(whole):
     alone = run(tasks=[LSS], controls="random:2")
-    assert alone.task("lss")["arms"] == whole.task("lss")["arms"]
+    assert alone.task("lss")["treatments"] == whole.task("lss")["treatments"]
 
 
 def test_an_interrupted_run_goes_on_where_it_was(whole, tmp_path: Path, monkeypatch):
@@ -63,11 +65,11 @@ def test_an_interrupted_run_goes_on_where_it_was(whole, tmp_path: Path, monkeypa
     original = Forcing.run
     stop_at = 5
 
-    def counted(self, bench, cell):
-        measured.append((bench.arm.name, *cell))
+    def counted(self, tested, case):
+        measured.append((tested.treatment.name, *case))
         if stop_at == len(measured):
             raise KeyboardInterrupt
-        return original(self, bench, cell)
+        return original(self, tested, case)
 
     monkeypatch.setattr(Forcing, "run", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -79,7 +81,7 @@ def test_an_interrupted_run_goes_on_where_it_was(whole, tmp_path: Path, monkeypa
     before = list(measured)
     stop_at = -1
     report = run(out=out, resume=True)
-    # Each cell once, the one that was cut off again.
+    # Each case once, the one that was cut off again.
     assert len(measured) == len(set(measured)) and set(before) < set(measured)
     assert cut_off in measured
     assert numbers(report) == numbers(whole)
@@ -150,8 +152,8 @@ def test_a_report_without_controls_says_so():
 
 
 def test_random_sets_are_pooled(whole):
-    random = whole.task("lss")["arms"]["random"]
-    seeds = [run(tasks=[LSS], controls=c).value("lss", arm="random") for c in ("random:1",)]
+    random = whole.task("lss")["treatments"]["random"]
+    seeds = [run(tasks=[LSS], controls=c).value("lss", treatment="random") for c in ("random:1",)]
     found = random["values"]["lss"]
     assert random["seeds"] == found["seeds"] == 2
     assert found["low"] <= seeds[0] <= found["high"]
@@ -177,7 +179,7 @@ def test_diffmean_takes_statistics_or_texts():
     )
     for options in ({"stats": stats}, {}):
         report = run(tasks=[LSS], controls="diffmean", **options)
-        assert report.value("lss", arm="diffmean") is not None
+        assert report.value("lss", treatment="diffmean") is not None
     with pytest.raises(StatsError, match="--stats"):
         run(tasks=[LSS], controls="diffmean", data={"facts": DATA["facts"]})
 
@@ -186,9 +188,9 @@ def test_diffmean_takes_statistics_or_texts():
     ("options", "said"),
     [
         ({"controls": "randon:3"}, "Did you mean 'random'"),
-        ({"controls": "random:0"}, "no number of seeds"),
+        ({"controls": "random:0"}, "not a number of seeds"),
         ({"controls": "random:2,random:3"}, "given twice"),
-        ({"controls": "diffmean:x"}, "no factor"),
+        ({"controls": "diffmean:x"}, "not a factor"),
         ({"tasks": "lss,lss"}, "given twice"),
         ({"tasks": []}, "no task"),
         ({"limit": 0}, "limit is at least 1"),
@@ -207,7 +209,7 @@ def test_a_task_without_data_is_told():
         run(tasks="xcopa", data=None)
 
 
-def test_labels_that_are_no_languages_are_not_listened_for():
+def test_labels_that_are_no_languages_are_not_identified():
     model, tokenizer, neurons = subject()
     other = neurons.relabel({label: f"culture-{label}" for label in LABELS})
     data = {"texts": {f"culture-{k}": v for k, v in TEXTS.items()}}
@@ -216,7 +218,7 @@ def test_labels_that_are_no_languages_are_not_listened_for():
         languages=other.labels,
     )  # fmt: skip
     assert "forcing" not in report.names and "perplexity" in report.names
-    assert "forcing" in report.notes[0] and "no language can be heard" in report.notes[0]
+    assert "forcing" in report.notes[0] and "no language can be identified" in report.notes[0]
     with pytest.raises(ParameterError, match="identifier"):
         ns.evaluate(
             model, other, tokenizer=tokenizer, data=data, tasks="forcing", languages=other.labels
@@ -236,20 +238,20 @@ def test_everything_a_number_depends_on_is_recorded(whole):
     assert other.data["prompts"]["sha256"] != whole.data["prompts"]["sha256"]
 
 
-def test_progress_counts_every_cell():
+def test_progress_counts_every_case():
     seen: list[tuple[int, int]] = []
     run(progress=lambda _what, done, total: seen.append((done, total)))
     total = seen[0][1]
     assert [done for done, _ in seen] == list(range(1, total + 1))
 
 
-def test_cells_on_disk_are_json_with_their_key(tmp_path, monkeypatch):
+def test_cases_on_disk_are_json_with_their_key(tmp_path, monkeypatch):
     out = tmp_path / "report"
     monkeypatch.setattr(Report, "save", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         run(out=out, tasks=[LSS], controls="")
     # The report could not be written: what was measured is still there.
-    cells = [json.loads(p.read_text()) for p in (tmp_path / "report.partial").glob("lss/*.json")]
-    assert sorted(cell["cell"][0] for cell in cells) == sorted(LABELS)
+    cases = [json.loads(p.read_text()) for p in (tmp_path / "report.partial").glob("lss/*.json")]
+    assert sorted(case["case"][0] for case in cases) == sorted(LABELS)
     monkeypatch.undo()
     assert run(out=out, tasks=[LSS], controls="", resume=True).value("lss") is not None

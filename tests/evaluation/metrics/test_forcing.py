@@ -1,4 +1,4 @@
-"""Language forcing and confusion: who is heard, and what babble may not buy."""
+"""Language forcing and confusion: what is identified, and why gibberish is no success."""
 
 import sys
 import types
@@ -9,7 +9,12 @@ from neuronsteer.errors import MissingExtraError, ParameterError
 from neuronsteer.evaluation.metrics import METRICS, metric
 from neuronsteer.evaluation.metrics.codes import canonical, same, scripts
 from neuronsteer.evaluation.metrics.fluency import degenerate, distinct_ngrams
-from neuronsteer.evaluation.metrics.langid import FastText, Verdict, heard, identifier
+from neuronsteer.evaluation.metrics.langid import (
+    FastText,
+    LanguageGuess,
+    identifier,
+    identify_languages,
+)
 
 from .texts import BY_LANGUAGE, CHINESE, ENGLISH, FRENCH, GERMAN, JAPANESE, RUSSIAN, by_script
 
@@ -17,7 +22,7 @@ LABELS = tuple(BY_LANGUAGE)
 
 
 def test_lingua_hears_every_language():
-    found, name = heard(list(BY_LANGUAGE.values()), "lingua", labels=LABELS)
+    found, name = identify_languages(list(BY_LANGUAGE.values()), "lingua", labels=LABELS)
     assert found == list(LABELS)
     assert name == "lingua[de,en,fr,ja,ru,zh]"
 
@@ -31,7 +36,7 @@ def test_forcing_by_hand():
     assert score["distinct_ngrams"] == pytest.approx(
         sum(map(distinct_ngrams, texts)) / 4, abs=1e-12
     )
-    assert score.details["by_target"]["fr"]["heard"] == {"fr": 3, "en": 1}
+    assert score.details["by_target"]["fr"]["identified"] == {"fr": 3, "en": 1}
     low, high = score.interval
     assert 0 <= low < 0.5 < high <= 1
 
@@ -124,7 +129,7 @@ def test_other_labels_stay_whole():
 
 
 def test_identifiers_are_pluggable(tmp_path, monkeypatch):
-    assert identifier(by_script).identify([FRENCH]) == [Verdict("fr", 1.0)]
+    assert identifier(by_script).identify([FRENCH]) == [LanguageGuess("fr", 1.0)]
     with pytest.raises(ParameterError, match="No language identifier"):
         identifier("no/such/model.bin")
     with pytest.raises(ParameterError, match="needs two languages"):
@@ -150,10 +155,10 @@ def test_a_fasttext_model_file(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fasttext", fake)
     file = tmp_path / "glotlid.bin"
     file.touch()
-    assert identifier(file).identify(["a\nb", " ", "1"])[0] == Verdict("oc", 0.6)
-    assert identifier(file).identify([" "]) == [Verdict(None, 0.0)]
-    assert FastText(file, ["fr", "en"]).identify(["a b"]) == [Verdict("fr", 0.3)]
-    assert heard(["a b"], file, floor=0.7)[0] == [None]
+    assert identifier(file).identify(["a\nb", " ", "1"])[0] == LanguageGuess("oc", 0.6)
+    assert identifier(file).identify([" "]) == [LanguageGuess(None, 0.0)]
+    assert FastText(file, ["fr", "en"]).identify(["a b"]) == [LanguageGuess("fr", 0.3)]
+    assert identify_languages(["a b"], file, floor=0.7)[0] == [None]
 
 
 # Language confusion
@@ -180,7 +185,7 @@ def test_confusion_by_hand():
 
 def test_short_lines_and_silence_are_not_judged():
     score = confusion().compute(["Да\nok then", RUSSIAN + "\nOK"], ["ru", "ru"])
-    assert score["unjudged"] == 0.5
+    assert score["unscored"] == 0.5
     assert score["line_pass_rate"] == 1
     assert score["lines"] == 1
 

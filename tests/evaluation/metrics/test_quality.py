@@ -8,9 +8,9 @@ import sacrebleu
 from sklearn.metrics import accuracy_score, fbeta_score
 
 from neuronsteer.errors import MissingExtraError, ParameterError
+from neuronsteer.evaluation.bootstrap import interval
 from neuronsteer.evaluation.metrics import metric
 from neuronsteer.evaluation.metrics.answers import f1, numbers, tokens
-from neuronsteer.evaluation.metrics.bootstrap import interval
 from neuronsteer.evaluation.metrics.choices import FORMATS, question
 
 from ...tiny_models import tiny_model, tiny_tokenizer
@@ -119,10 +119,10 @@ def test_mgsm_by_hand():
     chosen = metric("exact_match", kind="number", identifier=by_script)
     score = chosen.compute(replies, ["18", "70000", "18", "3"], ["fr"] * 4)
     assert score["exact_match"] == 0.75
-    assert score["in_language"] == 0.5  # "dollars." has no accent: the toy identifier hears English
+    assert score["in_language"] == 0.5  # "dollars." has no accent: the toy identifier says English
     assert score["exact_match_in_language"] == 0.25
     assert score.details["right"] == [True, True, True, False]
-    assert score.settings["listener"] == "by_script"
+    assert score.settings["identified_by"] == "by_script"
 
 
 def test_an_ambiguous_separator_is_read_kindly():

@@ -41,11 +41,11 @@ def test_counts_as_by_hand():
 
 
 def test_refuses_what_is_no_comparison():
-    judge = metric("relation_accuracy")
+    scorer = metric("relation_accuracy")
     with pytest.raises(ParameterError, match="of another relation"):
-        judge.compute(["a"], ["a"], [1], [1])
+        scorer.compute(["a"], ["a"], [1], [1])
     with pytest.raises(ParameterError, match="right"):
-        judge.compute(["a", "a"], ["a", "b"], [0.5, 1], [1, 1])
+        scorer.compute(["a", "a"], ["a", "b"], [0.5, 1], [1, 1])
 
 
 def test_reads_a_model_s_facts_and_what_switching_off_costs():
@@ -66,14 +66,14 @@ def test_reads_a_model_s_facts_and_what_switching_off_costs():
         d_ff=width,
         operation={"name": "zero"},
     )
-    judge = metric("relation_accuracy")
+    scorer = metric("relation_accuracy")
     with attach(model, everything) as steer:
-        score = judge.measure(model, tokenizer, facts, steer)
+        score = scorer.measure(model, tokenizer, facts, steer)
         matrix = score.details["matrix"]
         assert all(cell["before"] == 1 for row in matrix.values() for cell in row.values())
         # The same neurons for both relations: nothing is specific.
         assert matrix["a"] == matrix["b"]
-        untouched = judge.measure(model, tokenizer, facts, lambda _label: None)
+        untouched = scorer.measure(model, tokenizer, facts, lambda _label: None)
     assert untouched["intra_drop"] == untouched["inter_drop"] == 0
 
 

@@ -13,7 +13,7 @@ from neuronsteer.errors import NeuronSteerError, ParameterError, TextError
 from neuronsteer.evaluation.metrics.codes import same, scripts
 from neuronsteer.evaluation.readers import (
     KINDS,
-    Library,
+    EvaluationData,
     beginning,
     facts,
     languages,
@@ -36,27 +36,27 @@ def jsonl(path: Path, rows: list[dict]) -> Path:
 
 def test_built_in_sentences_are_parallel_and_in_their_language():
     lingua = pytest.importorskip("lingua", reason="the language identifier is not installed")
-    library = Library(None, languages())
-    texts = library.get("texts").items
+    data = EvaluationData(None, languages())
+    texts = data.get("texts").items
     assert len({len(rows) for rows in texts.values()}) == 1
     known = {each.iso_code_639_1.name.lower(): each for each in lingua.Language.all()}
     detector = lingua.LanguageDetectorBuilder.from_languages(
         *(known[label] for label in texts)
     ).build()
     for label, rows in texts.items():
-        heard = [detector.detect_language_of(row) for row in rows]
-        assert heard == [known[label]] * len(rows), label
+        found = [detector.detect_language_of(row) for row in rows]
+        assert found == [known[label]] * len(rows), label
         assert len(set(rows)) == len(rows)
 
 
 def test_prompts_are_beginnings_and_facts_are_halves():
-    library = Library(None, LABELS)
-    texts, prompts = library.get("texts").items, library.get("prompts").items
+    data = EvaluationData(None, LABELS)
+    texts, prompts = data.get("texts").items, data.get("prompts").items
     for label in LABELS:
         for text, prompt in zip(texts[label], prompts[label], strict=True):
             assert text.startswith(prompt) and 0 < len(prompt) < len(text)
             assert ("LATIN" in scripts(label)) == (" " in text)
-    found = library.get("facts").items[""]
+    found = data.get("facts").items[""]
     pairs = {(fact.base, fact.target) for fact in found}
     assert pairs == {(a, b) for a in LABELS for b in LABELS if a != b}
     fact = next(each for each in found if (each.base, each.target) == ("de", "zh"))
@@ -65,10 +65,10 @@ def test_prompts_are_beginnings_and_facts_are_halves():
 
 
 def test_labels_may_be_spelled_in_other_ways():
-    found = Library(None, ["fra_Latn", "pt-BR"]).get("texts")
+    found = EvaluationData(None, ["fra_Latn", "pt-BR"]).get("texts")
     assert found.labels == ["fra_Latn", "pt-BR"]
-    assert not Library(None, ["fra_Latn"]).has("facts")
-    assert not Library(None, ["culture-x"]).has("texts")
+    assert not EvaluationData(None, ["fra_Latn"]).has("facts")
+    assert not EvaluationData(None, ["culture-x"]).has("texts")
 
 
 # Public formats
@@ -79,7 +79,7 @@ def test_xcopa(tmp_path: Path):
     jsonl(tmp_path / "test.zh.jsonl", [row])
     jsonl(tmp_path / "val.zh.jsonl", [row, row])
     jsonl(tmp_path / "test.sw.jsonl", [row])
-    found = Library({"xcopa": tmp_path}, LABELS).get("xcopa")
+    found = EvaluationData({"xcopa": tmp_path}, LABELS).get("xcopa")
     # The test split, and only languages that were asked for.
     assert found.items == {"zh": [row]}
     assert found.source == tmp_path.name
@@ -88,7 +88,7 @@ def test_xcopa(tmp_path: Path):
 def test_mgsm(tmp_path: Path):
     (tmp_path / "mgsm_de.tsv").write_text('Was ist "1 + 1"?\t2\nUnd 2 + 2?\t4\n', "utf-8")
     (tmp_path / "mgsm_en.tsv").write_text("What is 1 + 1?\t2\r\n", "utf-8")
-    found = Library({"mgsm": tmp_path}, LABELS).get("mgsm").items
+    found = EvaluationData({"mgsm": tmp_path}, LABELS).get("mgsm").items
     assert found["de"][0] == {"question": 'Was ist "1 + 1"?', "answer": "2"}
     assert [len(found[label]) for label in ("en", "de")] == [1, 2]
 
@@ -107,7 +107,7 @@ def test_xquad_as_published(tmp_path: Path):
         ]
     }
     (tmp_path / "xquad.de.json").write_text(json.dumps(data), "utf-8")
-    found = Library({"xquad": tmp_path}, LABELS).get("xquad").items
+    found = EvaluationData({"xquad": tmp_path}, LABELS).get("xquad").items
     assert found == {"de": [{"context": "Eins. Zwei.", "question": "Was?", "answers": ["Eins"]}]}
 
 
@@ -123,17 +123,19 @@ def test_a_file_belongs_to_the_label_in_its_name(tmp_path: Path, name: str):
 def test_compressed_files(tmp_path: Path, pack):
     suffix = {gzip.compress: ".gz", lzma.compress: ".xz"}[pack]
     (tmp_path / f"en.txt{suffix}").write_bytes(pack(b"One.\n\nTwo.\n"))
-    assert Library({"texts": tmp_path}, ["en"]).get("texts").items == {"en": ["One.", "Two."]}
+    assert EvaluationData({"texts": tmp_path}, ["en"]).get("texts").items == {
+        "en": ["One.", "Two."]
+    }
 
 
 def test_evaluation_and_calibration_read_different_ends(tmp_path: Path):
     (tmp_path / "en.txt").write_text("\n".join(f"line {i}" for i in range(200)), "utf-8")
-    library = Library({"texts": tmp_path}, ["en"])
-    calibration = library.calibration()
+    data = EvaluationData({"texts": tmp_path}, ["en"])
+    calibration = data.calibration()
     assert calibration is not None
-    assert not set(calibration["en"]) & set(library.get("texts").items["en"])
-    assert len(calibration["en"]) + len(library.get("texts").items["en"]) == 200
-    assert Library(None, ["en"]).calibration() is None
+    assert not set(calibration["en"]) & set(data.get("texts").items["en"])
+    assert len(calibration["en"]) + len(data.get("texts").items["en"]) == 200
+    assert EvaluationData(None, ["en"]).calibration() is None
 
 
 def test_mlama(tmp_path: Path):
@@ -147,7 +149,7 @@ def test_mlama(tmp_path: Path):
         jsonl(tmp_path / label / "templates.jsonl", templates)
         jsonl(tmp_path / label / "P36.jsonl", relation)
         jsonl(tmp_path / label / "P1.jsonl", relation)
-    found = Library({"facts": tmp_path}, LABELS).get("facts").items[""]
+    found = EvaluationData({"facts": tmp_path}, LABELS).get("facts").items[""]
     assert {(fact.base, fact.target) for fact in found} == {("en", "de"), ("de", "en")}
     # What cannot be said from left to right is left out.
     assert len(found) == 2
@@ -158,7 +160,7 @@ def test_mlama(tmp_path: Path):
 def test_parallel_sentences(tmp_path: Path):
     rows = [{"en": "One two three four.", "de": "Eins zwei drei vier."}, {"en": "alone here"}]
     jsonl(tmp_path / "multiway_x.jsonl", rows)
-    found = Library({"pairs": tmp_path}, ["en", "de"]).get("facts").items[""]
+    found = EvaluationData({"pairs": tmp_path}, ["en", "de"]).get("facts").items[""]
     assert found[0].prompt == "One two" and found[0].base_object == " three four."
     assert found[0].target_object == " drei vier." and len(found) == 2
     (tmp_path / "flores").mkdir()
@@ -167,11 +169,11 @@ def test_parallel_sentences(tmp_path: Path):
         ("deu_Latn.dev", "I j k l\nM n o p"),
     ):
         (tmp_path / "flores" / name).write_text(text, "utf-8")
-    found = Library({"facts": tmp_path / "flores"}, ["en", "de"]).get("facts").items[""]
+    found = EvaluationData({"facts": tmp_path / "flores"}, ["en", "de"]).get("facts").items[""]
     assert len(found) == 4 and found[1].prompt == "E f"
     (tmp_path / "flores" / "deu_Latn.dev").write_text("I j k l\n", "utf-8")
     with pytest.raises(TextError, match="not aligned"):
-        Library({"facts": tmp_path / "flores"}, ["en", "de"]).get("facts")
+        EvaluationData({"facts": tmp_path / "flores"}, ["en", "de"]).get("facts")
 
 
 def test_a_folder_of_folders(tmp_path: Path):
@@ -179,13 +181,13 @@ def test_a_folder_of_folders(tmp_path: Path):
     jsonl(tmp_path / "eval" / "xcopa" / "test.zh.jsonl", [{"a": 1}])
     (tmp_path / "heldout").mkdir()
     (tmp_path / "heldout" / "en.txt").write_text("x\n", "utf-8")
-    library = Library(tmp_path, LABELS)
-    assert [kind for kind in KINDS if library.has(kind)] == ["texts", "prompts", "facts", "xcopa"]
+    data = EvaluationData(tmp_path, LABELS)
+    assert [kind for kind in KINDS if data.has(kind)] == ["texts", "prompts", "facts", "xcopa"]
 
 
 def test_prompts_are_cut_from_given_texts():
     texts = {"en": ["one two three four five six seven eight nine ten", "too short"]}
-    found = Library({"texts": texts}, ["en"]).get("prompts")
+    found = EvaluationData({"texts": texts}, ["en"]).get("prompts")
     assert found.items == {"en": ["one two three four five six seven eight"]}
     assert found.source == "beginnings of own data"
     assert beginning("あ" * 30, "ja") == "あ" * 12 and beginning("あ" * 3, "ja") is None
@@ -205,8 +207,8 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch):
         return [{"question": "Q", "context": "C", "answers": {"text": ["A"], "answer_start": [0]}}]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    library = Library({"xquad": "hf://google/xquad/xquad.{label}:validation"}, ["en", "de"])
-    found = library.get("xquad")
+    data = EvaluationData({"xquad": "hf://google/xquad/xquad.{label}:validation"}, ["en", "de"])
+    found = data.get("xquad")
     assert found.items == {"en": [{"question": "Q", "context": "C", "answers": ["A"]}]}
     assert asked[0] == ("google/xquad", "xquad.en", "validation")
     assert found.source == "hf://google/xquad/xquad.{label}:validation"
@@ -239,8 +241,8 @@ def test_a_bad_address(text: str):
     ("name", "content", "said"),
     [
         ("en.jsonl", b"{", "line 1 is not JSON"),
-        ("en.jsonl", b"[1]", "no JSON object"),
-        ("en.json", b'"x"', "no list of objects"),
+        ("en.jsonl", b"[1]", "not a JSON object"),
+        ("en.json", b'"x"', "not hold a list of objects"),
         ("en.txt", b"\xff\xfe\xff", "not UTF-8"),
         ("en.txt.gz", b"nothing", "cannot be read"),
     ],
@@ -261,9 +263,9 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes, said: str):
 )
 def test_mistakes_are_told(data, said: str):
     with pytest.raises(NeuronSteerError, match=said):
-        Library(data, LABELS).get("texts")
+        EvaluationData(data, LABELS).get("texts")
     with pytest.raises(TextError, match="subfolder"):
-        Library(Path(__file__).parent, LABELS)
+        EvaluationData(Path(__file__).parent, LABELS)
 
 
 def test_items_are_thinned_evenly():
@@ -274,6 +276,6 @@ def test_items_are_thinned_evenly():
 
 def test_the_hash_is_of_the_items():
     def digest(texts):
-        return Library({"texts": {"en": texts}}, ["en"]).get("texts").sha256
+        return EvaluationData({"texts": {"en": texts}}, ["en"]).get("texts").sha256
 
     assert digest(["a", "b"]) == digest(["a", "b"]) != digest(["b", "a"])

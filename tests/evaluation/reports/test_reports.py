@@ -1,4 +1,4 @@
-"""The report: kept, shown, compared, and made part of a card."""
+"""The report: kept, shown, compared, and made block of a card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from neuronsteer.errors import ArtifactError, HubError, NeuronSteerError, UnknownNameError
-from neuronsteer.evaluation.reports import Report, parts, wording
+from neuronsteer.evaluation.reports import Report, blocks, formatting
 from neuronsteer.neuron_set import card
 from neuronsteer.neuron_set.card import evaluation_results
 
@@ -27,13 +27,13 @@ def number(value, least=None, most=None, **more):
 
 def data(**changes: Any) -> dict[str, Any]:
     """Return a report as `evaluate` writes it."""
-    matrix = parts.matrix(
+    matrix = blocks.matrix(
         "Matrix", ["en", "fr"], ["en", "fr"], [[1.0, 0.5], [None, 0.0]], row_name="prompt",
         column_name="steered to",
     )  # fmt: skip
     shown = [
         matrix,
-        parts.matrix(
+        blocks.matrix(
             "Nats",
             ["en"],
             ["en"],
@@ -43,8 +43,8 @@ def data(**changes: Any) -> dict[str, Any]:
             unit="nats",
             diverging=True,
         ),
-        parts.histogram("Delay", [1, 3, 4], bins=[0, 2, 4], x_name="tokens"),
-        parts.scatter(
+        blocks.histogram("Delay", [1, 3, 4], bins=[0, 2, 4], x_name="tokens"),
+        blocks.scatter(
             "Frontier",
             [
                 {"x": 0.5, "y": 0.9, "label": "add × 1", "group": "add", "best": True},
@@ -54,28 +54,28 @@ def data(**changes: Any) -> dict[str, Any]:
             x_name="success",
             y_name="fluency",
         ),
-        parts.table("Table", ["a", "b"], [["x", 0.5], [EVIL, None]]),
-        parts.samples(
+        blocks.table("Table", ["a", "b"], [["x", 0.5], [EVIL, None]]),
+        blocks.samples(
             "Said",
-            [{"prompt": EVIL, "text": "سلام", "label": "ar", "heard": "ar", "good": True}],
+            [{"prompt": EVIL, "text": "سلام", "label": "ar", "identified": "ar", "good": True}],
         ),
     ]
     task = {
         "name": "forcing", "title": "Forcing", "question": "Q?", "definition": "D.", "paper": "P",
         "primary": "fluent_success", "higher_is_better": True, "unit": "share", "units": {},
-        "material": ["prompts"], "parameters": {"items": 2}, "not_applicable": ["diffmean"],
+        "reads": ["prompts"], "parameters": {"items": 2}, "not_applicable": ["diffmean"],
         "seconds": 1.0,
-        "arms": {
+        "treatments": {
             "neurons": {
                 "seeds": 1, "n": 20,
                 "values": {"fluent_success": number(0.8, 0.7, 0.9), "degeneration": number(0.0)},
                 "labels": {"en": number(0.9, 0.8, 1.0, n=10), "fr": number(0.7, 0.5, 0.8, n=10)},
-                "parts": shown, "settings": {},
+                "blocks": shown, "settings": {},
             },
             "none": {
                 "seeds": 1, "n": 20,
                 "values": {"fluent_success": number(0.1, 0.0, 0.2), "degeneration": number(0.0)},
-                "labels": {"en": number(0.1), "fr": number(None)}, "parts": [], "settings": {},
+                "labels": {"en": number(0.1), "fr": number(None)}, "blocks": [], "settings": {},
             },
             "random": {
                 "seeds": 3, "n": 60,
@@ -84,7 +84,7 @@ def data(**changes: Any) -> dict[str, Any]:
                     "degeneration": number(0.0),
                 },
                 "labels": {"en": number(0.05, 0.0, 0.1), "fr": number(0.05, 0.0, 0.1)},
-                "parts": [matrix], "settings": {},
+                "blocks": [matrix], "settings": {},
             },
         },
     }  # fmt: skip
@@ -122,20 +122,20 @@ def report() -> Report:
 
 def without_controls() -> Report:
     found = data()
-    arms = found["tasks"][0]["arms"]
-    found["tasks"][0]["arms"] = {"neurons": arms["neurons"]}
+    treatments = found["tasks"][0]["treatments"]
+    found["tasks"][0]["treatments"] = {"neurons": treatments["neurons"]}
     return Report.from_dict(found)
 
 
 def test_numbers_are_found_by_name(report):
     assert report.value("forcing") == 0.8
-    assert report.value("forcing", arm="random") == 0.05
+    assert report.value("forcing", treatment="random") == 0.05
     assert report.value("forcing", label="fr") == 0.7
     assert report.value("forcing", "degeneration") == 0
     assert report.controls == ("none", "random")
     for arguments in (("lss",), ("forcing", "x"), ("forcing", None)):
         with pytest.raises(UnknownNameError):
-            report.value(*arguments, **({"arm": "diffmean"} if None in arguments else {}))
+            report.value(*arguments, **({"treatment": "diffmean"} if None in arguments else {}))
 
 
 def test_it_is_kept(report, tmp_path):
@@ -216,19 +216,19 @@ def test_texts_of_models_are_escaped(report):
 def test_the_page_shows_dark_mode_and_every_part(report):
     page = report.to_html()
     assert "prefers-color-scheme: dark" in page
-    for part in ('class="heat"', "frontier", 'dir="auto"', "سلام", "polygon"):
-        assert part in page
+    for block in ('class="heat"', "frontier", 'dir="auto"', "سلام", "polygon"):
+        assert block in page
     assert "Better than every one of 3 random sets" in page
     assert "Not applicable here: diffmean" in page
 
 
 def test_worse_than_random_is_said():
     found = data()
-    found["tasks"][0]["arms"]["random"]["values"]["fluent_success"]["high"] = 0.85
-    assert "Not better than random" in wording.beaten(found["tasks"][0])
+    found["tasks"][0]["treatments"]["random"]["values"]["fluent_success"]["high"] = 0.85
+    assert "Not better than random" in formatting.beaten(found["tasks"][0])
     found["tasks"][0]["higher_is_better"] = False
-    found["tasks"][0]["arms"]["random"]["values"]["fluent_success"]["low"] = 0.9
-    assert wording.beaten(found["tasks"][0]).startswith("Better")
+    found["tasks"][0]["treatments"]["random"]["values"]["fluent_success"]["low"] = 0.9
+    assert formatting.beaten(found["tasks"][0]).startswith("Better")
 
 
 def test_a_report_without_controls_says_so_everywhere(report):
@@ -265,41 +265,41 @@ def test_the_section_of_a_card(report):
 
 def test_two_reports_side_by_side(report):
     other = copy.deepcopy(data())
-    arm = other["tasks"][0]["arms"]["neurons"]
-    arm["values"]["fluent_success"] = number(0.5, 0.4, 0.6)
-    arm["labels"]["fr"] = number(0.75, 0.6, 0.9)
+    treatment = other["tasks"][0]["treatments"]["neurons"]
+    treatment["values"]["fluent_success"] = number(0.5, 0.4, 0.6)
+    treatment["labels"]["fr"] = number(0.75, 0.6, 0.9)
     other["data"]["prompts"]["sha256"] = "e" * 64
     other["settings"]["seed"] = 1
-    contrast = report.compare(Report.from_dict(other))
-    rows = {(row["task"], row["label"]): row for row in contrast.rows()}
+    comparison = report.compare(Report.from_dict(other))
+    rows = {(row["task"], row["label"]): row for row in comparison.rows()}
     assert rows["forcing", ""]["difference"] == pytest.approx(-0.3)
     assert rows["forcing", ""]["apart"] is True and rows["forcing", ""]["better"] is False
     assert rows["forcing", "fr"]["apart"] is False and rows["forcing", "fr"]["better"] is True
     assert rows["forcing", "en"]["better"] is None
-    assert contrast.differences == ["data (prompts)", "seed"]
-    text = contrast.to_markdown()
-    assert "Not made alike: data (prompts), seed" in text and "-0.3" in text
-    assert contrast.to_dict()["only_left"] == []
+    assert comparison.differences == ["data (prompts)", "seed"]
+    text = comparison.to_markdown()
+    assert "Different settings: data (prompts), seed" in text and "-0.3" in text
+    assert comparison.to_dict()["only_left"] == []
 
 
 def test_reports_without_a_common_task(report):
     other = data()
     other["tasks"][0]["name"] = "lss"
-    contrast = report.compare(Report.from_dict(other))
-    assert contrast.rows() == [] and contrast.to_dict()["only_right"] == ["lss"]
+    comparison = report.compare(Report.from_dict(other))
+    assert comparison.rows() == [] and comparison.to_dict()["only_right"] == ["lss"]
 
 
 def test_numbers_are_written_alike():
-    assert wording.number(0.5, "share") == "50.0%"
-    assert wording.number(None) == "–"
-    assert wording.number(-0.25, "change of share") == "-0.250"
-    assert wording.interval(number(0.5, 0.4, 0.6), "share") == "40.0% to 60.0%"
-    assert wording.arm("random", {"seeds": 10}) == "random neurons (mean of 10)"
+    assert formatting.number(0.5, "share") == "50.0%"
+    assert formatting.number(None) == "–"
+    assert formatting.number(-0.25, "change of share") == "-0.250"
+    assert formatting.interval(number(0.5, 0.4, 0.6), "share") == "40.0% to 60.0%"
+    assert formatting.treatment("random", {"seeds": 10}) == "random neurons (mean of 10)"
 
 
 def test_a_histogram_counts_its_last_edge():
-    part = parts.histogram("x", [0, 1.9, 2, 4], bins=[0, 2, 4], x_name="n")
-    assert part["counts"] == [2, 2]
+    block = blocks.histogram("x", [0, 1.9, 2, 4], bins=[0, 2, 4], x_name="n")
+    assert block["counts"] == [2, 2]
 
 
 def test_errors_are_ours():
