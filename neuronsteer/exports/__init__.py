@@ -15,11 +15,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..errors import ParameterError, did_you_mean
+from ..errors import ParameterError
 from ..neuron_set import NeuronSet
 from ..operations import Operation
 from ..operations import operation as make_operation
-from ..registry import Registry
+from ..registry import Registry, create
 from ..steering.compile import State
 from ..steering.label_sums import arith
 from ..steering.schedule_text import is_arithmetic
@@ -133,15 +133,7 @@ def export(
         LabelError: If a label is unknown or has no neurons.
         HubError: If files cannot be read or written, or the disk is too small.
     """
-    kind = EXPORTS.get(to)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for name in options:
-        if name not in known:
-            raise ParameterError(
-                f"The export {to!r} has no option {name!r}; it takes {', '.join(known) or 'none'}."
-                + did_you_mean(name, known)
-            )
-    target = kind(**options)
+    target = create(Export, EXPORTS, to, options)
     sets = _sets(neurons)
     state = _state(sets, label, operation, strength, away_from, away)
     if model is None:

@@ -89,7 +89,7 @@ def test_wrong_arguments_are_explained(tmp_path, llama):
         export(neurons, out, "lorra", "fr", model=model)
     with pytest.raises(LabelError, match="Did you mean 'fr'"):
         export(neurons, out, "ia3", "fx", "zero", model=model)
-    with pytest.raises(ParameterError, match="no option 'rank'"):
+    with pytest.raises(ParameterError, match="no parameter 'rank'"):
         export(neurons, out, "lora", "fr", "zero", model=model, rank=3)
     with pytest.raises(ParameterError, match="Pass model="):
         export(neurons, out, "lora", "fr", "zero")

@@ -13,8 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...errors import ParameterError, did_you_mean
-from ...registry import Registry
+from ...errors import ParameterError
+from ...registry import Registry, create
 from ..reports.parts import Part
 
 if TYPE_CHECKING:
@@ -127,22 +127,4 @@ def experiment(spec: str | Experiment | Mapping[str, Any], **parameters: Any) ->
         UnknownNameError: If there is no such experiment.
         ParameterError: If it has no such parameter.
     """
-    if isinstance(spec, Experiment):
-        return dataclasses.replace(spec, **parameters) if parameters else spec
-    if isinstance(spec, Mapping):
-        given = dict(spec)
-        name = given.pop("name", None)
-        if not isinstance(name, str):
-            raise ParameterError(f"An experiment needs a 'name', found only {sorted(spec)}.")
-        parameters = {**given, **parameters}
-    else:
-        name = spec
-    kind = EXPERIMENTS.get(name)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for each in parameters:
-        if each not in known:
-            raise ParameterError(
-                f"The experiment {name!r} has no parameter {each!r}.{did_you_mean(each, known)} "
-                f"It takes {', '.join(known)}."
-            )
-    return kind(**parameters)
+    return create(Experiment, EXPERIMENTS, spec, parameters)
