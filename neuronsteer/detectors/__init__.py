@@ -149,7 +149,7 @@ def neuron_set(
     steering_site = "mlp.neuron" if site in MLP_SITES else site
     has_mean = f"{steering_site}.mean" in values
     method: dict[str, Any] = {"name": detector.name, "parameters": detector.parameters()}
-    told: dict[str, Any] = stats.header.get("calibration", {})
+    calibration: dict[str, Any] = stats.header.get("calibration", {})
     if results:
         method["results"] = results
     return NeuronSet.from_rows(
@@ -168,7 +168,11 @@ def neuron_set(
         base_revision=stats.revision,
         method=method,
         calibration={
-            name: {"texts": stats.texts[name], **told.get(name, {}), "tokens": stats.tokens[name]}
+            name: {
+                "texts": stats.texts[name],
+                **calibration.get(name, {}),
+                "tokens": stats.tokens[name],
+            }
             for name in labels
         },
         operation=operation or ({"name": "set", "value": "mean"} if has_mean else {"name": "zero"}),

@@ -87,12 +87,12 @@ class Lape(Detector):
         threshold = kth(p, self.filter)
         bar = threshold if self.bar == self.filter else kth(p, self.bar)
         high = p.amax(0)
-        alive = ((high > threshold) & (high > 0)).nonzero().flatten()
-        # One row per neuron. `alive` ascends, so positions in it break ties by layer and index.
-        survivors = p[:, alive].T.contiguous()
-        entropy = entropy_of(survivors)
+        passing = ((high > threshold) & (high > 0)).nonzero().flatten()
+        # One row per neuron. `passing` ascends, so positions in it break ties by layer and index.
+        probability = p[:, passing].T.contiguous()
+        entropy = entropy_of(probability)
         order = ascending(entropy)
-        member = survivors > bar
+        member = probability > bar
         owners = member.sum(1)
         limit = 1 if self.exclusive else self.max_members or len(labels)
 
@@ -114,8 +114,8 @@ class Lape(Detector):
             self,
             stats,
             label,
-            layer[alive[rows]],
-            index[alive[rows]],
+            layer[passing[rows]],
+            index[passing[rows]],
             -entropy[rows],
             site=self.site,
             orphans=orphans,
