@@ -1,7 +1,7 @@
 """The error tree: what can go wrong for a user, one class per kind of mistake.
 
 Every class also inherits the builtin it refines, so `except ValueError` keeps working in code that
-knows nothing of this package. A message says, in this order: what failed, what was found, what was
+does not know this package. A message says, in this order: what failed, what was found, what was
 expected, what to do.
 """
 
@@ -22,7 +22,7 @@ class LayoutError(NeuronSteerError, ValueError):
 
 
 class HookError(NeuronSteerError, RuntimeError):
-    """Steering or counting would not take effect (dead hook, compiled too early, detached)."""
+    """Steering or counting would not take effect (a hook is never called, or was removed)."""
 
 
 class ArtifactError(NeuronSteerError, ValueError):

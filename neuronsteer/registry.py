@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from .errors import ParameterError, UnknownNameError, did_you_mean
 
@@ -93,23 +94,106 @@ class Registry(Generic[T]):
             self.register(point.name)(point.load())
 
 
-def configured(kind: Callable[..., T], what: str, name: str, parameters: Mapping[str, Any]) -> T:
-    """Return a plugin that is a dataclass, made with these parameters.
+@dataclasses.dataclass(frozen=True)
+class Plugin:
+    """Base of plugins that are dataclasses: their fields are their parameters.
+
+    The `require_` methods are for `__post_init__`; they raise a `ParameterError` that names the
+    plugin, the parameter, its value, and what was expected. `None` passes: it stands for "not
+    given" wherever a parameter may be `None`.
+    """
+
+    #: What messages call plugins of this kind, e.g. `"detector"`.
+    kind: ClassVar[str] = "plugin"
+    name: ClassVar[str] = ""
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"The {self.kind} {self.name!r}"
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters by name."""
+        return dataclasses.asdict(self)
+
+    def invalid(self, field: str, expected: str, hint: str = "") -> ParameterError:
+        """Return the error for a parameter whose value is not what is expected."""
+        value = getattr(self, field)
+        return ParameterError(f"{self.title} got {field}={value!r}; {expected}.{hint}")
+
+    def require_share(self, *fields: str, zero: bool = False) -> None:
+        """Raise unless each is between 0 and 1; 0 itself only with `zero`."""
+        for field in fields:
+            value = getattr(self, field)
+            if value is not None and not (0 < value <= 1 or (zero and value == 0)):
+                lowest = "from 0" if zero else "above 0"
+                raise self.invalid(field, f"it is a share, {lowest} up to 1")
+
+    def require_at_least(self, least: int, *fields: str) -> None:
+        """Raise unless each is finite and at least `least`."""
+        for field in fields:
+            value = getattr(self, field)
+            if value is not None and not least <= value < math.inf:
+                raise self.invalid(field, f"expected at least {least}")
+
+    def require_finite(self, *fields: str) -> None:
+        """Raise unless each is a finite number."""
+        for field in fields:
+            value = getattr(self, field)
+            if value is not None and not math.isfinite(value):
+                raise self.invalid(field, "it must be finite")
+
+    def require_one_of(self, field: str, choices: Iterable[str]) -> None:
+        """Raise unless the field is one of the choices."""
+        value, known = getattr(self, field), list(choices)
+        if value not in known:
+            shown = " or ".join(repr(each) for each in known[-2:])
+            shown = ", ".join([*(repr(each) for each in known[:-2]), shown])
+            raise self.invalid(field, f"expected {shown}", did_you_mean(str(value), known))
+
+
+P = TypeVar("P")
+
+
+def create(
+    base: type[P],
+    registry: Registry[type[P]],
+    spec: str | P | Mapping[str, Any],
+    parameters: Mapping[str, Any],
+) -> P:
+    """Return the plugin that `spec` stands for, with these parameters.
 
     Args:
-        kind: The class.
-        what: What messages call its kind, e.g. `"method"`.
-        name: What the user called it.
-        parameters: Its fields by name.
+        base: The base class of its kind, a dataclass.
+        registry: Where plugins of its kind are registered.
+        spec: Its name, a mapping of its `name` and parameters, or a plugin.
+        parameters: Fields by name; they win over those of `spec`.
 
     Raises:
+        UnknownNameError: If there is no such plugin.
         ParameterError: If it has no such parameter, or a value is out of range.
     """
-    known = [field.name for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    given: Any = spec
+    kind: Any
+    if isinstance(spec, base):
+        kind, name = type(given), str(given.name)
+    elif isinstance(spec, Mapping):
+        fields = dict(given)
+        name = fields.pop("name", None)
+        if not isinstance(name, str):
+            raise ParameterError(f"The {registry.kind} needs a 'name'; found only {sorted(given)}.")
+        kind, parameters = registry.get(name), {**fields, **parameters}
+    elif isinstance(spec, str):
+        kind, name = registry.get(spec), spec
+    else:
+        raise ParameterError(f"Expected a {registry.kind} or the name of one; got {spec!r}.")
+    known = [field.name for field in dataclasses.fields(kind) if field.init]
     for each in parameters:
         if each not in known:
             raise ParameterError(
-                f"The {what} {name!r} has no parameter {each!r}.{did_you_mean(each, known)} "
-                f"It takes {', '.join(known) or 'none'}."
+                f"The {registry.kind} {name!r} has no parameter {each!r}."
+                f"{did_you_mean(each, known)} It takes {', '.join(known) or 'none'}."
             )
+    if isinstance(spec, base):
+        return dataclasses.replace(given, **parameters) if parameters else given
     return kind(**parameters)

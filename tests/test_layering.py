@@ -60,7 +60,13 @@ PLUGINS = (
 
 # These look for modules by name, because that is their job: plugins in a folder or an extra, and
 # public names that are loaded on first use.
-BY_NAME = {"__init__.py", "registry.py", "errors.py", "integrations/peft_hook.py"}
+BY_NAME = {
+    "__init__.py",
+    "registry.py",
+    "errors.py",
+    "integrations/peft_hook.py",
+    "integrations/vllm/vllm_internals.py",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

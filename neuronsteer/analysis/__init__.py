@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import ArtifactError, ParameterError, did_you_mean
 from ..evaluation.json_values import named, plain
 from ..hub import write_folder
-from ..registry import Registry, configured
+from ..registry import Registry, create
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -223,7 +223,7 @@ def analysis(what: str | Analysis, **parameters: Any) -> Analysis:
     """
     if isinstance(what, Analysis):
         return dataclasses.replace(what, **parameters) if parameters else what
-    return configured(ANALYSES.get(what), "analysis", what, parameters)
+    return create(Analysis, ANALYSES, what, parameters)
 
 
 def analyze(what: str | Analysis, *inputs: Any, **options: Any) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import ParameterError, TextError
 from ..models import inspect
+from ..models.layer_choice import Layers, chosen_layers
 from ..models.readonly_hooks import read_activations
 from .plain import Autoencoder, PlainCodec
 
@@ -81,7 +82,7 @@ def fit(
     model: Any,
     tokenizer: Any,
     texts: Iterable[str],
-    layers: Sequence[int],
+    layers: Layers,
     *,
     features: int = 512,
     k: int = 16,
@@ -96,7 +97,7 @@ def fit(
         model: A causal language model.
         tokenizer: Its tokenizer.
         texts: Text of every label that features should tell apart, mixed.
-        layers: Layers to train an autoencoder for.
+        layers: Layers to train an autoencoder for, e.g. `"0-3"`, `5` or `[0, -1]`.
         features: Size of each dictionary.
         k: How many features a row may use.
         site: What to read: `"sae.resid"` or `"sae.mlp"`.
@@ -109,8 +110,9 @@ def fit(
     shape = Autoencoder(
         torch.zeros(hidden, 1), torch.zeros(1), torch.zeros(1, hidden), torch.zeros(hidden)
     )
-    points = PlainCodec(dict.fromkeys(layers, shape), site).hook_points(anatomy)
-    rows: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    chosen = chosen_layers(layers, anatomy.num_layers, "fit()")
+    points = PlainCodec(dict.fromkeys(chosen, shape), site).hook_points(anatomy)
+    rows: dict[int, list[Tensor]] = {layer: [] for layer in chosen}
     count = 0
     device = anatomy.root.get_input_embeddings().weight.device
     entries = [

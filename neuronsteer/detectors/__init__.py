@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
 
 import torch
 
-from ..errors import ParameterError, StatsError
+from ..errors import StatsError
+from ..models.layer_choice import spell_layers
 from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import MLP_SITES, gather
-from ..registry import Registry, configured
+from ..registry import Plugin, Registry, create
 from ..stats.needs import Need
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Detector(ABC):
+class Detector(Plugin, ABC):
     """Base of all detectors. Fields are the parameters; they are saved with the neuron set.
 
     `select` must be deterministic: the same statistics give the same rows, ties go to the lower
     layer and index. Labels are arbitrary; a label without neurons stays in the set by name.
     """
 
-    name: ClassVar[str] = ""
+    kind: ClassVar[str] = "detector"
     #: Authors, year, title: what to cite.
     paper: ClassVar[str] = ""
     #: What a row stands for.
@@ -42,14 +43,15 @@ class Detector(ABC):
         """Refuse parameters of the wrong type; subclasses add their ranges after this."""
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            kinds = get_args(hints[field.name]) or (hints[field.name],)
             value = getattr(self, field.name)
+            if field.name == "layers" and value is not None:
+                # One text for all forms, so that it is saved and compared alike.
+                object.__setattr__(self, field.name, spell_layers(value, self.title))
+                continue
+            kinds = get_args(hints[field.name]) or (hints[field.name],)
             if not any(_is(value, kind) for kind in kinds):
                 names = " or ".join(getattr(k, "__name__", str(k)) for k in kinds)
-                raise ParameterError(
-                    f"The method {self.name!r} got {field.name}={value!r}; expected "
-                    f"{names.replace('NoneType', 'None')}."
-                )
+                raise self.invalid(field.name, f"expected {names.replace('NoneType', 'None')}")
 
     @property
     @abstractmethod
@@ -59,10 +61,6 @@ class Detector(ABC):
     @abstractmethod
     def select(self, stats: Stats) -> NeuronSet:
         """Return the neurons that `stats` give to each label."""
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters by name, as they are stored in the set."""
-        return dataclasses.asdict(self)
 
 
 def _is(value: object, kind: Any) -> bool:
@@ -83,9 +81,7 @@ def detector(method: str | Detector, **parameters: Any) -> Detector:
         UnknownNameError: If there is no such method.
         ParameterError: If it has no such parameter, or a value is out of range.
     """
-    if isinstance(method, Detector):
-        return dataclasses.replace(method, **parameters) if parameters else method
-    return configured(DETECTORS.get(method), "method", method, parameters)
+    return create(Detector, DETECTORS, method, parameters)
 
 
 def detect(stats: Stats, method: str | Detector = "lape", **parameters: Any) -> NeuronSet:
@@ -104,7 +100,7 @@ def detect(stats: Stats, method: str | Detector = "lape", **parameters: Any) -> 
     missing = [need for need in chosen.needs if not stats.has(need.reducer, need.site)]
     if missing:
         raise StatsError(
-            f"The method {chosen.name!r} needs "
+            f"{chosen.title} needs "
             + ", ".join(f"{need.reducer!r} at {need.site!r}" for need in missing)
             + f", which these statistics do not hold. Collect again with "
             f"needs={[str(need) for need in chosen.needs]}, or on the command line with "
@@ -153,7 +149,7 @@ def neuron_set(
     steering_site = "mlp.neuron" if site in MLP_SITES else site
     has_mean = f"{steering_site}.mean" in values
     method: dict[str, Any] = {"name": detector.name, "parameters": detector.parameters()}
-    told: dict[str, Any] = stats.header.get("calibration", {})
+    calibration: dict[str, Any] = stats.header.get("calibration", {})
     if results:
         method["results"] = results
     return NeuronSet.from_rows(
@@ -172,7 +168,11 @@ def neuron_set(
         base_revision=stats.revision,
         method=method,
         calibration={
-            name: {"texts": stats.texts[name], **told.get(name, {}), "tokens": stats.tokens[name]}
+            name: {
+                "texts": stats.texts[name],
+                **calibration.get(name, {}),
+                "tokens": stats.tokens[name],
+            }
             for name in labels
         },
         operation=operation or ({"name": "set", "value": "mean"} if has_mean else {"name": "zero"}),

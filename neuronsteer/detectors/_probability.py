@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 _TIE = 1e-12
 
 
-def several(stats: Stats, method: str) -> None:
+def require_several_labels(stats: Stats, who: str) -> None:
     """Raise unless there are labels to compare."""
     if len(stats.labels) < 2:
         raise StatsError(
-            f"{method} compares labels, but these statistics hold only "
+            f"{who} compares labels, but these statistics hold only "
             f"{', '.join(stats.labels)}. Collect at least one more label, or merge statistics."
         )
 
@@ -45,7 +45,7 @@ def table(stats: Stats, site: str) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 def responses(
-    stats: Stats, site: str, method: str
+    stats: Stats, site: str, who: str
 ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
     """Return per label the responses `[texts, neurons]`, and each neuron's layer and index.
 
@@ -55,7 +55,7 @@ def responses(
     found = stats.responses(site)
     for name in stats.labels:
         if not len(found[name]):
-            raise StatsError(f"{method} looks at texts, but label {name!r} has none.")
+            raise StatsError(f"{who} looks at texts, but label {name!r} has none.")
     real, layer, index = places(stats, site)
     # Responses are the largest statistics there are: a view where nothing has to be left out.
     whole = bool(real.all())

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import unknown_label
 from ..neuron_set.value_columns import MLP_SITES
-from ._probability import several
+from ._probability import require_several_labels
 
 if TYPE_CHECKING:
     from ..stats import Stats
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 OTHERS = "others"
 
 
-def check_source(stats: Stats, source: str, method: str) -> None:
+def check_source(stats: Stats, source: str, who: str) -> None:
     """Raise unless there are labels to compare, and the source is one of them."""
-    several(stats, method)
+    require_several_labels(stats, who)
     if source != OTHERS and source not in stats.labels:
         raise unknown_label(source, stats.labels, "these statistics")
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..errors import ParameterError
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
@@ -54,18 +53,9 @@ class AlwaysActive(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise ParameterError(
-                f"Always active got share={self.share}; it is a share, above 0 up to 1."
-            )
-        if self.max_members is not None and self.max_members < 1:
-            raise ParameterError(
-                f"Always active got max_members={self.max_members}; expected at least 1."
-            )
-        if self.patch not in ("max", "median"):
-            raise ParameterError(
-                f"Always active got patch={self.patch!r}; expected 'max' or 'median'."
-            )
+        self.require_share("share")
+        self.require_at_least(1, "max_members")
+        self.require_one_of("patch", ("max", "median"))
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -74,7 +64,7 @@ class AlwaysActive(Detector):
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return the neurons of each label by the rule in the class docstring."""
-        rows, layer, index = responses(stats, SITE, "Always active")
+        rows, layer, index = responses(stats, SITE, self.title)
         # Counted, because a mean of booleans could round across the limit, as a product could.
         limits = [math.ceil(self.share * len(r) - 1e-9) for r in rows]
         member = torch.stack([(r > 0).sum(0) >= n for r, n in zip(rows, limits, strict=True)])

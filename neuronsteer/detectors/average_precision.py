@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ..errors import ParameterError, did_you_mean
 from ..models import SITES
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._probability import responses, several
+from ._probability import require_several_labels, responses
 from ._ranking import average_precision, median
 
 if TYPE_CHECKING:
@@ -57,34 +56,22 @@ class AveragePrecision(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.per_label < 1:
-            raise ParameterError(f"{self._title} got per_label={self.per_label}; expected from 1.")
-        if self.which not in ("top", "bottom", "both"):
-            raise ParameterError(
-                f"{self._title} got which={self.which!r}; expected 'top', 'bottom' or 'both'."
-            )
-        if self.site not in SITES:
-            raise ParameterError(
-                f"{self._title} got site={self.site!r}.{did_you_mean(self.site, SITES)} Sites: "
-                f"{', '.join(SITES)}."
-            )
+        self.require_at_least(1, "per_label")
+        self.require_one_of("which", ("top", "bottom", "both"))
+        self.require_one_of("site", SITES)
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """One row of responses per text."""
         return (Need("responses", self.site),)
 
-    @property
-    def _title(self) -> str:
-        return self.name.replace("_", " ").capitalize()
-
     #: What steering does with the selected units.
     operation: ClassVar[dict[str, str]] = {"name": "set", "value": "median"}
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return the units of each label by the rule in the class docstring."""
-        several(stats, self._title)
-        rows, layer, index = responses(stats, self.site, self._title)
+        require_several_labels(stats, self.title)
+        rows, layer, index = responses(stats, self.site, self.title)
         precision = average_precision(rows)
         picks, scores, middles = [], [], []
         for k, found in enumerate(precision):

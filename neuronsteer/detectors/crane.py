@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..errors import ParameterError, StatsError, did_you_mean
+from ..errors import StatsError
 from ..models import SITES
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._probability import places, several
+from ._probability import places, require_several_labels
 
 if TYPE_CHECKING:
     from ..stats import Stats
@@ -83,25 +82,12 @@ class Crane(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rule not in _RULES:
-            raise ParameterError(
-                f"CRANE got rule={self.rule!r}; expected 'z', 'top_p' or 'margin'."
-            )
-        if not math.isfinite(self.threshold):
-            raise ParameterError(f"CRANE got threshold={self.threshold}; it must be finite.")
-        if not 0 < self.rate <= 1:
-            raise ParameterError(f"CRANE got rate={self.rate}; it is a share, above 0 up to 1.")
-        if not (self.margin >= 0 and math.isfinite(self.margin)):
-            raise ParameterError(f"CRANE got margin={self.margin}; expected a number from 0.")
-        if self.variant not in _REDUCERS:
-            raise ParameterError(
-                f"CRANE got variant={self.variant!r}; expected 'paper' or 'released'."
-            )
-        if self.site not in SITES:
-            raise ParameterError(
-                f"CRANE got site={self.site!r}.{did_you_mean(self.site, SITES)} Sites: "
-                f"{', '.join(SITES)}."
-            )
+        self.require_one_of("rule", ("z", "top_p", "margin"))
+        self.require_finite("threshold")
+        self.require_share("rate")
+        self.require_at_least(0, "margin")
+        self.require_one_of("variant", _REDUCERS)
+        self.require_one_of("site", SITES)
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -111,11 +97,11 @@ class Crane(Detector):
     def select(self, stats: Stats) -> NeuronSet:
         """Return the units of each label by the rule in the class docstring."""
         if self.rule == "margin":
-            several(stats, "CRANE with the rule 'margin'")
+            require_several_labels(stats, f"{self.title} with rule='margin'")
         few = [name for name in stats.labels if stats.texts[name] < 4]
         if few:
             raise StatsError(
-                f"CRANE takes the kurtosis over texts, but label {few[0]!r} has only "
+                f"{self.title} takes the kurtosis over texts, but label {few[0]!r} has only "
                 f"{stats.texts[few[0]]}; expected at least 4, and hundreds to be of use."
             )
         real, layer, index = places(stats, self.site)

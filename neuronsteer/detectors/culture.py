@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import LabelError, ParameterError, StatsError
+from ..errors import LabelError, StatsError
 from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import MLP_SITES
 from ..stats.needs import Need
@@ -55,15 +55,16 @@ class Culture(Detector):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.site not in MLP_SITES:
-            raise ParameterError(
-                f"Culture got site={self.site!r}; expected {' or '.join(MLP_SITES)}. Dimensions of "
-                f"the residual stream or of an MLP's output are not neurons."
+            raise self.invalid(
+                "site",
+                f"expected {' or '.join(MLP_SITES)}. Dimensions of the residual stream or of an "
+                "MLP's output are not neurons",
             )
         both = (self.languages, self.cultures)
         if not all(both) or any(a.startswith(b) for a, b in (both, both[::-1])):
-            raise ParameterError(
-                f"Culture got languages={self.languages!r} and cultures={self.cultures!r}; "
-                f"expected two beginnings that no label can share."
+            raise self.invalid(
+                "languages",
+                f"with cultures={self.cultures!r} expected two beginnings that no label can share",
             )
         self._lape()  # checks rate, filter and bar
 
@@ -82,9 +83,9 @@ class Culture(Detector):
             labels = [name for name in stats.labels if name.startswith(begin)]
             if len(labels) < 2:
                 raise StatsError(
-                    f"Culture compares labels that begin with {begin!r}, but these statistics have "
-                    f"{', '.join(labels) or 'none'} among {', '.join(stats.labels)}. Collect with "
-                    f"labels such as {begin}de."
+                    f"{self.title} compares labels that begin with {begin!r}, but these "
+                    f"statistics have {', '.join(labels) or 'none'} among "
+                    f"{', '.join(stats.labels)}. Collect with labels such as {begin}de."
                 )
             found = self._lape().select(stats.only(*labels))
             families.append(found.relabel({name: name.removeprefix(begin) for name in labels}))

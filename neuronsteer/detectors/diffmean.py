@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ..errors import ParameterError, did_you_mean
 from ..models import SITES
+from ..models.layer_choice import Layers, chosen_layers
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
@@ -34,8 +33,8 @@ class DiffMean(Detector):
 
     Args:
         site: `"resid"`, `"mlp.neuron"`, or any other site whose sums were collected.
-        layers: The layers; -1 is the last. `None` means all of them, except at `resid` the one in
-            the middle: each layer's vector contains those of the layers before it.
+        layers: The layers, e.g. "0-3", 5 or [0, -1]. `None` means all of them, except at `resid`
+            the one in the middle: each layer's vector contains those of the layers before it.
         source: What is steered away from: a label, or "others", the mean of the other labels'
             means. The source label's own rows are compared with all others.
         factor: How much of the difference the default operation adds.
@@ -51,26 +50,14 @@ class DiffMean(Detector):
     granularity: ClassVar[str] = "direction"
 
     site: str = "resid"
-    layers: tuple[int, ...] | None = None
+    layers: Layers | None = None
     source: str = OTHERS
     factor: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.site not in SITES:
-            raise ParameterError(
-                f"Diffmean got site={self.site!r}.{did_you_mean(self.site, SITES)} Sites: "
-                f"{', '.join(SITES)}."
-            )
-        if self.layers is not None:
-            # From JSON and the command line it may be a list, or one number.
-            found: Any = self.layers
-            given = tuple(found) if isinstance(found, list | tuple) else (found,)
-            if not given or not all(type(layer) is int for layer in given):
-                raise ParameterError(f"Diffmean got layers={found!r}; expected whole numbers.")
-            object.__setattr__(self, "layers", given)
-        if not math.isfinite(self.factor):
-            raise ParameterError(f"Diffmean got factor={self.factor}; it must be finite.")
+        self.require_one_of("site", SITES)
+        self.require_finite("factor")
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -79,7 +66,7 @@ class DiffMean(Detector):
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return a row for every unit of the chosen layers and every label."""
-        check_source(stats, self.source, "Diffmean")
+        check_source(stats, self.source, self.title)
         chosen = self._layers(stats)
         _, layer, index = places(stats, self.site)
         kept = torch.isin(layer, torch.tensor(chosen))
@@ -106,10 +93,4 @@ class DiffMean(Detector):
         if self.layers is None:
             # The output of layer (L - 1) // 2 is halfway through the model.
             return [(total - 1) // 2] if self.site == "resid" else list(range(total))
-        wrong = [layer for layer in self.layers if not -total <= layer < total]
-        if wrong:
-            raise ParameterError(
-                f"Diffmean got layers={list(self.layers)}, but the model has {total} layers, 0 to "
-                f"{total - 1}."
-            )
-        return sorted({layer % total for layer in self.layers})
+        return chosen_layers(self.layers, total, self.title)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..errors import ParameterError
+from ..models.layer_choice import ALL, Layers, chosen_layers
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._layers import ALL, layer_mask, layer_ranges
 from ._probability import places
 from ._sources import OTHERS, check_source, source_columns, source_mean
 
@@ -62,8 +60,8 @@ class Effect(Detector):
         factor: How much of the difference the default operation adds.
         share: Above 0, the default operation is "pull": it also moves the neurons this part of the
             way to the label's mean, which spares text that is in the language already.
-        layers: The layers to select from, e.g. "0-3"; "all" by default. `rate` remains a share of
-            all neurons of the model.
+        layers: The layers to select from, e.g. "0-3", 5 or [0, -1]; "all" by default. `rate`
+            remains a share of all neurons of the model.
 
     Paper: none; this project's own. It differs from the "diffmean" operation of Gurgurov et al.
     (2025), "Language Arithmetics", in choosing neurons by the same quantity that it adds.
@@ -80,27 +78,16 @@ class Effect(Detector):
     attribution: str = "norm"
     factor: float = 2.0
     share: float = 0.0
-    layers: str = ALL
+    layers: Layers = ALL
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.rate <= 1:
-            raise ParameterError(f"Effect got rate={self.rate}; it is a share, above 0 up to 1.")
-        if self.per_label is not None and self.per_label < 1:
-            raise ParameterError(f"Effect got per_label={self.per_label}; expected at least 1.")
-        if self.normalise not in ("none", "std"):
-            raise ParameterError(
-                f"Effect got normalise={self.normalise!r}; expected 'none' or 'std'."
-            )
-        if self.attribution not in ("norm", "output"):
-            raise ParameterError(
-                f"Effect got attribution={self.attribution!r}; expected 'norm' or 'output'."
-            )
-        if not math.isfinite(self.factor):
-            raise ParameterError(f"Effect got factor={self.factor}; it must be finite.")
-        if not 0 <= self.share <= 1:
-            raise ParameterError(f"Effect got share={self.share}; expected 0 to 1.")
-        layer_ranges(self.layers, "Effect")
+        self.require_share("rate")
+        self.require_at_least(1, "per_label")
+        self.require_one_of("normalise", ("none", "std"))
+        self.require_one_of("attribution", ("norm", "output"))
+        self.require_finite("factor")
+        self.require_share("share", zero=True)
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -120,7 +107,8 @@ class Effect(Detector):
         count = len(stats.labels)
         real, layer, index = places(stats, SITE)
         budget = self.per_label or max(1, round(self.rate * len(layer)))
-        allowed = layer_mask(self.layers, stats.num_layers, "Effect")[layer]
+        layers = chosen_layers(self.layers, stats.num_layers, self.title)
+        allowed = torch.isin(layer, torch.tensor(layers))
         picks: list[torch.Tensor] = []
         for k in range(count):
             flat = scores[k][real].where(allowed, 0.0)
@@ -148,7 +136,7 @@ class Effect(Detector):
 
     def scores(self, stats: Stats) -> torch.Tensor:
         """Return the score of every neuron for every label, float64 `[labels, layers, width]`."""
-        check_source(stats, self.source, "Effect")
+        check_source(stats, self.source, self.title)
         mean = stats.mean(SITE).double()
         found = mean - source_mean(stats, mean, self.source)
         if self.normalise == "std":

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ..errors import ParameterError
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._probability import ascending, kth, several, table
+from ._probability import ascending, kth, require_several_labels, table
 from ._probability import entropy as entropy_of
 
 if TYPE_CHECKING:
@@ -65,21 +64,12 @@ class Lape(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("rate", "filter", "bar"):
-            value = getattr(self, field)
-            if not 0 <= value <= 1 or (field == "rate" and value == 0):
-                raise ParameterError(
-                    f"LAPE got {field}={value}; it is a share, "
-                    f"{'above 0' if field == 'rate' else 'from 0'} up to 1."
-                )
-        for field in ("per_label", "max_members"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ParameterError(f"LAPE got {field}={value}; expected at least 1.")
+        self.require_share("rate")
+        self.require_share("filter", "bar", zero=True)
+        self.require_at_least(1, "per_label", "max_members")
         if self.exclusive and self.max_members not in (None, 1):
-            raise ParameterError(
-                f"LAPE got exclusive=True, which means one owner, and max_members="
-                f"{self.max_members}. Give one of them."
+            raise self.invalid(
+                "max_members", "exclusive=True already means one owner. Give one of them"
             )
 
     @property
@@ -89,7 +79,7 @@ class Lape(Detector):
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return the neurons of each label by the rule in the class docstring."""
-        several(stats, "LAPE")
+        require_several_labels(stats, self.title)
         labels = stats.labels
         # [labels, neurons]
         p, layer, index = table(stats, self.site)
@@ -97,12 +87,12 @@ class Lape(Detector):
         threshold = kth(p, self.filter)
         bar = threshold if self.bar == self.filter else kth(p, self.bar)
         high = p.amax(0)
-        alive = ((high > threshold) & (high > 0)).nonzero().flatten()
-        # One row per neuron. `alive` ascends, so positions in it break ties by layer and index.
-        survivors = p[:, alive].T.contiguous()
-        entropy = entropy_of(survivors)
+        passing = ((high > threshold) & (high > 0)).nonzero().flatten()
+        # One row per neuron. `passing` ascends, so positions in it break ties by layer and index.
+        probability = p[:, passing].T.contiguous()
+        entropy = entropy_of(probability)
         order = ascending(entropy)
-        member = survivors > bar
+        member = probability > bar
         owners = member.sum(1)
         limit = 1 if self.exclusive else self.max_members or len(labels)
 
@@ -124,8 +114,8 @@ class Lape(Detector):
             self,
             stats,
             label,
-            layer[alive[rows]],
-            index[alive[rows]],
+            layer[passing[rows]],
+            index[passing[rows]],
             -entropy[rows],
             site=self.site,
             orphans=orphans,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ..errors import ParameterError, did_you_mean
+from ..errors import ParameterError
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._probability import several
+from ._probability import require_several_labels
 
 if TYPE_CHECKING:
     from ..stats import Stats
@@ -89,36 +89,21 @@ class Plnd(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise ParameterError(f"PLND got share={self.share}; it is a share, above 0 up to 1.")
-        if self.top is not None and self.top < 1:
-            raise ParameterError(f"PLND got top={self.top}; expected at least 1.")
-        if self.epsilon is not None and not (self.epsilon > 0 and math.isfinite(self.epsilon)):
-            raise ParameterError(f"PLND got epsilon={self.epsilon}; expected a number above 0.")
+        self.require_share("share")
+        self.require_at_least(1, "top")
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise self.invalid("epsilon", "expected a number above 0")
         if self.epsilon is not None and self.top is not None:
-            raise ParameterError(
-                f"PLND got top={self.top} and epsilon={self.epsilon}, which are two rules for the "
-                f"same thing. Give one of them."
+            raise self.invalid(
+                "epsilon", f"top={self.top} is another rule for the same thing. Give one of them"
             )
-        if self.site not in SITES:
-            raise ParameterError(
-                f"PLND got site={self.site!r}.{did_you_mean(self.site, SITES)} Sites: "
-                f"{', '.join(SITES)}."
+        self.require_one_of("site", SITES)
+        self.require_one_of("variant", _REDUCERS)
+        if not set(self.stage.split("+")) <= {*STAGES, "all"}:
+            raise self.invalid(
+                "stage", f"expected 'all' or some of {', '.join(STAGES)}, joined by '+'"
             )
-        if self.variant not in _REDUCERS:
-            raise ParameterError(
-                f"PLND got variant={self.variant!r}; expected 'paper' or 'released'."
-            )
-        unknown = [part for part in self.stage.split("+") if part not in (*STAGES, "all")]
-        if unknown:
-            raise ParameterError(
-                f"PLND got stage={self.stage!r}; expected 'all' or some of "
-                f"{', '.join(STAGES)}, joined by '+'."
-            )
-        for field in ("first", "last"):
-            value = getattr(self, field)
-            if value is not None and value < 0:
-                raise ParameterError(f"PLND got {field}={value}; expected a number of layers.")
+        self.require_at_least(0, "first", "last")
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -128,7 +113,7 @@ class Plnd(Detector):
     def select(self, stats: Stats) -> NeuronSet:
         """Return the units of each label by the rule in the class docstring."""
         if not self.common:
-            several(stats, "PLND")
+            require_several_labels(stats, self.title)
         least, rank = (stats.get(need.reducer, need.site) for need in self.needs)
         widths = torch.tensor(stats.site_widths[self.site])
         seen = least.isfinite() & (least > 0)

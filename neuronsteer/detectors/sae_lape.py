@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from ..codecs import FEATURE_SITES, open_codec
-from ..errors import NeuronSteerError, ParameterError
+from ..errors import NeuronSteerError
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._probability import ascending, entropy, several, table
+from ._probability import ascending, entropy, require_several_labels, table
 
 if TYPE_CHECKING:
     from ..stats import Stats
@@ -81,22 +81,10 @@ class SaeLape(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("examples", "tokens", "members"):
-            value = getattr(self, field)
-            if not 0 <= value <= 1:
-                raise ParameterError(
-                    f"SAE-LAPE got {field}={value}; it is a share, from 0 up to 1."
-                )
-        for field in ("count", "top", "top_per_layer"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ParameterError(f"SAE-LAPE got {field}={value}; expected at least 1, or None.")
-        if self.by not in ("entropy", "frequency"):
-            raise ParameterError(f"SAE-LAPE got by={self.by!r}; expected 'entropy' or 'frequency'.")
-        if self.site not in FEATURE_SITES:
-            raise ParameterError(
-                f"SAE-LAPE got site={self.site!r}; expected {' or '.join(FEATURE_SITES)}."
-            )
+        self.require_share("examples", "tokens", "members", zero=True)
+        self.require_at_least(1, "count", "top", "top_per_layer")
+        self.require_one_of("by", ("entropy", "frequency"))
+        self.require_one_of("site", FEATURE_SITES)
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -105,7 +93,7 @@ class SaeLape(Detector):
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return the features of each label by the rule in the class docstring."""
-        several(stats, "SAE-LAPE")
+        require_several_labels(stats, self.title)
         p, layer, index = table(stats, self.site)
         texts = stats.get("texts", self.site).double()[:, layer, index]
         seen = torch.tensor([max(stats.texts[name], 1) for name in stats.labels]).double()

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ..errors import ParameterError
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from ..stats.reducers.quantile import edges
 from . import DETECTORS, Detector, neuron_set
-from ._probability import several
+from ._probability import require_several_labels
 
 if TYPE_CHECKING:
     from ..stats import Stats
@@ -55,17 +54,10 @@ class Specialization(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("mass", "top"):
-            value = getattr(self, field)
-            if not 0 < value <= 1:
-                raise ParameterError(
-                    f"Specialization got {field}={value}; it is a share, above 0 up to 1."
-                )
-        if self.threshold is not None and not 0 < self.threshold <= float(edges()[-1]):
-            raise ParameterError(
-                f"Specialization got threshold={self.threshold}; expected a number above 0 up to "
-                f"{float(edges()[-1]):g}."
-            )
+        self.require_share("mass", "top")
+        largest = float(edges()[-1])
+        if self.threshold is not None and not 0 < self.threshold <= largest:
+            raise self.invalid("threshold", f"expected a number above 0 up to {largest:g}")
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -74,7 +66,7 @@ class Specialization(Detector):
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return the neurons of each label by the rule in the class docstring."""
-        several(stats, "Specialization")
+        require_several_labels(stats, self.title)
         histogram = stats.get("quantile", SITE)
         # Boundary b is the b-th positive one; active is what lies beyond it, on either side.
         positive = edges()[len(edges()) // 2 :]

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..errors import ParameterError
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._probability import ascending, entropy, kth, several, table
+from ._probability import ascending, entropy, kth, require_several_labels, table
 
 if TYPE_CHECKING:
     from ..stats import Stats
@@ -73,22 +72,13 @@ class Ternary(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.rate <= 1:
-            raise ParameterError(f"Ternary got rate={self.rate}; it is a share, above 0 up to 1.")
-        if not 0 <= self.bar <= 1:
-            raise ParameterError(f"Ternary got bar={self.bar}; it is a share, from 0 up to 1.")
-        if self.lam is not None and not (math.isfinite(self.lam) and self.lam >= 0):
-            raise ParameterError(f"Ternary got lam={self.lam}; expected a number from 0, or None.")
-        if self.variant not in ("paper", "released"):
-            raise ParameterError(
-                f"Ternary got variant={self.variant!r}; expected 'paper' or 'released'."
-            )
+        self.require_share("rate")
+        self.require_share("bar", zero=True)
+        self.require_at_least(0, "lam")
+        self.require_one_of("variant", ("paper", "released"))
         given = self.kinds.split("+")
         if len(set(given)) < len(given) or not set(given) <= set(KINDS):
-            raise ParameterError(
-                f"Ternary got kinds={self.kinds!r}; expected some of {', '.join(KINDS)}, joined "
-                f"by '+'."
-            )
+            raise self.invalid("kinds", f"expected some of {', '.join(KINDS)}, joined by '+'")
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -97,7 +87,7 @@ class Ternary(Detector):
 
     def select(self, stats: Stats) -> NeuronSet:
         """Return the neurons of each label by the rule in the class docstring."""
-        several(stats, "Ternary")
+        require_several_labels(stats, self.title)
         p, layer, index = table(stats, self.site)
         labels, neurons = p.shape
         bar = kth(p, self.bar)

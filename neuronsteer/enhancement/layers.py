@@ -37,8 +37,8 @@ class Partial(nn.Module):
             )
         self.base_layer = base_layer
         self.kind = kind
-        held = [p for p in (*base_layer.parameters(), *base_layer.buffers()) if not p.is_meta]
-        device = held[0].device if held else torch.device("cpu")
+        tensors = [p for p in (*base_layer.parameters(), *base_layer.buffers()) if not p.is_meta]
+        device = tensors[0].device if tensors else torch.device("cpu")
         self.register_buffer("index", index.to(device), persistent=False)
         # Float32, because the steps of fine-tuning are lost in the rounding of half precision.
         size = (len(index), inputs if kind == ROWS else outputs)

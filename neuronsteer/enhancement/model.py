@@ -110,7 +110,7 @@ class Enhanced(nn.Module):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> Path:
         """Write the trained changes and what they belong to into a folder; return it."""
-        self._alive()
+        self._require_attached()
         parts: list[tuple[Units, Tensor]] = [(each, layer.delta) for each, layer in self._places]
         return files.write(save_directory, self.facts, parts)
 
@@ -167,7 +167,7 @@ class Enhanced(nn.Module):
         Raises:
             ParameterError: If a weight is quantised; nothing was merged then.
         """
-        self._alive()
+        self._require_attached()
         for _, layer in self._places:
             matrix_of(layer.base_layer)
         for _, layer in self._places:
@@ -176,7 +176,7 @@ class Enhanced(nn.Module):
 
     def unload(self) -> Any:
         """Take the changes away and return the model as it was."""
-        self._alive()
+        self._require_attached()
         for each, layer in self._places:
             _put(self.model, each.path, layer.base_layer)
         self._places = []
@@ -184,7 +184,7 @@ class Enhanced(nn.Module):
             parameter.requires_grad_(before)
         return self.model
 
-    def _alive(self) -> None:
+    def _require_attached(self) -> None:
         if not self._places:
             raise HookError("The enhancement was merged or unloaded already; enhance() again.")
 

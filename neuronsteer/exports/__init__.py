@@ -20,7 +20,7 @@ from ..hub import new_folder
 from ..neuron_set import NeuronSet
 from ..operations import Operation
 from ..operations import operation as make_operation
-from ..registry import Registry, configured
+from ..registry import Registry, create
 from ..steering.compile import State
 from ..steering.label_sums import arith
 from ..steering.schedule_text import is_arithmetic
@@ -134,7 +134,7 @@ def export(
         LabelError: If a label is unknown or has no neurons.
         HubError: If files cannot be read or written, or the disk is too small.
     """
-    writer = configured(EXPORTS.get(format), "export format", format, options)
+    writer = create(Export, EXPORTS, format, options)
     sets = _sets(neurons)
     state = _state(sets, to, operation, strength, away_from, away)
     if model is None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from ..errors import ParameterError
-from ..registry import Registry, configured
+from ..registry import Plugin, Registry, create
 
 SITES_OF_MLP = ("mlp.neuron", "mlp.act")
 
@@ -42,7 +42,7 @@ class Values(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Operation:
+class Operation(Plugin):
     """Base of all operations.
 
     Args:
@@ -52,7 +52,7 @@ class Operation:
             gate activation is changed and then multiplied by the up projection.
     """
 
-    name: ClassVar[str] = ""
+    kind: ClassVar[str] = "operation"
     #: Whether a strength beyond 1 means something (more of an added value) or is a mistake.
     unbounded: ClassVar[bool] = False
 
@@ -80,7 +80,7 @@ class Operation:
         if self.site is not None:
             if self.site != set_site and not {self.site, set_site} <= set(SITES_OF_MLP):
                 raise ParameterError(
-                    f"The operation {self.name!r} is asked to act at {self.site!r}, but the set's "
+                    f"{self.title} is asked to act at {self.site!r}, but the set's "
                     f"neurons live at {set_site!r}. Only 'mlp.neuron' and 'mlp.act' share neurons."
                 )
             return self.site
@@ -107,17 +107,7 @@ def operation(spec: str | Operation | Mapping[str, Any], **parameters: Any) -> O
         >>> operation("add", value="diffmean", factor=2.0)
         Add(site=None, value='diffmean', factor=2.0)
     """
-    if isinstance(spec, Operation):
-        return dataclasses.replace(spec, **parameters) if parameters else spec
-    if isinstance(spec, Mapping):
-        given = dict(spec)
-        name = given.pop("name", None)
-        if not isinstance(name, str):
-            raise ParameterError(f"An operation needs a 'name', found only {sorted(spec)}.")
-        parameters = {**given, **parameters}
-    else:
-        name = spec
-    return configured(OPERATIONS.get(name), "operation", name, parameters)
+    return create(Operation, OPERATIONS, spec, parameters)
 
 
 def chosen_operation(

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import torch
 
-from ..errors import ParameterError
 from . import OPERATIONS, Operation, Values, percentile
 
 #: Statistics that a row may carry and an operation may use as its value; percentiles (`p10`), too.
 SOURCES = ("mean", "median", "max", "diffmean", "other_mean", "layer_mean")
-
-
-def _finite(name: str, field: str, number: float) -> None:
-    if not math.isfinite(number):
-        raise ParameterError(f"The operation {name!r} got {field}={number}; it must be finite.")
 
 
 def _values(rows: Values, site: str, value: str | float, factor: float) -> torch.Tensor:
@@ -49,7 +42,7 @@ class Scale(Operation):
     factor: float = 2.0
 
     def __post_init__(self) -> None:
-        _finite(self.name, "factor", self.factor)
+        self.require_finite("factor")
 
     def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002
         """Return the factor as scale and shift 0 for every row."""
@@ -64,15 +57,14 @@ class _Valued(Operation):
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        _finite(self.name, "factor", self.factor)
-        if isinstance(self.value, str):
-            if self.value not in SOURCES and percentile(self.value) is None:
-                raise ParameterError(
-                    f"The operation {self.name!r} got value={self.value!r}; expected a number, "
-                    f"one of {', '.join(SOURCES)}, or a percentile such as p10."
-                )
-        else:
-            _finite(self.name, "value", self.value)
+        self.require_finite("factor")
+        if not isinstance(self.value, str):
+            self.require_finite("value")
+        elif self.value not in SOURCES and percentile(self.value) is None:
+            raise self.invalid(
+                "value",
+                f"expected a number, one of {', '.join(SOURCES)}, or a percentile such as p10",
+            )
 
 
 @OPERATIONS.register("set")

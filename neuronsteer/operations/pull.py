@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import torch
 
-from ..errors import ParameterError
 from . import OPERATIONS, Operation, Values
 
 
@@ -38,16 +36,9 @@ class Pull(Operation):
     factor: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.value not in ("mean", "other_mean"):
-            raise ParameterError(
-                f"The operation 'pull' got value={self.value!r}; expected 'mean' or 'other_mean'."
-            )
-        if not 0 <= self.share <= 1:
-            raise ParameterError(f"The operation 'pull' got share={self.share}; expected 0 to 1.")
-        if not math.isfinite(self.factor):
-            raise ParameterError(
-                f"The operation 'pull' got factor={self.factor}; it must be finite."
-            )
+        self.require_one_of("value", ("mean", "other_mean"))
+        self.require_share("share", zero=True)
+        self.require_finite("factor")
 
     def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what is left of the neuron as scale, mean and difference as shift."""

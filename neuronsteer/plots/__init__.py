@@ -13,9 +13,8 @@ so in a footnote, and the log says which.
 from .counting import bars, sharing
 from .frontiers import frontier
 from .matrices import heatmap, overlap
-from .profiles import layer_profile
+from .profiles import layer_profile, shares
 from .saving import png, save, svg
-from .stacks import shares
 
 __all__ = [
     "bars",

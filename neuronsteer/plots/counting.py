@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import ParameterError
-from .style import INK, Lettering, canvas, finish, series, styled
+from .style import INK, DrawnTexts, canvas, finish, series, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,8 +63,8 @@ def bars(
     if lying is None:
         lying = max(map(len, names)) > 12 or len(names) * len(groups) > 60
     with styled([*names, *groups, title or ""]):
-        lettering = Lettering()
-        texts = lettering.all(names)
+        drawn = DrawnTexts()
+        texts = drawn.all(names)
         total = len(names) * len(groups)
         long = max(3.0, min(14.0, 1.4 + 0.26 * total + 0.12 * len(names)))
         figure = canvas(6.8, long) if lying else canvas(max(4.4, min(12.0, long + 2.0)), 3.2)
@@ -77,7 +77,7 @@ def bars(
                 position,
                 len(groups),
                 lying,
-                lettering(group),
+                drawn(group),
                 form if total <= _WRITTEN else None,
             )
         (axes.set_yticks if lying else axes.set_xticks)(range(len(names)), texts, parse_math=False)
@@ -95,7 +95,7 @@ def bars(
             (axes.set_xlim if lying else axes.set_ylim)(*limits)
         if baseline is not None:
             line: Any = axes.axvline if lying else axes.axhline
-            line(baseline, color=INK, linewidth=1, linestyle="--", label=lettering(baseline_name))
+            line(baseline, color=INK, linewidth=1, linestyle="--", label=drawn(baseline_name))
         axes.grid(axis="x" if lying else "y")
         if len(groups) > 1 or baseline is not None:
             handles, shown = axes.get_legend_handles_labels()
@@ -107,8 +107,8 @@ def bars(
             )
         value, category = ("x", "y") if lying else ("y", "x")
         named = {value: value_name, category: category_name}
-        finish(axes, lettering, title=title, x=named["x"], y=named["y"])
-        lettering.footnote(figure, note)
+        finish(axes, drawn, title=title, x=named["x"], y=named["y"])
+        drawn.footnote(figure, note)
     return figure
 
 
@@ -199,8 +199,8 @@ def _draw(
             va="center" if lying else "bottom",
             fontsize=7,
         )
-    room: Any = {"x" if lying else "y": 0.1}
-    axes.margins(**room)
+    margin: Any = {"x" if lying else "y": 0.1}
+    axes.margins(**margin)
 
 
 def _number(value: float | None) -> float:

@@ -153,7 +153,7 @@ def _letters(name: str) -> frozenset[int]:
         return frozenset()
 
 
-def forget() -> None:
+def clear_caches() -> None:
     """Look for installed fonts again, after one was added."""
     for cached in (_font_of, _candidates, _regular, _letters):
         cached.cache_clear()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ParameterError, did_you_mean
-from .style import PALE, Lettering, canvas, finish, series, styled
+from .style import PALE, DrawnTexts, canvas, finish, series, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def frontier(
         groups.setdefault("" if group is None else str(record[group]), []).append(position)
     written = [str(record[name]) for record in kept] if name and len(kept) <= _NAMED else []
     with styled([*groups, *written, title or ""]):
-        lettering = Lettering()
+        drawn = DrawnTexts()
         figure = canvas(5.6, 4.0)
         axes = figure.add_subplot()
         for position, (label, members) in enumerate(groups.items()):
@@ -82,12 +82,12 @@ def frontier(
                 facecolors=[look.colour if i in best else "white" for i in members],
                 edgecolors=look.colour,
                 linewidths=1.3,
-                label=lettering(label),
+                label=drawn(label),
                 zorder=3,
             )
         for record, text in zip(kept, written, strict=bool(written)):
             axes.annotate(
-                lettering(text),
+                drawn(text),
                 (float(record[x]), float(record[y])),
                 xytext=(5, 4),
                 textcoords="offset points",
@@ -109,13 +109,13 @@ def frontier(
         arrows = {"higher": "higher is better", "lower": "lower is better"}
         finish(
             axes,
-            lettering,
+            drawn,
             title=title,
             x=f"{x_name or x} ({arrows[better[0]]})",
             y=f"{y_name or y} ({arrows[better[1]]})",
         )
         said = "Filled: no other setting is at least as good in both and better in one."
-        lettering.footnote(figure, f"{said} {note}" if note else said)
+        drawn.footnote(figure, f"{said} {note}" if note else said)
     return figure
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ParameterError
-from .style import DIVERGING, INK, SEQUENTIAL, Lettering, canvas, finish, styled
+from .style import DIVERGING, INK, SEQUENTIAL, DrawnTexts, canvas, finish, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,8 +58,8 @@ def heatmap(
     count_rows, count_columns = table.shape
     written = count_rows * count_columns <= _WRITTEN if annotate is None else annotate
     with styled([*map(str, (*rows, *columns)), title or ""]):
-        lettering = Lettering()
-        row_texts, column_texts = lettering.all(rows), lettering.all(columns)
+        drawn = DrawnTexts()
+        row_texts, column_texts = drawn.all(rows), drawn.all(columns)
         widest = max([len(text) for text in row_texts], default=1)
         cell = 0.46 if written else max(0.14, min(0.4, 7 / max(1, count_columns)))
         width = 1.9 + 0.07 * widest + cell * max(4, count_columns)
@@ -77,9 +77,9 @@ def heatmap(
         bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
         if value_name:
-            bar.set_label(lettering(value_name))
-        finish(axes, lettering, title=title, x=column_name, y=row_name)
-        lettering.footnote(figure, note)
+            bar.set_label(drawn(value_name))
+        finish(axes, drawn, title=title, x=column_name, y=row_name)
+        drawn.footnote(figure, note)
     return figure
 
 

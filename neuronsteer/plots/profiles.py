@@ -1,4 +1,7 @@
-"""Something per layer: lines, one panel per label, stacked shares, or a heat map."""
+"""Something per layer: lines, one panel per label, stacked shares, or a heat map.
+
+And shares that add up in every layer, one panel of stacked bars per group.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 
 from ..errors import ParameterError
 from .matrices import heatmap
-from .style import PALE, Lettering, Series, canvas, entitle, finish, series, styled
+from .style import PALE, DrawnTexts, Series, add_title, canvas, finish, series, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +32,6 @@ def layer_profile(
     value_name: str = "neurons",
     layer_name: str = "layer",
     kind: str | None = None,
-    layers: Sequence[object] | None = None,
     spans: Sequence[Span] = (),
     limits: tuple[float, float] | None = None,
     note: str | None = None,
@@ -43,7 +45,6 @@ def layer_profile(
         layer_name: What the positions are.
         kind: `"lines"`, `"panels"` (bars, one panel per label), `"stack"` (shares on top of each
             other) or `"heatmap"`; by default the first that stays readable.
-        layers: Name of each position; by default its number from 0.
         spans: Stretches of layers to mark: `(first, last, name)`.
         limits: Lowest and highest value of the axis.
         note: Small print below the figure.
@@ -60,7 +61,7 @@ def layer_profile(
     if chosen not in KINDS:
         raise ParameterError(f"kind={kind!r} is none of {', '.join(KINDS)}.")
     depth = lengths.pop()
-    names = list(range(depth)) if layers is None else list(layers)
+    names = list(range(depth))
     table = np.array([profiles[label] for label in labels], dtype=np.float64)
     if chosen == "heatmap":
         return heatmap(
@@ -76,11 +77,11 @@ def layer_profile(
             note=note,
         )
     with styled([*labels, title or "", *(name for _, _, name in spans)]):
-        lettering = Lettering()
-        texts = lettering.all(labels)
+        drawn = DrawnTexts()
+        texts = drawn.all(labels)
         width = max(4.8, min(9.0, 3.2 + 0.18 * depth))
         if chosen == "panels":
-            figure = _panels(table, texts, width, limits, value_name, layer_name, title, lettering)
+            figure = _panels(table, texts, width, limits, value_name, layer_name, title, drawn)
         else:
             figure = canvas(width, 3.4 + (0.18 * max(0, len(labels) - 12)))
             axes = figure.add_subplot()
@@ -97,11 +98,67 @@ def layer_profile(
                 # Beside the axes, in the order of the stack from the top.
                 turn = -1 if chosen == "stack" else 1
                 figure.legend(handles[::turn], shown[::turn], loc="outside right center")
-            finish(axes, lettering, title=title, x=layer_name, y=value_name)
+            finish(axes, drawn, title=title, x=layer_name, y=value_name)
         for axes in figure.axes:
-            positions(axes, names, depth)
-            _mark(axes, spans, lettering, first=axes is figure.axes[0])
-        lettering.footnote(figure, note)
+            _positions(axes, names, depth)
+            _mark(axes, spans, drawn, first=axes is figure.axes[0])
+        drawn.footnote(figure, note)
+    return figure
+
+
+def shares(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    title: str | None = None,
+    value_name: str = "share",
+    layer_name: str = "layer",
+    pale: str | None = None,
+    note: str | None = None,
+) -> Figure:
+    """Draw how something is divided in every layer.
+
+    Args:
+        panels: Panel → part → one share per layer. All panels have the same parts.
+        title: Title of the figure.
+        value_name: What the shares are of.
+        layer_name: What the positions are.
+        pale: A part to leave in gray, e.g. what could not be told.
+        note: Small print below the figure.
+    """
+    names = list(panels)
+    parts = list(next(iter(panels.values()), {}))
+    depths = {len(each) for panel in panels.values() for each in panel.values()}
+    if not parts or len(depths) != 1 or any(list(panel) != parts for panel in panels.values()):
+        raise ParameterError("Shares need panels with the same parts, each with every layer.")
+    depth = depths.pop()
+    columns = 1 if len(names) < 4 else 2
+    rows = -(-len(names) // columns)
+    with styled([*names, *parts, title or ""]):
+        drawn = DrawnTexts()
+        looks = [series(position) for position in range(len(parts))]
+        figure = canvas(max(5.2, min(10.0, (2.2 + 0.12 * depth) * columns)), 1.2 + 1.35 * rows)
+        grid: Any = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(names) :]:
+            axes.set_visible(False)
+        for axes, name in zip(grid.flat, names, strict=False):
+            table = np.asarray([panels[name][part] for part in parts], dtype=np.float64)
+            for part, look, height, bottom in _stacked(table, parts, looks):
+                gray = part == pale
+                colour, hatch = ("#ececec", "") if gray else (look.colour, look.hatch)
+                _step(axes, height, bottom, drawn(part), colour, hatch)
+            axes.set_ylim(0, max(1e-12, float(np.nansum(table, 0).max())))
+            axes.set_title(drawn(name), loc="left")
+            _positions(axes, list(range(depth)), depth)
+        for axes in grid[-1]:
+            axes.set_xlabel(drawn(layer_name))
+        if len(names) % columns:
+            grid[-2][-1].tick_params(labelbottom=True)
+        figure.supylabel(drawn(value_name), fontsize=9)
+        handles, texts = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles[::-1], texts[::-1], loc="outside right center")
+        if title:
+            add_title(figure, drawn(title))
+        drawn.footnote(figure, note)
     return figure
 
 
@@ -129,11 +186,11 @@ def _lines(axes: Axes, table: np.ndarray, texts: Sequence[str]) -> None:
 
 def _stack(axes: Axes, table: np.ndarray, texts: Sequence[str]) -> None:
     looks = [series(position) for position in range(len(texts))]
-    for text, look, height, bottom in stacked(table, texts, looks):
-        step(axes, height, bottom, text, look.colour, look.hatch)
+    for text, look, height, bottom in _stacked(table, texts, looks):
+        _step(axes, height, bottom, text, look.colour, look.hatch)
 
 
-def stacked(
+def _stacked(
     table: np.ndarray, texts: Sequence[str], looks: Sequence[Series]
 ) -> Generator[tuple[str, Series, np.ndarray, np.ndarray], None, None]:
     """Yield the name, look, height and lower edge of every row, put on top of those before."""
@@ -143,7 +200,7 @@ def stacked(
         bottom = bottom + row
 
 
-def step(
+def _step(
     axes: Axes, height: np.ndarray, bottom: np.ndarray, label: str, colour: str, hatch: str
 ) -> None:
     """Draw one row of a stack: a single outline, because thousands of hatched bars take minutes."""
@@ -168,7 +225,7 @@ def _panels(
     value_name: str,
     layer_name: str,
     title: str | None,
-    lettering: Lettering,
+    drawn: DrawnTexts,
 ) -> Figure:
     columns = 2 if len(texts) > 3 else 1
     rows = -(-len(texts) // columns)
@@ -184,17 +241,17 @@ def _panels(
         axes.grid(axis="y")
         axes.set_title(texts[position], loc="left")
     for axes in grid[-1]:
-        axes.set_xlabel(lettering(layer_name))
+        axes.set_xlabel(drawn(layer_name))
     if len(texts) % columns:
         # The last column is one shorter: its lowest panel carries the numbers.
         grid[-2][-1].tick_params(labelbottom=True)
-    figure.supylabel(lettering(value_name), fontsize=9)
+    figure.supylabel(drawn(value_name), fontsize=9)
     if title:
-        entitle(figure, lettering(title))
+        add_title(figure, drawn(title))
     return figure
 
 
-def positions(axes: Axes, names: Sequence[object], depth: int) -> None:
+def _positions(axes: Axes, names: Sequence[object], depth: int) -> None:
     """Name the layers below the axes, as many as there is room for."""
     step = max(1, -(-depth // 17))
     if step == 3:
@@ -203,8 +260,8 @@ def positions(axes: Axes, names: Sequence[object], depth: int) -> None:
     axes.set_xlim(-0.7, depth - 0.3)
 
 
-def _mark(axes: Axes, spans: Sequence[Span], lettering: Lettering, first: bool) -> None:
-    names = lettering.all([name for _, _, name in spans])
+def _mark(axes: Axes, spans: Sequence[Span], drawn: DrawnTexts, first: bool) -> None:
+    names = drawn.all([name for _, _, name in spans])
     left, right = axes.get_xlim()
     figure: Any = axes.figure
     layer = 0.75 * figure.get_figwidth() / (right - left)

@@ -104,7 +104,7 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
-class Lettering:
+class DrawnTexts:
     """The texts of one figure as they are drawn, and whether some had to be replaced."""
 
     def __init__(self) -> None:
@@ -123,17 +123,17 @@ class Lettering:
 
     def footnote(self, figure: Figure, note: str | None = None) -> None:
         """Write the note, and the one on replaced labels, below the figure."""
-        said = [self(note)] if note else []
+        notes = [self(note)] if note else []
         if self.replaced:
-            said.append("Codes stand for labels whose script no installed font has.")
-        if said:
+            notes.append("Codes stand for labels whose script no installed font has.")
+        if notes:
             # A label of the figure itself: constrained layout keeps room for it.
             figure.supxlabel(
-                "  ".join(said), fontsize=7.5, color=PALE, x=0.01, ha="left", wrap=True
+                "  ".join(notes), fontsize=7.5, color=PALE, x=0.01, ha="left", wrap=True
             )
 
 
-def entitle(figure: Any, title: str) -> None:
+def add_title(figure: Any, title: str) -> None:
     """Write a title over the whole width of the figure, in as many lines as it needs."""
     # A bold letter of this size is about 0.093 inches wide.
     lines = textwrap.wrap(title, max(16, int(figure.get_figwidth() / 0.093)))
@@ -142,7 +142,7 @@ def entitle(figure: Any, title: str) -> None:
 
 def finish(
     axes: Axes,
-    lettering: Lettering,
+    drawn: DrawnTexts,
     *,
     title: str | None = None,
     x: str | None = None,
@@ -150,8 +150,8 @@ def finish(
 ) -> None:
     """Write the title of the figure and the names of the axes."""
     if title:
-        entitle(axes.figure, lettering(title))
+        add_title(axes.figure, drawn(title))
     if x:
-        axes.set_xlabel(lettering(x))
+        axes.set_xlabel(drawn(x))
     if y:
-        axes.set_ylabel(lettering(y))
+        axes.set_ylabel(drawn(y))

@@ -18,8 +18,9 @@ from ..neuron_set.value_columns import FEATURE_SITES
 from ..operations import Operation, operation
 from .attachment import Attachment
 from .compile import Compiler, State, steered_site
-from .generation import Assignment, GenerationTracker, Run, SteererState
+from .generation import GenerationTracker
 from .label_sums import Arithmetic
+from .runs import Assignment, Run, SteererState
 from .schedule import Schedule
 from .schedule_text import is_arithmetic, terms
 from .tables import Row, ValueTooLargeError

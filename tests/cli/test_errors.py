@@ -71,7 +71,7 @@ CASES = {
     "parameter": ("detect @stats --set fliter=0.5 -o @tmp/n", "Did you mean 'filter'"),
     "parameter without value": ("detect @stats --set filter -o @tmp/n", "NAME=VALUE"),
     "label to detect": ("detect @stats --labels en,jp -o @tmp/n", "jp"),
-    "one label": ("detect @stats --labels en -o @tmp/n", "LAPE compares labels"),
+    "one label": ("detect @stats --labels en -o @tmp/n", "'lape' compares labels"),
     "output is a file": ("detect @stats -o @texts/en.txt", "en.txt"),
     "mask path": ("convert ./no.pth --labels a --width 80 -o @tmp/n", "no.pth"),
     "mask is no mask": ("convert @texts/en.txt --labels a --width 80 -o @tmp/n", "cannot be read"),

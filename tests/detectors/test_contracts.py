@@ -136,6 +136,41 @@ class TestEveryDetector:
             with pytest.raises(ParameterError, match=field.name):
                 detector(name, **{field.name: object()})
 
+    def test_layers_take_every_form(self, name):
+        if "layers" not in {field.name for field in dataclasses.fields(DETECTORS.get(name))}:
+            pytest.skip("it does not choose layers")
+        stats = stats_for(detector(name).needs)
+        forms = {
+            "1": (1, "1", "1-1", [1], (1,), range(1, 2), -1, "-1", [-1], np.arange(1, 2).tolist())
+        }
+        forms["0-1"] = (
+            "all",
+            "0-1",
+            "0,1",
+            " 0 , 1 ",
+            [1, 0],
+            range(2),
+            (0, -1),
+            "-2,-1",
+            [0, 1, 1],
+        )
+        for text, spellings in forms.items():
+            found = detect(stats, name, layers=text)
+            assert found.layer.unique().tolist() == ([1] if text == "1" else [0, 1])
+            for layers in spellings:
+                again = detect(stats, name, layers=layers)
+                assert again.layer.equal(found.layer) and again.index.equal(found.index)
+                saved = json.loads(json.dumps(again.method["parameters"]["layers"]))
+                assert detector(name, layers=saved) == detector(name, layers=layers)
+        for wrong in ("", "last", "2-1", "0-", "1.5", 1.0, True, [], [1.0], ["1"], {0}, [[0]]):
+            with pytest.raises(ParameterError, match=r"got layers=.*expected 'all', layers and"):
+                detector(name, layers=wrong)
+        for missing in (2, "0-2", [0, 7], -3, "1-999999999999"):
+            with pytest.raises(
+                ParameterError, match=r"got layers=.*the model has 2 layers: 0 to 1"
+            ):
+                detect(stats, name, layers=missing)
+
     def test_nothing_to_see_gives_no_rows_or_a_reason(self, name):
         stats = stats_for(detector(name).needs)
         zero = dataclasses.replace(

@@ -116,7 +116,7 @@ def test_a_label_alone_has_nothing_to_be_compared_with():
         ({"share": 0}, "share=0"),
         ({"top": 0}, "top=0"),
         ({"epsilon": 0}, "epsilon=0"),
-        ({"epsilon": 1.0, "top": 3}, "two rules"),
+        ({"epsilon": 1.0, "top": 3}, "another rule"),
         ({"site": "mlp.act"}, "site='mlp.act'"),
         ({"variant": "code"}, "variant='code'"),
         ({"stage": "thinking"}, "stage='thinking'"),

@@ -125,7 +125,7 @@ def test_scores_values_and_header():
         ({"examples": 1.5}, "examples=1.5"),
         ({"count": 0}, "count=0"),
         ({"by": "size"}, "by='size'"),
-        ({"site": "mlp.act"}, "sae.resid or sae.mlp"),
+        ({"site": "mlp.act"}, "'sae.resid' or 'sae.mlp'"),
     ],
 )
 def test_refuses(parameters, said):

@@ -20,7 +20,7 @@ OWN = {
 @pytest.fixture
 def bare(monkeypatch):
     """Only the font that comes with matplotlib, whatever this machine has."""
-    fonts.forget()
+    fonts.clear_caches()
     monkeypatch.setattr(fonts, "_candidates", lambda: (fonts.DEFAULT,))
     yield
     fonts._font_of.cache_clear()
@@ -95,9 +95,9 @@ def test_display_order_keeps_foreign_words_and_brackets():
 
 
 def test_an_old_matplotlib_is_given_joined_letters_and_codes_for_what_it_cannot_shape(monkeypatch):
-    fonts.forget()
+    fonts.clear_caches()
     monkeypatch.setattr(fonts, "shapes_text", lambda: False)
     assert fonts.shown("العربية") == displayed("العربية") != "العربية"
     assert fonts.shown("हिन्दी") == "hi"
     assert fonts.same_letters("العربية", fonts.shown("العربية"))
-    fonts.forget()
+    fonts.clear_caches()

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import ParameterError
-from ...registry import Registry, configured
+from ...registry import Registry, create
 from ..bootstrap import averaged, interval, mean
 from ..metrics import Score
 from ..reports.blocks import Block
@@ -160,17 +160,7 @@ def experiment(spec: str | Experiment | Mapping[str, Any], **parameters: Any) ->
         UnknownNameError: If there is no such experiment.
         ParameterError: If it has no such parameter.
     """
-    if isinstance(spec, Experiment):
-        return dataclasses.replace(spec, **parameters) if parameters else spec
-    if isinstance(spec, Mapping):
-        given = dict(spec)
-        name = given.pop("name", None)
-        if not isinstance(name, str):
-            raise ParameterError(f"An experiment needs a 'name', found only {sorted(spec)}.")
-        parameters = {**given, **parameters}
-    else:
-        name = spec
-    return configured(EXPERIMENTS.get(name), "experiment", name, parameters)
+    return create(Experiment, EXPERIMENTS, spec, parameters)
 
 
 def _headline(found: Sequence[float | bool] | Score | Mapping[str, Any], seed: int) -> Any:

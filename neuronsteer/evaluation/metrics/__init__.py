@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ...errors import ParameterError, did_you_mean
-from ...registry import Registry, configured
+from ...registry import Registry, create
 from ..bootstrap import averaged
 from ..json_values import named, plain
 
@@ -148,9 +148,7 @@ def metric(name: str | Metric, **parameters: Any) -> Metric:
         UnknownNameError: If there is no such metric.
         ParameterError: If it has no such parameter, or a value is out of range.
     """
-    if isinstance(name, Metric):
-        return dataclasses.replace(name, **parameters) if parameters else name
-    return configured(METRICS.get(name), "metric", name, parameters)
+    return create(Metric, METRICS, name, parameters)
 
 
 def aligned(metric: str, **columns: Sequence[Any] | None) -> int:
