@@ -66,7 +66,7 @@ def test_the_comparison_has_every_method_and_its_control(
     said = capsys.readouterr().out
     rows = [line.split("│")[1].strip() for line in said.splitlines() if line.startswith("│")]
     assert rows == ["lape", "effect", "sae_lape", "random"]
-    assert "culture is left out: Culture compares labels" in said
+    assert "culture is left out: The detector" in said
     for share in ("0.1%", "0.3%", "1.0%", "3.0%", "10.0%"):
         assert share in said
 

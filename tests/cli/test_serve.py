@@ -77,7 +77,7 @@ def test_the_embedded_model_is_called_demo(call: Call):
         (["{model}", "{set}", "--default", "xx"], "Unknown label 'xx'"),
         (["{model}", "/nowhere/set"], "/nowhere/set"),
         (["{model}", "{set}", "{set}"], "Two neuron sets are called 'set'"),
-        (["{model}", "{set}", "--additional-config", "{{}}"], "cannot be passed"),
+        (["{model}", "{set}", "--additional-config", "{{}}"], "cannot be given as well"),
     ],
 )
 def test_mistakes_are_told_before_vllm_starts(disk: Disk, call: Call, arguments, message):

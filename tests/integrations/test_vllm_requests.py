@@ -162,7 +162,7 @@ def test_the_salt_tells_apart_what_must_not_share_cached_prefixes(served: Served
         ("", "The schedule is empty"),
         ("en,sentence:de", "waits for text, which a server cannot do"),
         ("en*1.5", "blends between untouched"),
-        ("en*-1", "must be finite and not negative"),
+        ("en*-1", "must be a finite number"),
         (["en"], "expected a schedule as text"),
         (3, "expected a schedule as text"),
         (",".join(f"{i}:en" for i in range(MAX_STEPS + 1)), f"a request may have {MAX_STEPS}"),
