@@ -211,8 +211,8 @@ class GenerationTracker:
         if not isinstance(sequences, Tensor):
             return
         new = sequences[:, generation.prompt or 0 :]
+        generation.tokens = min(generation.tokens, int(new.shape[1]))
         for run in generation.runs:
-            run.tokens = min(run.tokens, int(new.shape[1]))
             if any(timeline.needs_text for timeline in run.timelines):
                 run.sequences, run.texts = new.to("cpu"), []
 
@@ -231,8 +231,8 @@ class GenerationTracker:
             self._refuse_uncounted(out)
             return out
         new = out.get("input_ids")
-        new = out["inputs_embeds"] if new is None else new
-        batch, length = new.shape[:2]
+        shape = (out["inputs_embeds"] if new is None else new).shape
+        batch, length = shape[0], shape[1]
         columns = input_ids.shape[1]
         if generation.prompt is None:
             generation.prompt = columns
@@ -245,17 +245,20 @@ class GenerationTracker:
             start = columns - length
         generation.prepared = True
         generation.token = start + length - generation.prompt
+        generation.tokens = generation.token + 1
+        new_plans = False
         for run in generation.runs:
-            run.tokens = generation.token + 1
             plan = run.everywhere
             if plan is not None and run.state.assignment is run.assignment:
                 # The plan stays: only how many positions it changes is new.
-                self._count(run)
-                plan.steered = batch * length if plan.row is not None else 0
+                if plan.row is not None:
+                    plan.steered = batch * length
             else:
                 first = start - generation.prompt + 1
                 self._plan_forward(run, first, batch, length, input_ids)
-        self._show_all(generation)
+                new_plans = True
+        if new_plans or not generation.locked:
+            self._show_all(generation, new_plans)
         return out
 
     def _plan_forward(
@@ -289,14 +292,18 @@ class GenerationTracker:
             run.hits += plan.hits
             plan.hits = plan.steered = 0
 
-    def _show_all(self, generation: Generation) -> None:
+    def _show_all(self, generation: Generation, new_plans: bool = True) -> None:
         """Let compiled graphs follow the plans of this thread, until its generation ends."""
         states = self._states
-        if any(state.current.traced for state in states) and not generation.locked:
-            self._compiled.acquire()
-            generation.locked = True
-        for state in states:
-            state.current.show(state.current.local.plan)
+        if not generation.locked:
+            for state in states:
+                if state.current.traced:
+                    self._compiled.acquire()
+                    generation.locked = new_plans = True
+                    break
+        if new_plans:
+            for state in states:
+                state.current.show(state.current.local.plan)
 
     # --- direct calls -----------------------------------------------------------------------
 

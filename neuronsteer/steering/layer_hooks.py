@@ -424,14 +424,25 @@ def _register(
 
 
 def _input_hook(hook: LayerHook) -> Callable[..., Any]:
-    change, local = hook.change, hook.local
+    change, local, number, addcmul = hook.change, hook.local, hook.number, torch.addcmul
 
     def steer_input(_module: Any, args: tuple[Any, ...]) -> Any:
+        # What happens in nearly every layer of nearly every token is written out here, because the
+        # calls would cost as much as the work. `change` does the same, and everything else.
         if not is_compiling():
-            # Most hooks of most models run while nothing is steered: no further call for those.
             plan = local.plan
-            if plan is not None and plan.row is None:
-                return None
+            if plan is not None:
+                row = plan.row
+                if row is None:
+                    return None
+                view = row.views[number] if row is not MIXED and plan.factor == 1 else ()
+                if view and view[3] is args[0].dtype and view[4] == args[0].device:
+                    scale, shift, gain = view[:3]
+                    if gain is None:
+                        hook.calls += 1
+                        hook.positions += plan.steered
+                        plan.hits += 1
+                        return (addcmul(shift, args[0], scale), *args[1:])
         found = change(args[0])
         return None if found is None else (found, *args[1:])
 

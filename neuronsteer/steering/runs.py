@@ -55,6 +55,7 @@ class Generation:
         offset: Cached positions that lie before that frame.
         runs: One per steerer that takes part; fixed when the generation begins.
         token: The generated token that the next forward pass predicts last.
+        tokens: Generated tokens that have been planned for; in the end those that were returned.
         prepared: A forward pass has been prepared and not yet run.
         locked: Whether compiled graphs are kept to this generation until it ends.
     """
@@ -64,6 +65,7 @@ class Generation:
     offset: int
     runs: list[Run] = field(default_factory=list)
     token: int = 0
+    tokens: int = 0
     prepared: bool = False
     locked: bool = False
 
@@ -77,7 +79,6 @@ class Run:
         generation: The generation.
         assignment: The newest one that the timelines contain.
         timelines: One for the whole batch, or one per row.
-        tokens: Generated tokens that have been planned for.
         texts: The generated tokens per row, kept only for schedules that wait for text.
         sequences: The generated tokens that were returned, kept only for those, too.
         everywhere: The plan of this thread, where one row holds everywhere in this generation.
@@ -89,12 +90,16 @@ class Run:
     generation: Generation
     assignment: Assignment
     timelines: list[RowTimeline]
-    tokens: int = 0
     texts: list[RowText] = field(default_factory=list)
     sequences: Tensor | None = None
     everywhere: Plan | None = None
     wanted: int = 0
     hits: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens so far."""
+        return self.generation.tokens
 
     def switch(self, assignment: Assignment, token: int) -> None:
         """Follow `assignment` from generated token `token` on."""
