@@ -151,11 +151,11 @@ class GenerationTracker:
     # --- generate ---------------------------------------------------------------------------
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        local = self._local
-        if local.generation is not None:
+        outer = self._local.generation
+        generation = _open(self._root(), args, kwargs)
+        if outer is not None and outer.is_continued_by(generation):
             # Self-speculation: the model drafts for itself, in the frame of the outer call.
             return original(*args, **kwargs)
-        generation = _open(args, kwargs)
         failed = True
         with _lock:
             self._generations += 1
@@ -164,8 +164,8 @@ class GenerationTracker:
             found = original(*args, **kwargs)
             failed = False
         finally:
-            local.generation = None
             self._end(generation)
+            self._resume(outer)
         if not failed:
             self._keep(generation, found)
             self._check(generation)
@@ -188,6 +188,16 @@ class GenerationTracker:
             run.state.current.local.plan = run.everywhere
         self._local.generation = generation
         self._show_all(generation)
+
+    def _resume(self, outer: Generation | None) -> None:
+        """Go back to the generation in which another one ran, if there is one."""
+        self._local.generation = outer
+        if outer is not None:
+            for state in self._states:
+                state.current.local.plan = NOTHING
+            for run in outer.runs:
+                run.state.current.local.plan = run.everywhere
+            self._show_all(outer)
 
     def _end(self, generation: Generation) -> None:
         for run in generation.runs:
@@ -483,7 +493,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _open(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
+def _open(root: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
     ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
     embeds = kwargs.get("inputs_embeds")
     batch = prompt = None
@@ -497,7 +507,10 @@ def _open(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
         before = int(cache.get_seq_length())
         # Either the whole sequence is given again, or only what the cache does not hold yet.
         offset = before if int(mask.shape[1]) == prompt + before else 0
-    return Generation(batch, prompt, offset)
+    config = kwargs.get("generation_config") or root.generation_config
+    early = kwargs.get("assistant_early_exit", getattr(config, "assistant_early_exit", None))
+    drafts_itself = early is not None or kwargs.get("assistant_model") is root
+    return Generation(batch, prompt, offset, ids, drafts_itself)
 
 
 def _remember(state: SteererState, cache: Any, prompt: int) -> None:

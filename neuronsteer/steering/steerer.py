@@ -33,7 +33,7 @@ SetLike = NeuronSet | str | PathLike[str]
 #: Rows beyond the labels' own that fit in the tables before they have to grow.
 _SPARE_ROWS = 8
 #: How many calls of `to()` are remembered whole, because switching back and forth is common.
-_REMEMBERED = 64
+_REMEMBERED = 32
 
 #: Instead of labels in `away_from`: whatever label was in force before.
 PREVIOUS = "previous"
@@ -147,7 +147,7 @@ class Steerer:
         """
         tracker = self._tracker
         if tracker is None:
-            raise HookError("This steerer is detached; attach the neuron set again.")
+            raise _detached()
         key = None
         if away_from in (PREVIOUS, (PREVIOUS,), [PREVIOUS]) and PREVIOUS not in self.labels:
             target, away_from = self._away_from_previous(target), None
@@ -209,7 +209,7 @@ class Steerer:
         """Call `model.generate` so that only this steerer acts in it, whoever else is attached."""
         tracker = self._tracker
         if tracker is None:
-            raise HookError("This steerer is detached; attach the neuron set again.")
+            raise _detached()
         return tracker.run_exclusively(self._state, lambda: self._root.generate(*args, **kwargs))
 
     def detach(self) -> None:
@@ -219,12 +219,13 @@ class Steerer:
             self._let_go()
 
     def _let_go(self) -> None:
-        tracker, self._tracker = self._tracker, None
-        if tracker is not None:
-            tracker.leave(self._state)
-        self._attachment.remove()
-        self._kept = []
-        self._root = None
+        with self._defining:
+            tracker, self._tracker = self._tracker, None
+            if tracker is not None:
+                tracker.leave(self._state)
+            self._attachment.remove()
+            self._kept = []
+            self._root = None
 
     def __enter__(self) -> Steerer:
         return self
@@ -299,6 +300,8 @@ class Steerer:
             with self._defining:
                 row = self._rows.get(state)
                 if row is None:
+                    if self._tracker is None:
+                        raise _detached()
                     row = self._attachment.define(state.label, self._compiler.compile(state))
                     self._rows[state] = row
         return row
@@ -390,6 +393,10 @@ def _scheduled(target: Target, labels: Sequence[str], prompt: bool | None) -> Sc
     if prompt is None:
         return found
     return Schedule(*found.points, repeat=found.repeat, prompt=prompt)
+
+
+def _detached() -> HookError:
+    return HookError("This steerer is detached; attach the neuron set again.")
 
 
 def _not_a_target(target: object) -> ParameterError:

@@ -527,3 +527,30 @@ def test_early_exit_drafts_may_end_before_the_first_steered_layer(layers, target
         assert not torch.equal(wanted, plain)
         assert torch.equal(greedy(model, ids, assistant_early_exit=2), wanted)
         assert model.config.num_hidden_layers == 4
+
+
+# --- generations inside generations -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["fr", "en,4:fr", ["ja"]], ids=str)
+def test_a_generation_inside_another_one_is_one_of_its_own(target):
+    """S1: a streamer may ask the same model about something else, steered otherwise."""
+    model, ids, other = tiny_model("llama"), tiny_ids(1), tiny_ids(1, 12, seed=9)
+    with (
+        ns.attach(model, toy_set(model, seed=1)) as one,
+        ns.attach(model, toy_set(model, seed=2), private=True) as two,
+    ):
+        one.to(target)
+        two.to("en,2:ja")
+        wanted = greedy(model, ids, new=NEW)
+        inner = with_logits(two.generate, other, new=6)
+        plain_inner = greedy(model, other, new=6)
+        found = []
+
+        def ask():
+            found.append(with_logits(two.generate, other, new=6))
+            found.append(greedy(model, other, new=6))
+
+        assert torch.equal(greedy(model, ids, new=NEW, streamer=Streamer(5, ask)), wanted)
+        assert_same(found[0], inner)
+        assert torch.equal(found[1], plain_inner)
