@@ -239,7 +239,7 @@ def analyze(what: str | Analysis, *inputs: Any, **options: Any) -> Result:
         >>> from neuronsteer.neuron_set import NeuronSet
         >>> neurons = NeuronSet.from_rows(
         ...     ["en", "fr"], label=[0, 1, 1], layer=[0, 0, 2], index=[5, 5, 7],
-        ...     site="mlp.act", num_layers=4, d_ff=32,
+        ...     site="mlp.act", num_layers=4, width=32,
         ... )
         >>> analyze("sharing", neurons).facts["shared"]
         0.5

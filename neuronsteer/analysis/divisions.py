@@ -128,8 +128,8 @@ class Divisions(Analysis):
 
 
 def _distinct_per_layer(neurons: Any) -> list[int]:
-    key = (neurons.layer.long() * neurons.d_ff + neurons.index.long()).unique()
-    return (key // neurons.d_ff).bincount(minlength=neurons.num_layers).tolist()
+    key = (neurons.layer.long() * neurons.width + neurons.index.long()).unique()
+    return (key // neurons.width).bincount(minlength=neurons.num_layers).tolist()
 
 
 def _mean(values: list[int]) -> float:

@@ -161,7 +161,7 @@ def neuron_set(
         values,
         site=site,
         num_layers=stats.num_layers,
-        d_ff=max(stats.site_widths[site]),
+        width=max(stats.site_widths[site]),
         widths=stats.site_widths[site],
         model_type=stats.model_type,
         base_model=stats.base_model,

@@ -98,7 +98,7 @@ class BaseModel:
             return None
         config = AutoConfig.for_model(neurons.model_type)
         config.num_hidden_layers = neurons.num_layers
-        config.intermediate_size = neurons.d_ff
+        config.intermediate_size = neurons.width
         # Some families have defaults that only their own checkpoints complete.
         if getattr(config, "head_dim", 0) is None:
             config.head_dim = config.hidden_size // config.num_attention_heads

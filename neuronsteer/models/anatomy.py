@@ -45,7 +45,7 @@ class Anatomy:
     def __repr__(self) -> str:
         return (
             f"Anatomy({type(self.root).__name__}, {self.model_type!r} from the {self.source}, "
-            f"{self.num_layers} layers of {self.d_ff} neurons)"
+            f"{self.num_layers} layers of {self.width} neurons)"
         )
 
     @property
@@ -69,7 +69,7 @@ class Anatomy:
         return tuple(point.width for point in self.hook_points("mlp.neuron"))
 
     @property
-    def d_ff(self) -> int:
+    def width(self) -> int:
         """The largest of `widths`."""
         return max(self.widths)
 

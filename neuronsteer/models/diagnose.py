@@ -109,7 +109,7 @@ def diagnose(model: Any) -> dict[str, Any]:
         "steerable": bool(neuron) and all(r.fired for r in neuron) and not blocking,
         "num_layers": anatomy.num_layers,
         "hidden_size": anatomy.hidden_size,
-        "d_ff": anatomy.d_ff,
+        "width": anatomy.width,
         "gated": anatomy.gated,
         "experts": _experts(anatomy),
         "wrapped": list(anatomy.wrapped),

@@ -343,7 +343,7 @@ def rich_table(summary: Mapping[str, Any], exclusive: Mapping[str, int]) -> Tabl
     from rich.table import Table
 
     method, model = summary["method"]["name"], summary["base_model"] or summary["model_type"]
-    shape = f"{summary['num_layers']} layers x {summary['d_ff']}"
+    shape = f"{summary['num_layers']} layers x {summary['width']}"
     table = Table(
         title=escape(f"{summary['neurons']} neurons at {summary['site']} ({method})"),
         caption=escape(f"{model or 'unknown model'}, {shape}; orphans: {summary['orphans']}"),

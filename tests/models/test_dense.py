@@ -81,7 +81,7 @@ def test_width_is_the_configs(anatomy):
     else:
         width = getattr(config, WIDTH_FIELD.get(anatomy.model_type, "intermediate_size"))
     assert anatomy.widths == (width,) * config.num_hidden_layers
-    assert anatomy.d_ff == width
+    assert anatomy.width == width
     assert anatomy.hidden_size == HIDDEN
     assert not anatomy.is_moe
     for point in (

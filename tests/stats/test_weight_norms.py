@@ -33,7 +33,7 @@ def test_length_is_what_one_unit_of_a_neuron_does(family):
     model = tiny_model(family)
     anatomy = inspect(model)
     norms = weight_norms.norms(anatomy, "mlp.neuron")
-    assert norms.shape == (anatomy.num_layers, anatomy.d_ff) and norms.dtype == torch.float32
+    assert norms.shape == (anatomy.num_layers, anatomy.width) and norms.dtype == torch.float32
     for tap in anatomy.hook_points("mlp.neuron"):
         neurons = [0, 1, tap.width - 1]
         with torch.no_grad():
