@@ -80,7 +80,7 @@ def read(
     )
     held: dict[int, Tensor] = {}
     entries: list[tuple[Any, Callback]] = [
-        (tap, _keeper(held, tap.layer)) for tap in anatomy.hook_points("resid")
+        (point, _keeper(held, point.layer)) for point in anatomy.hook_points("resid")
     ]
     unembed: Unembed | None = None
     with read_activations(entries) as listener:

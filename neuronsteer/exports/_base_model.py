@@ -258,7 +258,7 @@ def _config(folder: Path, name: str) -> Any:
 
 def _plain(anatomy: Anatomy) -> Anatomy:
     if "peft" in anatomy.wrapped or any(
-        hasattr(tap.module, "base_layer") for tap in anatomy.hook_points("mlp.neuron")
+        hasattr(point.module, "base_layer") for point in anatomy.hook_points("mlp.neuron")
     ):
         raise ParameterError(
             "The model has a PEFT adapter, which an export would silently leave out. Merge it "

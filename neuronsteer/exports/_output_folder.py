@@ -92,7 +92,7 @@ def render_card(
         facts |= {"base_model": base, "base_model_relation": relation}
     method = edit.sets[0].method["name"]
     neurons = sum(len(projection.columns) for projection in edit.projections)
-    layers = len({projection.tap.layer for projection in edit.projections})
+    layers = len({projection.point.layer for projection in edit.projections})
     remarks = "".join(f"- {note}\n" for note in notes)
     if exact:
         remarks += (

@@ -93,7 +93,7 @@ def test_width_is_the_configs(anatomy):
         assert point.flattened == (anatomy.model_type == "opt")
 
 
-def test_every_hook_fires_with_the_width_of_the_tap(anatomy):
+def test_every_hook_fires_with_the_width_of_the_point(anatomy):
     results = probe(anatomy.root, anatomy)
     assert {result.site for result in results} == set(anatomy.sites())
     assert all(result.fired and result.calls == 1 for result in results), results
