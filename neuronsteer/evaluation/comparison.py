@@ -179,7 +179,7 @@ class Comparison:
             )
         options = ("overlap", "layers", "sharing", "counts")
         raise ParameterError(
-            f"what={what!r} is no plot of a comparison; there are {', '.join(options)}."
+            f"what={what!r} is not a plot of a comparison; there are {', '.join(options)}."
             f"{did_you_mean(what, options)}"
         )
 

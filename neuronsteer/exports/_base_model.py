@@ -91,7 +91,7 @@ class BaseModel:
     def of_family(cls, neurons: Rows) -> BaseModel | None:
         """Return a base model that has module names only, for a set without a base model.
 
-        Enough for exports that need no weights. `None` if the family's config does not tell the
+        Enough for exports that need no weights. `None` if the family's config does not give the
         set's shape in the usual two fields.
         """
         if neurons.model_type is None or neurons.model_type not in LAYOUTS:

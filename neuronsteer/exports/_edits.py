@@ -141,7 +141,8 @@ class ModelEdit:
             raise ParameterError(
                 f"{projection.where}, neuron {int(mixed[0])}: a constant is added to the gate "
                 "activation (site 'mlp.act') on top of its own value, which no edit of weights "
-                "expresses. Export 'set' at full strength, or 'add' at 'mlp.neuron'; hooks do all."
+                "expresses. Export 'set' at full strength, or 'add' at 'mlp.neuron', or steer with "
+                "hooks."
             )
         pre = torch.tensor([PINNED_GATE_INPUT])
         return float(self.anatomy.activation(pre, projection.point.layer))

@@ -220,7 +220,7 @@ class Anatomy:
         width = self._number(sparse.width)
         shared: dict[str, list[HookPoint]] = {"mlp.neuron": [], "mlp.act": [], "up": []}
         if sparse.shared is not None and find(self.layers[index], sparse.shared) is not None:
-            # The block hands its shared expert [tokens, hidden] without batch dimension.
+            # The block passes its shared expert [tokens, hidden] without batch dimension.
             inner = _moved(self.layout, sparse.shared)
             replace(self, layout=inner)._mlp(index, shared)
         for site, found in shared.items():
@@ -298,7 +298,7 @@ class Anatomy:
         size = out_size(self._module(index, path))
         if size is None:
             raise LayoutError(
-                f"{path!r} in layer {index} of model_type {self.model_type!r} does not tell its "
+                f"{path!r} in layer {index} of model_type {self.model_type!r} has no "
                 f"size (out_features); this kind of linear layer is not supported there."
             )
         return size
@@ -310,7 +310,7 @@ class Anatomy:
                 return value
         raise LayoutError(
             f"The width of the MLP of model_type {self.model_type!r} is unknown: neither the "
-            f"modules nor the config fields {', '.join(fields)} tell it."
+            f"modules nor the config fields {', '.join(fields)} give it."
         )
 
 

@@ -44,7 +44,7 @@ _LANGUAGES = """
 
 
 def languages(labels: Sequence[str]) -> list[str]:
-    """Return the ISO 639-1 codes in `labels`, or nothing if some label is no language code."""
+    """Return the ISO 639-1 codes in `labels`, or nothing if some label is not a language code."""
     known = set(_LANGUAGES.split())
     codes = [re.split("[-_]", label, maxsplit=1)[0].lower() for label in labels]
     return list(dict.fromkeys(codes)) if all(code in known for code in codes) else []

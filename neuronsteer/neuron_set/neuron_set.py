@@ -123,7 +123,7 @@ class NeuronSet(Rows):
     def __or__(self, other: NeuronSet) -> NeuronSet:
         """Return the rows of either; header and values of shared rows come from the left.
 
-        Only value columns that both sets have are kept (an empty set has nothing to say in this).
+        Only value columns that both sets have are kept (an empty set does not count).
         """
         mine, theirs = self._keys(other)
         labels = (*self.labels, *(name for name in other.labels if name not in self.labels))
@@ -272,7 +272,7 @@ class NeuronSet(Rows):
         Raises:
             HubError: If it could not be uploaded; the repository is then as it was before.
         """
-        # The path of a folder on this machine is nothing to publish.
+        # The path of a folder on this machine must not be published.
         public = self if card.hub_id(self.base_model) else self.replace(base_model=None)
         wanted = peft_files.possible(self) if peft is None else peft
         with tempfile.TemporaryDirectory() as scratch:

@@ -41,13 +41,13 @@ def load_mask(
         path: The `.pth` or `.pt` file.
         labels: Names in the order of the file. For a dictionary: the keys to take, in this order.
         num_layers: Number of layers, checked against the file.
-        width: Number of neurons per layer. Boolean masks tell it; for indices it must come from
+        width: Number of neurons per layer. Boolean masks show it; for indices it must come from
             here or from the configuration of `base_model`.
         model_type: Model family, e.g. `llama`; default: that of `base_model`.
         base_model: Hub id or path of the model the mask is for.
 
     Raises:
-        ArtifactError: If the file is no such mask; the message says what was found.
+        ArtifactError: If the file is not such a mask; the message says what was found.
         LabelError: If the number of labels differs from the number of masks in the file.
     """
     name = Path(path).name
@@ -119,7 +119,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ArtifactError(
-            f"{file.name} cannot be read as tensors: {reason} It is damaged, no torch file, or "
+            f"{file.name} cannot be read as tensors: {reason} It is damaged, not a torch file, or "
             "holds other objects, which would run code on loading and are never unpickled here."
         ) from error
 

@@ -54,7 +54,7 @@ class Rows:
         operation: What steering does by default, as `operation()` reads it.
         schedule: Default schedule, as text or dictionary.
         evaluation: Results, if the set was evaluated.
-        orphans: Neurons that the detector selected but that no label owns. Algebra forgets them.
+        orphans: Neurons that the detector selected but that no label owns. Set algebra drops them.
         target_modules: Names of the steered modules, for PEFT.
     """
 

@@ -113,7 +113,7 @@ def write(
     data.update(files or {})
     if card is not None:
         data[CARD] = card.encode()
-    # Last, because a folder without it is no artifact.
+    # Last, because a folder without it is not an artifact.
     data[CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     return write_folder(folder, data)
 

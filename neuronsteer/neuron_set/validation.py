@@ -136,7 +136,7 @@ def _tensor(name: str, column: Any) -> torch.Tensor:
     try:
         tensor = torch.as_tensor(column).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"Column {name!r} is no column of numbers: {error}.") from error
+        raise ArtifactError(f"Column {name!r} is not a column of numbers: {error}.") from error
     # A vector per row: what one unit of a feature adds to the residual stream.
     if tensor.ndim == 2 and name.endswith(f".{DIRECTION}") and tensor.shape[1]:
         return tensor

@@ -1,4 +1,4 @@
-"""Statistics from counts that somebody else published."""
+"""Statistics from published counts."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def test_equality_hash_and_pickle():
         ({"index": [0.0, 1.0]}, "'index' has dtype torch.float32; expected integers"),
         ({"label": torch.tensor([True, False])}, "'label' has dtype torch.bool"),
         ({"index": [[0, 1]]}, r"'index' has shape \[1, 2\]"),
-        ({"index": ["x", "y"]}, "'index' is no column"),
+        ({"index": ["x", "y"]}, "'index' is not a column"),
         ({"score": [float("nan"), 0.0]}, "'score': 1 values are not finite"),
         ({"score": torch.tensor([1, 2])}, "'score' has dtype torch.int64"),
         ({"values": {"mlp.act.mean": [0.0, float("inf")]}}, r"'mlp\.act\.mean': 1 values"),

@@ -75,7 +75,9 @@ class Activity:
         }
         self._points = [point for point in points if point.layer in self._rows]
         if any(point.experts is not None for point in self._points):
-            raise ParameterError("Activity cannot look into experts; use a set of a dense model.")
+            raise ParameterError(
+                "Activity cannot be measured inside experts; use a set of a dense model."
+            )
 
     def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
         """Return one guess per text."""
