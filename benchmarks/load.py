@@ -67,7 +67,7 @@ def neurons() -> NeuronSet:
         values={name: torch.randn(rows, generator=rng) for name in names},
         site="mlp.act",
         num_layers=LAYERS,
-        d_ff=WIDTH,
+        width=WIDTH,
         model_type="llama",
         base_model="meta-llama/Llama-2-7b-hf",
         method={"name": "lape", "parameters": {"rate": 0.01}},

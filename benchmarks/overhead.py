@@ -61,7 +61,7 @@ def neurons_for(model) -> NeuronSet:
         values={"mlp.neuron.mean": mean},
         site="mlp.neuron",
         num_layers=layers,
-        d_ff=width,
+        width=width,
         operation={"name": "set", "value": "mean"},
     )
 

@@ -80,7 +80,7 @@ def neurons(folder: Path, model: str) -> str:
         values={"mlp.neuron.mean": torch.randn(len(rows), generator=draw)},
         site="mlp.neuron",
         num_layers=layers,
-        d_ff=width,
+        width=width,
         model_type="llama",
         operation={"name": "set", "value": "mean"},
     ).save_pretrained(folder)

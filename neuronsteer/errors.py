@@ -61,7 +61,7 @@ class TextError(NeuronSteerError, ValueError):
 
 
 class StatsError(NeuronSteerError, ValueError):
-    """Statistics lack what is asked of them, or cannot be merged."""
+    """Statistics lack what is needed, or cannot be merged."""
 
 
 class MissingExtraError(NeuronSteerError, ImportError):

@@ -22,7 +22,7 @@ def make_set(seed: int = 0, rows: int = 60, **header) -> NeuronSet:
         values={"mlp.neuron.mean": torch.randn(rows, generator=rng)},
         site="mlp.act",
         num_layers=4,
-        d_ff=32,
+        width=32,
         **{
             "model_type": "llama",
             "base_model": "org/base",

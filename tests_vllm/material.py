@@ -125,7 +125,7 @@ def neuron_set(
         values={"mlp.neuron.mean": values},
         site="mlp.neuron",
         num_layers=LAYERS,
-        d_ff=WIDTH,
+        width=WIDTH,
         model_type=family,
         operation=operation,
     )

@@ -21,7 +21,7 @@ class ModelConfig:
 
     hidden: int = 256
     layers: int = 6
-    d_ff: int = 768
+    mlp_width: int = 768
     heads: int = 4
     kv_heads: int = 2
     positions: int = 1024
@@ -32,7 +32,7 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Llam
     llama = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden,
-        intermediate_size=config.d_ff,
+        intermediate_size=config.mlp_width,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         num_key_value_heads=config.kv_heads,

@@ -63,7 +63,18 @@ def smoke(folder: Path) -> None:
     write_corpus(folder / "data", languages, 600, seed=0)
     write_corpus(folder / "heldout", languages, 200, seed=1)
     corpus = ["--data", str(folder / "data"), "--heldout", str(folder / "heldout")]
-    sizes = ["--vocab", "512", "--hidden", "32", "--layers", "2", "--d-ff", "64", "--heads", "2"]
+    sizes = [
+        "--vocab",
+        "512",
+        "--hidden",
+        "32",
+        "--layers",
+        "2",
+        "--mlp-width",
+        "64",
+        "--heads",
+        "2",
+    ]
     sizes += ["--kv-heads", "1", "--block", "64", "--batch", "8", "--warmup", "4"]
     common = ["--languages", *languages, *sizes, "--no-compile", "--device", "cpu"]
     common += ["--log-every", "5", "--eval-blocks", "2"]

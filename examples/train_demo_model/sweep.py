@@ -28,21 +28,54 @@ log = logging.getLogger("train_demo_model")
 
 MUON = ["--lr", "6e-3", "--embed-lr", "6e-3"]
 CONFIGS: dict[str, list[str]] = {
-    "base: 256 x 6, d_ff 768, vocab 8192, Muon": MUON,
+    "base: 256 x 6, MLP width 768, vocab 8192, Muon": MUON,
     "AdamW 3e-3": ["--optimizer", "adamw", "--lr", "3e-3", "--embed-lr", "3e-3"],
     "AdamW 6e-3": ["--optimizer", "adamw", "--lr", "6e-3", "--embed-lr", "6e-3"],
     "Muon at 1e-2": ["--lr", "1e-2", "--embed-lr", "1e-2"],
-    "wider, shallower: 320 x 4, d_ff 832": [
+    "wider, shallower: 320 x 4, MLP width 832": [
         *MUON,
-        *("--hidden", "320", "--layers", "4", "--d-ff", "832", "--heads", "5", "--kv-heads", "1"),
+        *(
+            "--hidden",
+            "320",
+            "--layers",
+            "4",
+            "--mlp-width",
+            "832",
+            "--heads",
+            "5",
+            "--kv-heads",
+            "1",
+        ),
     ],
-    "narrower, deeper: 192 x 10, d_ff 704": [
+    "narrower, deeper: 192 x 10, MLP width 704": [
         *MUON,
-        *("--hidden", "192", "--layers", "10", "--d-ff", "704", "--heads", "3", "--kv-heads", "1"),
+        *(
+            "--hidden",
+            "192",
+            "--layers",
+            "10",
+            "--mlp-width",
+            "704",
+            "--heads",
+            "3",
+            "--kv-heads",
+            "1",
+        ),
     ],
-    "half the size: 192 x 4, d_ff 768": [
+    "half the size: 192 x 4, MLP width 768": [
         *MUON,
-        *("--hidden", "192", "--layers", "4", "--d-ff", "768", "--heads", "3", "--kv-heads", "1"),
+        *(
+            "--hidden",
+            "192",
+            "--layers",
+            "4",
+            "--mlp-width",
+            "768",
+            "--heads",
+            "3",
+            "--kv-heads",
+            "1",
+        ),
     ],
     "vocab 6144": [*MUON, "--vocab", "6144"],
 }

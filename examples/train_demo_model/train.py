@@ -48,7 +48,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--languages", nargs="+", default=list(LANGUAGES))
     what.add_argument("--vocab", type=int, default=defaults.data.vocab_size)
     what.add_argument("--data-mb", type=float, default=0, help="cap per language, for the sweep")
-    for name in ("hidden", "layers", "d_ff", "heads", "kv_heads"):
+    for name in ("hidden", "layers", "mlp_width", "heads", "kv_heads"):
         what.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(model, name))
     what.add_argument("--optimizer", default=optim.kind, choices=["muon", "adamw"])
     for name in ("lr", "embed_lr", "weight_decay"):
@@ -86,7 +86,7 @@ def configure(args: argparse.Namespace, source: Path | None) -> TrainConfig:
         )
         config = TrainConfig(
             data=data,
-            model=ModelConfig(args.hidden, args.layers, args.d_ff, args.heads, args.kv_heads),
+            model=ModelConfig(args.hidden, args.layers, args.mlp_width, args.heads, args.kv_heads),
             optim=OptimConfig(kind=args.optimizer, warmup=args.warmup),
             block=args.block,
             seed=args.seed,

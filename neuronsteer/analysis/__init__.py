@@ -1,4 +1,4 @@
-"""Analyses: where labels live in a model, what they share, how sure one can be of it.
+"""Analyses: where the neurons of labels are, what labels share, how reliable that is.
 
 An analysis is a frozen dataclass of parameters with a method `run`, which returns a `Result`:
 records for a DataFrame, headline facts, and enough to draw the plot again from its JSON. A new one
@@ -53,7 +53,7 @@ class Result:
         analysis: Name of the analysis.
         rows: The table, one dictionary per row with the same keys in each.
         facts: Headline numbers and labels.
-        settings: Parameters, and what was analysed: what the numbers cannot be reproduced without.
+        settings: Parameters and what was analysed: what is needed to reproduce the numbers.
     """
 
     analysis: str
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """Readable name of the analysis."""
         return ANALYSES.get(self.analysis).title
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,10 +162,10 @@ class Analysis(ABC):
 
     Class attributes:
         name: What the registry and the command line call it.
-        title: What a person calls it; the title of the plot.
+        title: Readable name; the title of the plot.
         question: The question that it answers, in one line.
         needs: What `run` is given, in this order; names of `INPUTS`.
-        paper: What to cite, if it is somebody's.
+        paper: What to cite, if it was published.
     """
 
     name: ClassVar[str] = ""
@@ -239,21 +239,21 @@ def analyze(what: str | Analysis, *inputs: Any, **options: Any) -> Result:
         >>> from neuronsteer.neuron_set import NeuronSet
         >>> neurons = NeuronSet.from_rows(
         ...     ["en", "fr"], label=[0, 1, 1], layer=[0, 0, 2], index=[5, 5, 7],
-        ...     site="mlp.act", num_layers=4, d_ff=32,
+        ...     site="mlp.act", num_layers=4, width=32,
         ... )
         >>> analyze("sharing", neurons).facts["shared"]
         0.5
 
     Raises:
         UnknownNameError: If there is no such analysis.
-        ParameterError: If an input is missing or too much, or a parameter is wrong.
+        ParameterError: If an input is missing or superfluous, or a parameter is wrong.
     """
     kind = type(what) if isinstance(what, Analysis) else ANALYSES.get(what)
     given: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in INPUTS}
     chosen = analysis(what, **options)
     if len(inputs) > len(kind.needs):
         raise ParameterError(
-            f"The analysis {kind.name!r} takes {_list(kind.needs)}; got {len(inputs)} things."
+            f"The analysis {kind.name!r} takes {_list(kind.needs)}; got {len(inputs)} inputs."
         )
     for name, value in zip(kind.needs, inputs, strict=False):
         if name in given:

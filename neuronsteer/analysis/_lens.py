@@ -16,16 +16,16 @@ from ..models.readonly_hooks import Callback, read_activations
 from ._tokens import TokenTable
 from ._unembedding import Unembed, unembedding
 
-#: A tuned lens: `(hidden [positions, hidden], layer)` → what the last layer would have put out.
+#: A tuned lens: `(hidden [positions, hidden], layer)` → what the last layer would have returned.
 Lens = Callable[[Tensor, int], Tensor]
 
-# Elements of logits that are held at a time.
+# Elements of logits in memory at a time.
 _BLOCK = 2**24
 
 
 @dataclasses.dataclass
 class Reading:
-    """What a lens saw in the texts of one label, summed over positions.
+    """What a lens read in the texts of one label, summed over positions.
 
     Attributes:
         mass: float64 `[layers, names]`: probability of the top tokens, by language.
@@ -59,11 +59,11 @@ def read(
         table: Languages of the tokens.
         top: How many of the likeliest tokens count; `None` means all.
         lens: A function of hidden state and layer, or one function per layer (a tuned lens); the
-            model's final norm and head come after it. The last layer is read without.
+            model's final norm and head come after it. The last layer is read without it.
         batch_size: Rows per forward pass.
 
     Raises:
-        LayoutError: If the model's way from the last layer to its logits is not understood.
+        LayoutError: If the step from the last layer to the logits is not known.
     """
     anatomy = inspect(model)
     depth, names = anatomy.num_layers, len(table.names)
@@ -78,16 +78,16 @@ def read(
         torch.zeros(depth, dtype=torch.float64),
         torch.zeros(depth, dtype=torch.float64),
     )
-    held: dict[int, Tensor] = {}
+    hidden_states: dict[int, Tensor] = {}
     entries: list[tuple[Any, Callback]] = [
-        (tap, _keeper(held, tap.layer)) for tap in anatomy.hook_points("resid")
+        (point, _keeper(hidden_states, point.layer)) for point in anatomy.hook_points("resid")
     ]
     unembed: Unembed | None = None
-    with read_activations(entries) as listener:
+    with read_activations(entries) as hooks:
         for chosen, logits in forward(model, rows, batch_size=batch_size, padding="right"):
-            listener.require_all()
+            hooks.require_all()
             with torch.inference_mode():
-                states = [_at(held[layer], rows, chosen) for layer in range(depth)]
+                states = [_at(hidden_states[layer], rows, chosen) for layer in range(depth)]
                 own = torch.cat(list(logits))
                 targets = torch.cat([torch.tensor(rows[i].ids[rows[i].start :]) for i in chosen])
                 if unembed is None:
@@ -96,13 +96,13 @@ def read(
                     moved = state if layer == depth - 1 else _through(lens, state, layer)
                     _add(found, layer, moved, unembed, own.argmax(-1), targets, table, top)
                 found.positions += len(targets)
-            held.clear()
+            hidden_states.clear()
     return found
 
 
-def _keeper(held: dict[int, Tensor], layer: int) -> Callback:
+def _keeper(hidden_states: dict[int, Tensor], layer: int) -> Callback:
     def keep(hidden: Tensor) -> None:
-        held[layer] = hidden
+        hidden_states[layer] = hidden
 
     return keep
 
@@ -124,7 +124,7 @@ def _through(
     if moved.shape != state.shape:
         raise ParameterError(
             f"The lens returned {tuple(moved.shape)} for hidden states of {tuple(state.shape)} in "
-            f"layer {layer}; the shape must stay."
+            f"layer {layer}; the shape must not change."
         )
     return moved
 

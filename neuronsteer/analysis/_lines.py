@@ -37,7 +37,7 @@ def halves(
         if len(each) < least:
             raise TextError(
                 f"Label {label!r} has {len(each)} texts; at least {least} are needed, because half "
-                "of them is only learned from and the other half only measured."
+                "of them are only learned from and the other half only measured."
             )
     return (
         {label: list(each[::2]) for label, each in found.items()},

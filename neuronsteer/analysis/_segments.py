@@ -1,4 +1,4 @@
-"""Cutting a stack of layers into parts that are as even as possible within."""
+"""Cutting a sequence of layers into parts, each as uniform as possible."""
 
 from __future__ import annotations
 

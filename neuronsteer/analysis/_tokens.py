@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import ParameterError
 from ._relatives import writing
 
-#: What is no label's: digits, punctuation, spaces, and words that the texts never showed.
+#: What belongs to no label: digits, punctuation, spaces, and words that are not in the texts.
 OTHER = "other"
 BY = ("language", "script")
 
@@ -54,7 +54,7 @@ def token_table(
     By language, a token's share in a label is how frequent it is there, over the sum of its
     frequencies in all labels. Before that its letters decide: a label that does not use the token's
     script (as its own texts show) has no share, and where one label is left, the token is its, seen
-    or not. A token without letters is no label's, as is one that was seen fewer than `least` times;
+    or not. A token without letters belongs to no label, nor does one seen fewer than `least` times;
     part of a character (byte-level tokenizers) is decided by frequency alone. By script, only
     letters count.
 

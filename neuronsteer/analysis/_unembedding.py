@@ -24,7 +24,7 @@ def unembedding(anatomy: Anatomy, hidden: Tensor, logits: Tensor) -> Unembed:
 
     Args:
         anatomy: The model.
-        hidden: What the last layer put out, `[positions, hidden]`.
+        hidden: Output of the last layer, `[positions, hidden]`.
         logits: What the model made of it, float32 `[positions, vocabulary]`.
 
     Raises:
@@ -53,7 +53,7 @@ def unembedding(anatomy: Anatomy, hidden: Tensor, logits: Tensor) -> Unembed:
     raise LayoutError(
         f"The step from the last layer of model_type {anatomy.model_type!r} to its logits is not "
         "known: no norm among its modules, followed by the head, gives the logits of the model. A "
-        "logit lens would show something else than the model's own reading."
+        "logit lens would not show what the model itself computes."
     )
 
 

@@ -143,7 +143,7 @@ def _keys(neurons: NeuronSet, label: str) -> torch.Tensor | None:
 
 
 def _distinct(neurons: NeuronSet) -> torch.Tensor:
-    return (neurons.layer.to(torch.int64) * neurons.d_ff + neurons.index.to(torch.int64)).unique()
+    return (neurons.layer.to(torch.int64) * neurons.width + neurons.index.to(torch.int64)).unique()
 
 
 def _common(
@@ -155,7 +155,8 @@ def _common(
     either = len(left) + len(right) - both
     widths = torch.tensor(shape.width_per_layer, dtype=torch.float64)
     counts = [
-        (each // shape.d_ff).bincount(minlength=shape.num_layers).double() for each in (left, right)
+        (each // shape.width).bincount(minlength=shape.num_layers).double()
+        for each in (left, right)
     ]
     expected = float((counts[0] * counts[1] / widths).sum())
     return {
@@ -180,5 +181,5 @@ def _moved(before: dict[str, NeuronSet], after: dict[str, NeuronSet]) -> dict[st
 
 
 def _per_layer(neurons: NeuronSet) -> list[int]:
-    keys = _distinct(neurons) // neurons.d_ff
+    keys = _distinct(neurons) // neurons.width
     return keys.bincount(minlength=neurons.num_layers).tolist()

@@ -26,12 +26,12 @@ class Divisions(Analysis):
 
     Neurons are counted once, however many labels own them, with the `ternary` detector; `selected`
     are neurons of any kind. The three counts, each divided by its largest, are cut into four
-    stretches of layers that are as even as possible within (exactly, by dynamic programming).
+    stretches of layers, each as uniform as possible (exactly, by dynamic programming).
 
     The paper reads off its plots, without a rule: the first layers understand the text (many
     language neurons, that is specific and related ones, that get fewer), the next reason in a space
     that languages share (few language neurons, many general ones), then the output is transformed
-    (language neurons rise again), and the last layers put out vocabulary (language neurons fall,
+    (language neurons rise again), and the last layers produce vocabulary (language neurons fall,
     general ones rise). `follows_the_paper` is the part of this that can be checked: fewer language
     neurons in the second part than in the first and third, and fewer in the fourth than in the
     third. `explained` is the share of the variance over layers between the parts, `by_chance` the
@@ -53,7 +53,7 @@ class Divisions(Analysis):
 
     name: ClassVar[str] = "divisions"
     title: ClassVar[str] = "Kinds of neurons per layer, and four parts of the model"
-    question: ClassVar[str] = "Which layers understand, reason, transform and put out words?"
+    question: ClassVar[str] = "Which layers understand, reason, transform and produce words?"
     needs: ClassVar[tuple[str, ...]] = ("stats",)
     paper: ClassVar[str] = "Zhang et al. 2025, Language Neurons and Alignment (arXiv:2505.21505)"
 
@@ -128,8 +128,8 @@ class Divisions(Analysis):
 
 
 def _distinct_per_layer(neurons: Any) -> list[int]:
-    key = (neurons.layer.long() * neurons.d_ff + neurons.index.long()).unique()
-    return (key // neurons.d_ff).bincount(minlength=neurons.num_layers).tolist()
+    key = (neurons.layer.long() * neurons.width + neurons.index.long()).unique()
+    return (key // neurons.width).bincount(minlength=neurons.num_layers).tolist()
 
 
 def _mean(values: list[int]) -> float:

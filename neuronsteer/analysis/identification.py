@@ -30,7 +30,7 @@ OWN, CENTRES, RANDOM = "own neurons", "all neurons", "random neurons"
 class Identification(Analysis):
     """Identify the label of lines by the neurons' mean activations, beside a language identifier.
 
-    Half of the lines is learned from, the other half is identified. Activations are means over a
+    Half of the lines are learned from, the other half are identified. Activations are means over a
     line's tokens, and each neuron's are standardised by the mean and spread over the learned lines
     (labels weigh equally). Then three rules:
 
@@ -205,8 +205,8 @@ def _nearest(
     known: Mapping[str, Tensor], asked: Mapping[str, Tensor], neurons: NeuronSet
 ) -> dict[str, list[int]]:
     """Return the position of the label with the nearest mean, per line."""
-    key = (neurons.layer.long() * neurons.d_ff + neurons.index.long()).unique()
-    layer, index = key // neurons.d_ff, key % neurons.d_ff
+    key = (neurons.layer.long() * neurons.width + neurons.index.long()).unique()
+    layer, index = key // neurons.width, key % neurons.width
     mean, spread = _standard(known, layer, index)
     centres = torch.stack(
         [

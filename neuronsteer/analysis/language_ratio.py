@@ -21,13 +21,13 @@ PARTS = ("understanding", "reasoning", "generation")
 @ANALYSES.register("language_ratio")
 @dataclasses.dataclass(frozen=True)
 class LanguageRatio(Lensed):
-    """Ask of every layer whether a text is carried on in its own language or in the pivot's.
+    """Measure in every layer whether a text continues in its own language or in the pivot.
 
     The reading is that of `logit_lens`, over texts of every label but the pivot. Among tokens of
     known language, `own` is the share of the text's language, `pivot` that of the pivot language,
     and the ratio `pivot / (pivot + own)` says which of the two a layer leans to.
 
-    The mean ratio over labels is cut into three stretches that are as even as possible within
+    The mean ratio over labels is cut into three stretches, each as uniform as possible
     (exactly, by dynamic programming). If the middle one leans most to the pivot, that is the shape
     of the paper: the first layers understand the text, the middle ones reason in the pivot
     language, the last ones generate. `follows_the_paper` says whether it is so, and `explained`

@@ -94,7 +94,7 @@ class Lensed(Analysis):
 class LogitLens(Lensed):
     """Read every layer's hidden states with the model's own final norm and head.
 
-    The language of a token comes from a table that half of the texts teaches (the other half is
+    The language of a token comes from a table learned from half of the texts (the other half is
     read): a token belongs to each label by how frequent it is there, within the labels that use its
     script. Tokens without letters, and words that were never seen, are `other`; their share says
     how much to trust the rest, and early layers of many models are mostly that.

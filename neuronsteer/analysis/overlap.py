@@ -161,7 +161,7 @@ class Overlap(Analysis):
 
 def _keys(neurons: NeuronSet, label: str) -> torch.Tensor:
     rows = neurons.rows(label)
-    return rows.layer.to(torch.int64) * neurons.d_ff + rows.index.to(torch.int64)
+    return rows.layer.to(torch.int64) * neurons.width + rows.index.to(torch.int64)
 
 
 def _means(records: Sequence[dict[str, Any]], column: str) -> dict[str, dict[str, float | int]]:

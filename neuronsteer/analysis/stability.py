@@ -1,4 +1,4 @@
-"""How much of a neuron set comes back with other text."""
+"""How much of a neuron set is found again with other text."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ class Stability(Splits):
     Records: `split` (number of the seed, or the two names), `label`, `left` and `right` (neurons
     found), `both`, `jaccard`, `chance` (of random sets of the same sizes, to first order). Facts,
     per label: `jaccard` (mean), `sd` over splits, `chance`; `mean` over labels. Random halves
-    overlap each other, so `sd` is no standard error; and half the text finds other neurons than all
-    of it: what is measured is a lower bound for the stability of the full set.
+    overlap each other, so `sd` is not a standard error; and half the text finds other neurons than
+    all of it: what is measured is a lower bound for the stability of the full set.
 
     Args:
         method: The detector.

@@ -1,4 +1,4 @@
-"""The command line. Importing it costs no torch: commands load what they need when they run."""
+"""The command line. Commands load what they need, such as torch, only when they run."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from . import console, options
 from .commands import command
 
 _KINDS = ("detectors", "operations", "metrics", "experiments", "exports", "reducers", "layouts")
-# Rows of a table rather than classes: their names say it all.
+# Rows of a table, not classes: there is no docstring to show.
 _NAMES_ONLY = ("layouts", "reducers")
 
 

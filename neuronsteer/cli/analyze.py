@@ -42,7 +42,7 @@ def analyze(
     what: Annotated[
         list[str] | None,
         typer.Option(
-            help="Analyses, comma-separated; by default every one that there is material for."
+            help="Analyses, comma-separated; by default every one for which the inputs are there."
         ),
     ] = None,
     model: Annotated[
@@ -120,7 +120,7 @@ def analyze(
         except (ParameterError, MissingExtraError) as error:
             if wanted:
                 raise
-            # Nobody asked for this one by name.
+            # It was not asked for by name.
             failed = error
             console.note(f"Left out {name}: {error}", quiet=quiet)
             continue
@@ -143,8 +143,8 @@ def _material(sources: list[str]) -> dict[str, Any]:
 
     loaded: dict[str, Any] = {}
     for source in sources:
-        held = (Path(source) / "stats.json").is_file()
-        loaded[source] = load_stats(source) if held else load_set(source)
+        is_stats = (Path(source) / "stats.json").is_file()
+        loaded[source] = load_stats(source) if is_stats else load_set(source)
     if not loaded:
         return {}
     if len(loaded) < len(sources):

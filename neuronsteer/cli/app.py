@@ -1,4 +1,4 @@
-"""The commands, in the order in which one meets them."""
+"""The commands, in the order in which they are used."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _HUB = "hf://"
     neuronsteer collect MODEL --texts fr=hf://wikimedia/wikipedia/20231101.fr:train -o stats
     torchrun --nproc-per-node 4 -m neuronsteer.cli collect MODEL --texts corpus/ -o stats --resume
     """,
-    resume="Work up to the last checkpoint is kept; go on with the same command and --resume.",
+    resume="Work up to the last checkpoint is kept; continue with the same command and --resume.",
 )
 def collect(
     model: options.Model,
@@ -63,7 +63,7 @@ def collect(
     ] = False,
     text_field: Annotated[str, typer.Option(help="Where the text is in JSON records.")] = "text",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Texts per batch; found by itself if not given.")
+        int | None, typer.Option(min=1, help="Texts per batch; chosen automatically if not given.")
     ] = None,
     resume: options.Resume = False,
     loading: options.LoadOptions,
@@ -103,7 +103,7 @@ def collect(
         policy={name: value for name, value in policy.items() if value is not None},
         text_field=text_field,
         batch_size="auto" if batch_size is None else batch_size,
-        # Saved before the checkpoint goes, so that the work is on disk at every moment.
+        # Saved before the checkpoint is deleted, so that the work is on disk at every moment.
         out=out,
         # Beside the result, so that a folder with statistics is always finished.
         checkpoint=out.with_name(out.name + ".partial"),

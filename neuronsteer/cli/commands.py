@@ -1,7 +1,7 @@
 """How a command is declared: its help shows examples, its errors are messages with an exit code.
 
 What a user can cause is explained in one message, without a traceback, and exits with 2. Anything
-else is a mistake of ours, and its traceback is wanted.
+else is a bug, and its traceback is shown.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def errors_reported(resume: str | None = None) -> Generator[None, None, None]:
     """Turn errors that a user can cause into a message and an exit code.
 
     Args:
-        resume: What to say after an interruption: what was kept, and how to go on.
+        resume: What to say after an interruption: what was kept, and how to continue.
     """
     try:
         yield

@@ -54,7 +54,7 @@ def demo(
     ui: Annotated[
         bool, typer.Option("--ui", help="Open a page in the browser instead (extra: space).")
     ] = False,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to go on from.")] = _PROMPT,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to continue.")] = _PROMPT,
     schedule: Annotated[
         str | None,
         typer.Option(metavar="SCHEDULE", help="Show the second part only, for example en,12:fr."),
@@ -159,7 +159,7 @@ class DemoRun:
         model: The model.
         tokenizer: Its tokenizer.
         neurons: The neuron set.
-        prompt: What to go on from.
+        prompt: The text to continue.
         temperature: For sampling.
         seed: For sampling; every line of a part starts from it, so that only steering differs.
         full_length: Whether a text must not end before all its tokens are used.
@@ -185,7 +185,7 @@ class DemoRun:
     def continued(
         self, schedule: Schedule, tokens: int, printer: LabelPrinter | None = None
     ) -> GeneratedText:
-        """Go on from the prompt along a schedule."""
+        """Continue the prompt along a schedule."""
         from ..steering.steerer import PREVIOUS
 
         request = GenerationRequest(

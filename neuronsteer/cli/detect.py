@@ -111,7 +111,7 @@ def convert(
     from ..neuron_set.paper_masks import load_mask
 
     neurons = load_mask(
-        file, names, num_layers=layers, d_ff=width, model_type=model_type, base_model=base
+        file, names, num_layers=layers, width=width, model_type=model_type, base_model=base
     )
     neurons.save_pretrained(out)
     if as_json:

@@ -28,7 +28,7 @@ _DEMO_ARGUMENT = re.compile(r"(?<![^,])(pretrained|neurons)=demo(?![^,])")
     neuronsteer evaluate MODEL SET --data 'xquad=hf://google/xquad/xquad.{label}:validation' -o r
     neuronsteer evaluate MODEL SET --task '{"name": "sweep", "strengths": [1, 2, 3]}' -o report
     """,
-    resume="Every finished case is saved; go on with the same command and --resume.",
+    resume="Every finished case is saved; continue with the same command and --resume.",
 )
 def evaluate(
     model: options.Model,
@@ -38,7 +38,7 @@ def evaluate(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Experiments, comma-separated; by default all that there is data for. "
+            help="Experiments, comma-separated; by default all for which there is data. "
             "'neuronsteer methods' lists them."
         ),
     ] = None,

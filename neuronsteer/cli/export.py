@@ -71,11 +71,12 @@ def export(
 ) -> None:
     """Write what steering to a label does as an adapter or control vector.
 
-    The result needs no neuronsteer: PEFT, vLLM or llama.cpp load it. What a format cannot hold
-    exactly is refused, with what can. The model's weights are read only where needed, never loaded.
+    The result needs no neuronsteer: PEFT, vLLM or llama.cpp load it. What a format cannot express
+    exactly is refused; the message says which format can. The model's weights are read only where
+    needed, never loaded.
     """
     if skip_first and format != "gguf":
-        raise ParameterError("--skip-first is for --format gguf; other formats hold every layer.")
+        raise ParameterError("--skip-first is for --format gguf; other formats write every layer.")
     from ..exports import EXPORTS
     from ..exports import export as write
 

@@ -36,11 +36,11 @@ def generate(
         typer.Option(
             metavar="SCHEDULE",
             help="Labels over generated tokens: en,24:fr,64:ja starts with en and switches at "
-            "tokens 24 and 64; '-' is no label.",
+            "tokens 24 and 64; '-' means no label.",
         ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="The text to go on from; '-' reads stdin.")
+        str | None, typer.Option("--prompt", "-p", help="The text to continue; '-' reads stdin.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 64,
     stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come.")] = False,

@@ -59,7 +59,9 @@ Parameters = Annotated[
         help="A parameter of the method or analysis, e.g. site=attn.q or top=5; repeatable.",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue where an interrupted run stopped.")
+]
 Subfolder = Annotated[
     str | None, typer.Option(help="Folder inside the repository, if it holds several sets.")
 ]

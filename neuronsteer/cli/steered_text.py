@@ -25,7 +25,7 @@ class GenerationRequest:
     """What to generate.
 
     Attributes:
-        prompt: The text to go on from.
+        prompt: The text to continue.
         schedule: Labels over generated tokens.
         operation: What is done to the neurons; `None` leaves it to the set.
         strength: How much of it.
@@ -219,7 +219,7 @@ class LabelStreamer:
             self._count += 1
 
     def end(self) -> None:
-        """Write what was held back."""
+        """Write what is still buffered."""
         if self._text is not None:
             self._count = max(self._count - 1, 0)
             self._printer.piece(self._text.flush(), self._label())

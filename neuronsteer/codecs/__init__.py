@@ -97,7 +97,7 @@ class Codec(ABC):
         """Return a set of features with their decoder rows, which is what steering adds.
 
         Raises:
-            ParameterError: If the set's rows are no features of this codec.
+            ParameterError: If the set's rows are not features of this codec.
         """
         if neurons.site != self.site:
             raise ParameterError(

@@ -229,8 +229,9 @@ def open_folder(spec: Mapping[str, Any]) -> PlainCodec:
         if folder.is_dir():
             there = "it holds " + (", ".join(sorted(p.name for p in folder.iterdir())) or "nothing")
         raise ArtifactError(
-            f"{str(folder)!r} is no folder of autoencoders ({there}): expected folders 'layers.3' "
-            "or 'layers.3.mlp', all of one kind, each with cfg.json and a safetensors file."
+            f"{str(folder)!r} is not a folder of autoencoders ({there}): expected folders "
+            "'layers.3' or 'layers.3.mlp', all of one kind, each with cfg.json and a "
+            "safetensors file."
         )
     ((site, layers),) = found.items()
     return PlainCodec(layers, site, folder)
@@ -304,7 +305,7 @@ def _opened(folder: Path) -> Any:
     files = [file for file in files if file.stem != "sparsity"] or files
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
-        raise ArtifactError(f"{str(folder)!r} has not one safetensors file but {names}.")
+        raise ArtifactError(f"{str(folder)!r} must have one safetensors file; it has {names}.")
     try:
         return safetensors.safe_open(files[0], framework="pt")
     except (safetensors.SafetensorError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Small autoencoders for small models, to try features where nobody has published any."""
+"""Small autoencoders for small models, to try features where none are published."""
 
 from __future__ import annotations
 

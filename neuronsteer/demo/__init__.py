@@ -1,4 +1,4 @@
-"""What `demo` stands for: a small model and its neuron sets, carried by the package.
+"""What `demo` stands for: a small model and its neuron sets, part of the package.
 
 The model lies in `model/` beside this file, its steering set directly in this folder, and a second
 set, which describes rather than steers, in `lape/`.

@@ -137,7 +137,7 @@ def neuron_set(
         orphans: Selected neurons that no label owns.
         results: Numbers worth keeping beside the parameters, e.g. thresholds.
         values: Value columns of the method's own; they replace those of the same name.
-        operation: What steering does by default; otherwise hold at the mean, or set to zero.
+        operation: What steering does by default; otherwise set to the mean, or to zero.
         keep: Only value columns of these sources, e.g. `("mean",)`; all of them otherwise.
     """
     labels = tuple(stats.labels)
@@ -145,7 +145,7 @@ def neuron_set(
     values = {**gathered, **{name: c.float() for name, c in (values or {}).items()}}
     if keep is not None:
         values = {name: c for name, c in values.items() if name.rpartition(".")[2] in keep}
-    # Steering holds the neurons at their mean where it is known: the recipe of the LAPE paper.
+    # Steering sets the neurons to their mean where it is known: the recipe of the LAPE paper.
     steering_site = "mlp.neuron" if site in MLP_SITES else site
     has_mean = f"{steering_site}.mean" in values
     method: dict[str, Any] = {"name": detector.name, "parameters": detector.parameters()}
@@ -161,7 +161,7 @@ def neuron_set(
         values,
         site=site,
         num_layers=stats.num_layers,
-        d_ff=max(stats.site_widths[site]),
+        width=max(stats.site_widths[site]),
         widths=stats.site_widths[site],
         model_type=stats.model_type,
         base_model=stats.base_model,

@@ -28,7 +28,7 @@ class AveragePrecision(Detector):
     how well its response ranks the positives first. The `per_label` best and, with `which="both"`,
     the `per_label` worst units of all layers are selected: the worst respond *less* in the label.
 
-    By default steering holds a selected unit at the median of its responses to the label's texts
+    By default steering sets a selected unit to the median of its responses to the label's texts
     (column `<site>.median`); `<site>.ap` keeps the average precision. A row's score is the average
     precision p of a best unit and 1 - p of a worst one. Ties go to the lower layer and index, and a
     unit that would be both is a best one.

@@ -36,7 +36,7 @@ class Effect(Detector):
 
     This is the selector for sets that *steer*. The share and factor it takes depend on the model,
     and too much of either breaks the text: compare with `diffmean` and with random neurons
-    (`examples/04_compare_methods.py`) before believing in it. To *describe* which neurons are
+    (`examples/04_compare_methods.py`) before relying on it. To *describe* which neurons are
     active for which label only, use `lape`.
 
     Where to push matters as much as which neurons. In the package's demo model, 5 % of the neurons

@@ -25,7 +25,7 @@ class Lape(Detector):
     With p[n, k] the share of label k's tokens on which neuron n is positive:
 
     1. the threshold is the `round(filter * M)`-th smallest of all M probabilities, pooled over
-       neurons and labels; a neuron with no label strictly above it is out, and so is one that
+       neurons and labels; a neuron with no label strictly above it is excluded, as is one that
        never fires;
     2. of the others, the `round(rate * neurons)` with the lowest entropy of p[n] normalised to
        sum 1 are selected (natural logarithm; `neurons` counts all of the model's);

@@ -41,7 +41,7 @@ class Plnd(Detector):
     Collecting keeps, per unit, the smallest importance and the worst rank over the documents, so
     that `top` and `epsilon` can be chosen afterwards and memory does not grow with the documents.
     Importance comes from one forward pass, for all units at once. The more documents there are, the
-    fewer units are in all of them: a label without rows wants a larger `top`.
+    fewer units are in all of them: a label without rows needs a larger `top`.
 
     A set is about one site. The paper switches off all kinds of units together: collect the needs
     of every site, detect one set per site, `[detect(stats, "plnd", site=site) for site in SITES]`,
@@ -170,7 +170,7 @@ def stages(num_layers: int, first: int | None = None, last: int | None = None) -
         last: Layers that generate; by default an eighth, at least one (4 of 32 in the paper).
 
     Raises:
-        ParameterError: If there are not so many layers.
+        ParameterError: If the model has fewer layers.
     """
     first = max(1, num_layers // 4) if first is None else first
     last = max(1, num_layers // 8) if last is None else last

@@ -22,7 +22,7 @@ SITE = "mlp.neuron"
 @DETECTORS.register("specialization")
 @dataclasses.dataclass(frozen=True)
 class Specialization(Detector):
-    """Neurons that carry a layer's activations in a label, without those that do so in all labels.
+    """Neurons that make up a layer's activity in a label, without those that do so in all labels.
 
     A neuron is active on a token when the size of its value at the down projection's input is at
     least a threshold. Per label and layer, neurons are taken in the order of how often they are

@@ -33,7 +33,7 @@ def write(
         modules.append({"path": each.path, "kind": each.kind, "size": len(each.index)})
     config = {"format": FORMAT, "neuronsteer_version": package_version(), **facts}
     text = json.dumps({**config, "modules": modules}, indent=2, ensure_ascii=False) + "\n"
-    # The config last, because a folder without it is no enhancement.
+    # The config last, because a folder without it is not an enhancement.
     return hub.write_folder(
         folder, {TENSORS: safetensors.torch.save(tensors), CONFIG: text.encode()}
     )

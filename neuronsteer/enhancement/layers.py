@@ -32,8 +32,8 @@ class Partial(nn.Module):
         outputs, inputs = out_size(base_layer), in_size(base_layer)
         if outputs is None or inputs is None:
             raise LayoutError(
-                f"{type(base_layer).__name__} does not tell its size (in_features, out_features), "
-                f"so its {kind} cannot be trained apart."
+                f"{type(base_layer).__name__} has no size (in_features, out_features), "
+                f"so its {kind} cannot be trained separately."
             )
         self.base_layer = base_layer
         self.kind = kind

@@ -12,7 +12,7 @@ from ..errors import ParameterError
 
 #: Resamples. The 95 % bounds of a percentile interval are steady to about 1 % of its width here.
 SAMPLES = 1000
-#: Drawn numbers are held at most this many at a time.
+#: At most this many drawn numbers are in memory at a time.
 _BLOCK = 4_000_000
 
 
@@ -25,7 +25,7 @@ def interval(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Return the percentile bootstrap interval, or `None` of fewer than two items.
+    """Return the percentile bootstrap interval, or `None` for fewer than two items.
 
     The same seed and number of items draw the same resamples, so that two systems measured on the
     same items are resampled alike.
@@ -77,5 +77,5 @@ def averaged(
 
 
 def mean(values: Sequence[float | bool]) -> float | None:
-    """Return the mean, or `None` of nothing."""
+    """Return the mean, or `None` for no values."""
     return math.fsum(values) / len(values) if values else None

@@ -71,7 +71,7 @@ class Comparison:
 
     def overlap_by_layer(self, left: str, right: str) -> dict[str, list[float | None] | None]:
         """Return per label the Jaccard index within every layer."""
-        width, layers = self._set(left).d_ff, self._set(left).num_layers
+        width, layers = self._set(left).width, self._set(left).num_layers
         found: dict[str, list[float | None] | None] = {}
         for label, pair in self._pairs(left, right).items():
             found[label] = None
@@ -179,7 +179,7 @@ class Comparison:
             )
         options = ("overlap", "layers", "sharing", "counts")
         raise ParameterError(
-            f"what={what!r} is no plot of a comparison; there are {', '.join(options)}."
+            f"what={what!r} is not a plot of a comparison; there are {', '.join(options)}."
             f"{did_you_mean(what, options)}"
         )
 
@@ -221,7 +221,8 @@ class Comparison:
         if alike and mine.width_per_layer != theirs.width_per_layer:
             raise ParameterError(
                 f"{left!r} and {right!r} were found in models of different shape: "
-                f"{mine.num_layers} layers of {mine.d_ff} and {theirs.num_layers} of {theirs.d_ff}."
+                f"{mine.num_layers} layers of {mine.width} and {theirs.num_layers} layers of "
+                f"{theirs.width}."
             )
         return {
             label: (_keys(mine, label), _keys(theirs, label))
@@ -288,7 +289,7 @@ def _fields(method: Detector) -> set[str]:
 
 def _keys(neurons: NeuronSet, label: str) -> Tensor:
     rows = neurons.rows(label)
-    return rows.layer.to(torch.int64) * neurons.d_ff + rows.index.to(torch.int64)
+    return rows.layer.to(torch.int64) * neurons.width + rows.index.to(torch.int64)
 
 
 def _jaccard(left: Tensor, right: Tensor) -> float | None:

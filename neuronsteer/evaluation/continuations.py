@@ -14,7 +14,7 @@ def continue_rows(
     """Return the new tokens of every row, at most `tokens` of them.
 
     Args:
-        model: A causal LM, steered by whatever is in force.
+        model: A causal LM, steered or not.
         tokenizer: Its tokenizer.
         rows: Token ids of prompts.
         tokens: How many new tokens.

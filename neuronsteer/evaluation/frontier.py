@@ -125,7 +125,7 @@ def frontier(
         seeds: Draws of the control, averaged.
 
     Raises:
-        ParameterError: If there is nothing to compare, or a budget is no share.
+        ParameterError: If there is nothing to compare, or a budget is not a share.
     """
     if not sets or len(prompts) < 2:
         raise ParameterError("A frontier needs at least one set, and prompts of two labels.")

@@ -1,4 +1,4 @@
-"""Values as JSON knows them: scores, results and reports are written with these."""
+"""Plain JSON values: scores, results and reports are written with these."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ model = PeftModel.from_pretrained(model, "path/to/this/folder")
 
 
 def refuse_experts(edit: ModelEdit, name: str) -> None:
-    """Raise if neurons are inside routed experts, which are no modules that PEFT could wrap."""
+    """Raise if neurons are inside routed experts, which are not modules that PEFT could wrap."""
     projection = edit.in_experts
     if projection is not None:
         raise ParameterError(

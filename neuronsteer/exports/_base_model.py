@@ -91,14 +91,14 @@ class BaseModel:
     def of_family(cls, neurons: Rows) -> BaseModel | None:
         """Return a base model that has module names only, for a set without a base model.
 
-        Enough for exports that need no weights. `None` if the family's config does not tell the
+        Enough for exports that need no weights. `None` if the family's config does not give the
         set's shape in the usual two fields.
         """
         if neurons.model_type is None or neurons.model_type not in LAYOUTS:
             return None
         config = AutoConfig.for_model(neurons.model_type)
         config.num_hidden_layers = neurons.num_layers
-        config.intermediate_size = neurons.d_ff
+        config.intermediate_size = neurons.width
         # Some families have defaults that only their own checkpoints complete.
         if getattr(config, "head_dim", 0) is None:
             config.head_dim = config.hidden_size // config.num_attention_heads
@@ -258,7 +258,7 @@ def _config(folder: Path, name: str) -> Any:
 
 def _plain(anatomy: Anatomy) -> Anatomy:
     if "peft" in anatomy.wrapped or any(
-        hasattr(tap.module, "base_layer") for tap in anatomy.hook_points("mlp.neuron")
+        hasattr(point.module, "base_layer") for point in anatomy.hook_points("mlp.neuron")
     ):
         raise ParameterError(
             "The model has a PEFT adapter, which an export would silently leave out. Merge it "

@@ -31,7 +31,7 @@ class ProjectionEdit:
     """Neurons of one output projection: each `a` becomes `a * scale + shift + u * gain`.
 
     Attributes:
-        tap: The projection, or the block of experts.
+        point: The projection, or the block of experts.
         expert: The expert of the block; `None` for an ordinary projection.
         columns: Neurons, int64, within the projection.
         scale: One factor per column.
@@ -40,7 +40,7 @@ class ProjectionEdit:
             `mlp.act`.
     """
 
-    tap: HookPoint
+    point: HookPoint
     expert: int | None
     columns: Tensor
     scale: Tensor
@@ -50,7 +50,7 @@ class ProjectionEdit:
     @property
     def name(self) -> str:
         """Path of the projection's module."""
-        return self.tap.name
+        return self.point.name
 
     @property
     def where(self) -> str:
@@ -59,7 +59,7 @@ class ProjectionEdit:
 
     def dense(self, values: Tensor, fill: float) -> Tensor:
         """Return `[width]` with `values` in the columns and `fill` elsewhere."""
-        width = self.tap.width if self.expert is None else self.tap.tensor_width
+        width = self.point.width if self.expert is None else self.point.tensor_width
         return torch.full((width,), fill).index_copy_(0, self.columns, values)
 
 
@@ -141,10 +141,11 @@ class ModelEdit:
             raise ParameterError(
                 f"{projection.where}, neuron {int(mixed[0])}: a constant is added to the gate "
                 "activation (site 'mlp.act') on top of its own value, which no edit of weights "
-                "expresses. Export 'set' at full strength, or 'add' at 'mlp.neuron'; hooks do all."
+                "expresses. Export 'set' at full strength, or 'add' at 'mlp.neuron', or steer with "
+                "hooks."
             )
         pre = torch.tensor([PINNED_GATE_INPUT])
-        return float(self.anatomy.activation(pre, projection.tap.layer))
+        return float(self.anatomy.activation(pre, projection.point.layer))
 
     def output_factor(self, projection: ProjectionEdit) -> Tensor:
         """Return what each column of the output weights is multiplied with."""
@@ -156,18 +157,20 @@ class ModelEdit:
 
     def gate_rows(self, projection: ProjectionEdit) -> tuple[str, Tensor]:
         """Return the module that feeds the gate, and its rows for pinned neurons."""
-        tap = {tap.layer: tap for tap in self.anatomy.hook_points("mlp.act")}[projection.tap.layer]
-        if tap.experts is not None:
-            if projection.expert is not None or tap.experts.shared is None:
+        point = {point.layer: point for point in self.anatomy.hook_points("mlp.act")}[
+            projection.point.layer
+        ]
+        if point.experts is not None:
+            if projection.expert is not None or point.experts.shared is None:
                 raise ParameterError(
                     f"{projection.where}: 'set' at 'mlp.act' inside experts cannot be exported. "
                     "Use 'set' at 'mlp.neuron' where the export allows it, or hooks."
                 )
-            tap = tap.experts.shared
+            point = point.experts.shared
         rows = projection.columns[projection.gain != 0]
-        if isinstance(tap.columns, slice):
-            rows = (tap.columns.start or 0) + rows * (tap.columns.step or 1)
-        return tap.name, rows
+        if isinstance(point.columns, slice):
+            rows = (point.columns.start or 0) + rows * (point.columns.step or 1)
+        return point.name, rows
 
 
 def compile_edit(
@@ -180,7 +183,7 @@ def compile_edit(
         MismatchError: If a set was made for another model.
     """
     anatomy = base.anatomy
-    taps = {tap.layer: tap for tap in anatomy.hook_points("mlp.neuron")}
+    points = {point.layer: point for point in anatomy.hook_points("mlp.neuron")}
     for each in sets:
         if steered_site(each.site) != "mlp.neuron":
             raise ParameterError(
@@ -191,12 +194,12 @@ def compile_edit(
     if part not in PARTS:
         raise ParameterError(f"part={part!r}: expected one of {', '.join(PARTS)}.")
     compiler = Compiler(
-        sets, anatomy.gated, {("mlp.neuron", layer): tap.width for layer, tap in taps.items()}
+        sets, anatomy.gated, {("mlp.neuron", layer): point.width for layer, point in points.items()}
     )
     compiled = compiler.compile(state)
     found: list[ProjectionEdit] = []
     for (_, layer), row in sorted(compiled.items()):
-        found += _split(taps[layer], row)
+        found += _split(points[layer], row)
     edits = [each for projection in found if (each := _only(projection, part)) is not None]
     if not edits:
         raise ParameterError(
@@ -206,27 +209,27 @@ def compile_edit(
     return ModelEdit(base, tuple(sets), state, part, tuple(edits))
 
 
-def _split(tap: HookPoint, row: SparseRow) -> list[ProjectionEdit]:
+def _split(point: HookPoint, row: SparseRow) -> list[ProjectionEdit]:
     """Return one edit per projection: a block of experts has one per expert."""
     gain = torch.zeros_like(row.shift) if row.gain is None else row.gain
     columns = row.columns.to(torch.int64)
-    if tap.experts is None:
-        return [ProjectionEdit(tap, None, columns, row.scale, row.shift, gain)]
-    routed = tap.experts.num_experts * tap.experts.expert_width
+    if point.experts is None:
+        return [ProjectionEdit(point, None, columns, row.scale, row.shift, gain)]
+    routed = point.experts.num_experts * point.experts.expert_width
     owner = torch.where(
-        columns < routed, columns // tap.experts.expert_width, tap.experts.num_experts
+        columns < routed, columns // point.experts.expert_width, point.experts.num_experts
     )
     found: list[ProjectionEdit] = []
     for expert in owner.unique().tolist():
         here = owner == expert
-        local = columns[here] - expert * tap.experts.expert_width
+        local = columns[here] - expert * point.experts.expert_width
         parts = (local, row.scale[here], row.shift[here], gain[here])
-        if expert == tap.experts.num_experts:
-            shared = tap.experts.shared
+        if expert == point.experts.num_experts:
+            shared = point.experts.shared
             assert shared is not None  # the flat index ended there otherwise
-            found.append(ProjectionEdit(replace(shared, layer=tap.layer), None, *parts))
+            found.append(ProjectionEdit(replace(shared, layer=point.layer), None, *parts))
         else:
-            found.append(ProjectionEdit(tap, int(expert), *parts))
+            found.append(ProjectionEdit(point, int(expert), *parts))
     return found
 
 
@@ -242,7 +245,7 @@ def _only(projection: ProjectionEdit, part: str) -> ProjectionEdit | None:
     if not bool(keep.any()):
         return None
     return ProjectionEdit(
-        projection.tap,
+        projection.point,
         projection.expert,
         projection.columns[keep],
         scale[keep],

@@ -32,7 +32,7 @@ def check_free(directory: Path, overwrite: bool) -> None:
         )
     card = directory / CARD
     if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):
-        # Replacing deletes what is there, and a mistyped path may be somebody's home.
+        # Replacing deletes what is there, and a mistyped path may be a home folder.
         raise ParameterError(
             f"The folder {str(directory)!r} was not written by neuronsteer's exports (or its card "
             "was edited), so it is not replaced. Remove it yourself or choose another one."
@@ -46,7 +46,7 @@ def check_space(directory: Path, size: int) -> None:
     if size + _MARGIN > free:
         raise HubError(
             f"Not enough disk space at {os.fspath(folder)!r}: about {_human(size)} are needed and "
-            f"{_human(free)} are free. Nothing was written; make room or choose another disk."
+            f"{_human(free)} are free. Nothing was written; free some space or choose another disk."
         )
 
 
@@ -92,7 +92,7 @@ def render_card(
         facts |= {"base_model": base, "base_model_relation": relation}
     method = edit.sets[0].method["name"]
     neurons = sum(len(projection.columns) for projection in edit.projections)
-    layers = len({projection.tap.layer for projection in edit.projections})
+    layers = len({projection.point.layer for projection in edit.projections})
     remarks = "".join(f"- {note}\n" for note in notes)
     if exact:
         remarks += (

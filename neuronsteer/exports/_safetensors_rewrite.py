@@ -129,7 +129,7 @@ class Checkpoint:
             return file.get_tensor(key) if index is None else file.get_slice(key)[index]
 
     def check_dtype(self, key: str) -> torch.dtype:
-        """Return the type of a tensor, or raise if it is no plain floating-point one."""
+        """Return the type of a tensor, or raise if it is not a plain floating-point one."""
         dtype = self.entry(key).dtype
         if dtype not in _DTYPES:
             raise ParameterError(

@@ -126,7 +126,7 @@ def _output_key(checkpoint: Checkpoint, projection: ProjectionEdit) -> str:
     if fused is not None:
         return fused
     # transformers fuses experts on loading; on disk they may be one by one, under older names.
-    layer = re.escape(f".{projection.tap.layer}.")
+    layer = re.escape(f".{projection.point.layer}.")
     pattern = re.compile(
         rf"(.*\.)?\w+{layer}(\w+\.)*experts\.{projection.expert}\.(down_proj|w2)\.weight"
     )
@@ -145,7 +145,7 @@ def _input_axis(
     """Return the axis of the neurons, counted from the end."""
     if projection.expert is None:
         return -2 if edit.base.transposed(projection.name) else -1
-    module: Any = projection.tap.module
+    module: Any = projection.point.module
     fused = len(checkpoint.entry(key).shape) == 3
     return -2 if fused and getattr(module, "is_transposed", False) else -1
 

@@ -79,7 +79,7 @@ class Gguf(Export):
                 "alone does not). Split it: bake(…, part='scale') gives the checkpoint to convert "
                 "to GGUF, export(…, format='gguf', part='constant') the control vector for it."
             )
-        first = [projection for projection in edit.projections if projection.tap.layer == 0]
+        first = [projection for projection in edit.projections if projection.point.layer == 0]
         if first and len(first) == len(edit.projections):
             raise ParameterError(
                 "All changed neurons are in layer 0, for which llama.cpp has no control vector."
@@ -97,16 +97,18 @@ class Gguf(Export):
     def write(self, edit: ModelEdit, folder: Path) -> list[str]:
         """Write one direction per layer."""
         first = sum(
-            len(projection.columns) for projection in edit.projections if projection.tap.layer == 0
+            len(projection.columns)
+            for projection in edit.projections
+            if projection.point.layer == 0
         )
-        later = tuple(projection for projection in edit.projections if projection.tap.layer > 0)
+        later = tuple(projection for projection in edit.projections if projection.point.layer > 0)
         edit = replace(edit, projections=later)
         factor = edit.anatomy.layout.residual_factor(edit.anatomy.config) or 1.0
         directions: dict[str, Tensor] = {}
         for projection in edit.projections:
             weight = edit.base.weight(projection.name)
             constant = weight[:, projection.columns] @ projection.shift
-            directions[f"direction.{projection.tap.layer}"] = factor * constant
+            directions[f"direction.{projection.point.layer}"] = factor * constant
         family = edit.model_type
         metadata: dict[str, str | int] = {
             "general.architecture": "controlvector",

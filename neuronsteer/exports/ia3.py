@@ -27,7 +27,7 @@ class IA3(Export):
                 "IA3 multiplies and has no bias, so it can express 'zero' and 'scale' but not what "
                 "'set' and 'add' add. Export format='lora' (LoRA with bias), or bake a checkpoint."
             )
-        return sum(tensor_bytes(projection.tap.width) for projection in edit.projections)
+        return sum(tensor_bytes(projection.point.width) for projection in edit.projections)
 
     def write(self, edit: ModelEdit, folder: Path) -> list[str]:
         """Write one vector per layer."""

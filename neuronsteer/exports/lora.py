@@ -43,7 +43,7 @@ class Lora(Export):
         for projection in edit.projections:
             edit.output_factor(projection)
             rows = 2 * len(projection.columns) + 1
-            size += tensor_bytes(rows * (projection.tap.width + hidden))
+            size += tensor_bytes(rows * (projection.point.width + hidden))
         return size
 
     def write(self, edit: ModelEdit, folder: Path) -> list[str]:

@@ -24,9 +24,9 @@ class NeuronSteerAdapter(Export):
     def check(self, edit: ModelEdit) -> int:
         """Refuse experts, and what depends on more than the neuron."""
         refuse_experts(edit, "PEFT")
-        taps = {tap.layer: tap for tap in edit.anatomy.hook_points(SITE)}
+        points = {point.layer: point for point in edit.anatomy.hook_points(SITE)}
         for projection in edit.projections:
-            if taps[projection.tap.layer].experts is not None:
+            if points[projection.point.layer].experts is not None:
                 raise ParameterError(
                     f"{projection.where}: this adapter cannot tell a shared expert from the "
                     "others. Export format='lora', or steer with hooks."
@@ -53,7 +53,9 @@ class NeuronSteerAdapter(Export):
             "model_type": edit.model_type,
             "label": state.label,
             "operation": {"text": edit.text},
-            "neurons": {str(each.tap.layer): index_text(each.columns) for each in edit.projections},
+            "neurons": {
+                str(each.point.layer): index_text(each.columns) for each in edit.projections
+            },
         }
         return write_adapter(
             edit,

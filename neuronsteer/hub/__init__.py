@@ -1,6 +1,6 @@
 """Folders in, folders out: local paths, the Hugging Face Hub, and data inside this package.
 
-Knows files, not what is in them. What comes from the Hub is complete and has the content that the
+Handles files, whatever is in them. What comes from the Hub is complete and has the content that the
 Hub announced; what goes there is one commit or nothing; every way in which the Hub can refuse
 becomes a `HubError` that says what to do. Files are written completely or not at all.
 """

@@ -164,7 +164,7 @@ def _explain(
         return found
     if isinstance(error, errors.EntryNotFoundError):
         available: list[str] = []
-        with suppress(Exception):  # only the message gets better by it
+        with suppress(Exception):  # it would only improve the message
             available = api.list_repo_files(repo_id, revision=revision)
         folder = None if fetched is None else fetched.parent
         name = place.rpartition("/")[2]

@@ -82,7 +82,7 @@ def clean_subfolder(subfolder: str | None) -> str | None:
     if parts == [""] or parts == ["."]:
         return None
     if any(part in ("", ".", "..", ".git") for part in parts):
-        raise HubError(f"subfolder={subfolder!r} is no folder inside a repository.")
+        raise HubError(f"subfolder={subfolder!r} is not a folder inside a repository.")
     return "/".join(parts)
 
 

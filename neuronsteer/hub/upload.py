@@ -166,7 +166,7 @@ class Repository:
         ]
         options: dict[str, Any] = {"revision": self.revision, "create_pr": self._create_pr}
         if ".gitignore" in self.files:
-            # The Hub leaves ignored files out of a commit without a word.
+            # The Hub leaves ignored files out of a commit without an error.
             self._api.preupload_lfs_files(self.repo_id, adds, free_memory=False, **options)
             ignored = [add.path_in_repo for add in adds if getattr(add, "_should_ignore", False)]
             if ignored:

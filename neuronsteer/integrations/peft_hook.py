@@ -21,7 +21,7 @@ def _register(peft: ModuleType) -> None:
     try:
         importlib.import_module(f"{__package__}.peft")
     except Exception as error:
-        # Somebody who imports peft for something else must not be stopped by us.
+        # Importing peft for something else must not fail because of this.
         warnings.warn(
             f"neuronsteer could not register with PEFT {getattr(peft, '__version__', '?')}, so "
             f"neuron sets cannot be loaded through it: {type(error).__name__}: {error}",

@@ -45,7 +45,7 @@ class Anatomy:
     def __repr__(self) -> str:
         return (
             f"Anatomy({type(self.root).__name__}, {self.model_type!r} from the {self.source}, "
-            f"{self.num_layers} layers of {self.d_ff} neurons)"
+            f"{self.num_layers} layers of {self.width} neurons)"
         )
 
     @property
@@ -69,7 +69,7 @@ class Anatomy:
         return tuple(point.width for point in self.hook_points("mlp.neuron"))
 
     @property
-    def d_ff(self) -> int:
+    def width(self) -> int:
         """The largest of `widths`."""
         return max(self.widths)
 
@@ -220,7 +220,7 @@ class Anatomy:
         width = self._number(sparse.width)
         shared: dict[str, list[HookPoint]] = {"mlp.neuron": [], "mlp.act": [], "up": []}
         if sparse.shared is not None and find(self.layers[index], sparse.shared) is not None:
-            # The block hands its shared expert [tokens, hidden] without batch dimension.
+            # The block passes its shared expert [tokens, hidden] without batch dimension.
             inner = _moved(self.layout, sparse.shared)
             replace(self, layout=inner)._mlp(index, shared)
         for site, found in shared.items():
@@ -298,7 +298,7 @@ class Anatomy:
         size = out_size(self._module(index, path))
         if size is None:
             raise LayoutError(
-                f"{path!r} in layer {index} of model_type {self.model_type!r} does not tell its "
+                f"{path!r} in layer {index} of model_type {self.model_type!r} has no "
                 f"size (out_features); this kind of linear layer is not supported there."
             )
         return size
@@ -310,7 +310,7 @@ class Anatomy:
                 return value
         raise LayoutError(
             f"The width of the MLP of model_type {self.model_type!r} is unknown: neither the "
-            f"modules nor the config fields {', '.join(fields)} tell it."
+            f"modules nor the config fields {', '.join(fields)} give it."
         )
 
 

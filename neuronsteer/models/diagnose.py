@@ -18,7 +18,7 @@ from .probe import Watched, run_tokens
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a hook saw in a one-token forward pass.
+    """What a hook received in a one-token forward pass.
 
     Attributes:
         site: The hook point's site.
@@ -26,7 +26,7 @@ class ProbeResult:
         name: The hook point's module path.
         fired: Whether the module was called with a tensor of the expected width.
         calls: How often it was called.
-        seen_width: Last dimension of what it saw; `None` if nothing.
+        seen_width: Last dimension of that tensor; `None` if there was none.
     """
 
     site: str
@@ -109,7 +109,7 @@ def diagnose(model: Any) -> dict[str, Any]:
         "steerable": bool(neuron) and all(r.fired for r in neuron) and not blocking,
         "num_layers": anatomy.num_layers,
         "hidden_size": anatomy.hidden_size,
-        "d_ff": anatomy.d_ff,
+        "width": anatomy.width,
         "gated": anatomy.gated,
         "experts": _experts(anatomy),
         "wrapped": list(anatomy.wrapped),
@@ -196,7 +196,7 @@ def _blocking(anatomy: Anatomy) -> list[str]:
     if anatomy.compiled:
         problems.append(
             "The model is compiled already: hooks added after the first compiled call are ignored "
-            "without a word. Attach first, then call torch.compile."
+            "without an error. Attach first, then call torch.compile."
         )
     if anatomy.root.get_output_embeddings() is None:
         problems.append(

@@ -2,8 +2,8 @@
 
 Experts are 3-D parameters, so there is no module to hook between an expert's activation and its
 output projection. Transformers lets an implementation of the block be registered by name. Ours runs
-the plain loop over experts while somebody wants to look or change, and hands over to the model's
-own implementation otherwise, so that logits stay bit-identical where nothing is steered.
+the plain loop over experts while activations are read or changed, and calls the model's own
+implementation otherwise, so that logits stay bit-identical where nothing is steered.
 
 Only the block's own view of the config says which implementation runs: the model's config, and
 with it what is saved and copied, stays as it is.
@@ -52,9 +52,9 @@ class ExpertChanger(Protocol):
 
 
 class _BlockConfig:
-    """What a block takes for the model's config while somebody looks or changes.
+    """What a block uses as the model's config while activations are read or changed.
 
-    Both tuples are replaced, never changed: a forward pass in another thread goes on with its own.
+    Both tuples are replaced, never changed: a forward pass in another thread keeps its own.
     """
 
     _experts_implementation = NAME
@@ -113,10 +113,10 @@ def _attach(entries: Sequence[tuple[Any, str, Any]]) -> Callable[[], None]:
 def _experts_forward(
     self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
-    """Run one experts block: the model's own way, or the loop that looks and changes."""
+    """Run one experts block: the model's own way, or a loop that reads and changes activations."""
     block = self.config
     compiling = torch.compiler.is_compiling()
-    # Whoever comes or goes meanwhile is not part of this pass.
+    # Readers and changers added or removed meanwhile take no part in this pass.
     changers: tuple[ExpertChanger, ...] = getattr(block, "changers", ())
     readers: tuple[ExpertReader, ...] = getattr(block, "readers", ())
     if not compiling:

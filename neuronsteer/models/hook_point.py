@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: All sites. `mlp.out` is what the MLP as a whole hands on, mixtures of experts included: before
+#: All sites. `mlp.out` is what the MLP as a whole returns, mixtures of experts included: before
 #: the family norms or scales it, and without the residual stream.
 SITES = ("mlp.act", "mlp.neuron", "mlp.out", "attn.q", "attn.k", "attn.v", "attn.o", "resid")
 

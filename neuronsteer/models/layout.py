@@ -137,7 +137,7 @@ class Layout:
             calls a function, or `None` if unknown.
         signed: The activation keeps the sign. If not, g is read at the down projection's input.
         attention: Projections, or `None` if unknown.
-        width: Config fields that may hold the MLP width, for modules that do not tell their size.
+        width: Config fields that may hold the MLP width, for modules without size attributes.
         flattened: The MLP sees `[batch * sequence, hidden]`.
         bias: Whether the down projection can carry a bias.
         residual: Whether a constant added by the down projection equals one added after the

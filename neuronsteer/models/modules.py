@@ -28,12 +28,12 @@ def find(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def in_size(module: nn.Module) -> int | None:
-    """Return the number of inputs of a linear-like layer, or `None` if it does not tell."""
+    """Return the number of inputs of a linear-like layer, or `None` if it is not known."""
     return _size(module, _IN)
 
 
 def out_size(module: nn.Module) -> int | None:
-    """Return the number of outputs of a linear-like layer, or `None` if it does not tell."""
+    """Return the number of outputs of a linear-like layer, or `None` if it is not known."""
     return _size(module, _OUT)
 
 

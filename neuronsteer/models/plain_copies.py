@@ -1,8 +1,8 @@
-"""Copies of an attached model are plain models: what steering put on a module is left out of them.
+"""Copies of an attached model are plain models, without what steering put on its modules.
 
-`copy.deepcopy`, `pickle` and `torch.save` ask an object for its state. While something of ours is
-on a module, it answers with a state that has nothing of ours in it: the copy computes with its own
-weights, knows no steerer, and can be attached itself.
+`copy.deepcopy`, `pickle` and `torch.save` ask an object for its state. While steering has put
+something on a module, that state leaves it out: the copy computes with its own weights, has no
+steerer, and can be attached itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ABOUT_HOOKS = (
 )
 _NOTHING: Any = object()
 
-#: Held while something of ours is put on a module or taken from it.
+#: Locked while steering puts something on a module or removes it.
 changing_modules = threading.RLock()
 
 
@@ -41,13 +41,13 @@ def ours(value: T, instead: Any = _NOTHING) -> T:
 
 
 def keep_copies_plain(module: nn.Module) -> None:
-    """Leave what is marked as ours out of copies of `module`, from now on."""
+    """Leave what is marked out of copies of `module`, from now on."""
     with changing_modules:
         module.__dict__.setdefault(_ASKED, _PlainState(module))
 
 
 def release(module: nn.Module) -> None:
-    """Let `module` be copied as before, if nothing of ours is left on it."""
+    """Let `module` be copied as before, if nothing marked is left on it."""
     with changing_modules:
         if not isinstance(module.__dict__.get(_ASKED), _PlainState):
             return

@@ -91,6 +91,6 @@ def _register(
     if point.side == "output":
         return point.module.register_forward_hook(read_output)
     raise HookError(
-        f"{point.name!r} is a block of experts, whose neurons no module hands on, so that a hook "
+        f"{point.name!r} is a block of experts, whose neurons no module returns, so that a hook "
         f"cannot read them. They are read through the experts implementation."
     )

@@ -147,7 +147,7 @@ def _gate(
     except Exception as error:
         raise LayoutError(
             f"model_type {config.model_type!r} is not in the table of families, and the short "
-            f"forward pass that tells its gate failed with {type(error).__name__}: {error}"
+            f"forward pass that finds its gate failed with {type(error).__name__}: {error}"
         ) from error
     neurons = seen.get(block.down)
     if neurons is None:

@@ -44,7 +44,7 @@ _LANGUAGES = """
 
 
 def languages(labels: Sequence[str]) -> list[str]:
-    """Return the ISO 639-1 codes in `labels`, or nothing if some label is no language code."""
+    """Return the ISO 639-1 codes in `labels`, or nothing if some label is not a language code."""
     known = set(_LANGUAGES.split())
     codes = [re.split("[-_]", label, maxsplit=1)[0].lower() for label in labels]
     return list(dict.fromkeys(codes)) if all(code in known for code in codes) else []
@@ -343,7 +343,7 @@ def rich_table(summary: Mapping[str, Any], exclusive: Mapping[str, int]) -> Tabl
     from rich.table import Table
 
     method, model = summary["method"]["name"], summary["base_model"] or summary["model_type"]
-    shape = f"{summary['num_layers']} layers x {summary['d_ff']}"
+    shape = f"{summary['num_layers']} layers x {summary['width']}"
     table = Table(
         title=escape(f"{summary['neurons']} neurons at {summary['site']} ({method})"),
         caption=escape(f"{model or 'unknown model'}, {shape}; orphans: {summary['orphans']}"),

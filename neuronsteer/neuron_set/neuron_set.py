@@ -27,12 +27,12 @@ class NeuronSet(Rows):
 
     A frozen table; every method returns a new set. Fields and their meaning are those of `Rows`
     (`rows.py`): the row columns `label`, `layer`, `index`, `score`, `values`, and the header
-    (`labels`, `site`, `num_layers`, `d_ff`, `model_type`, `base_model`, `method`, …).
+    (`labels`, `site`, `num_layers`, `width`, `model_type`, `base_model`, `method`, …).
 
     Example:
         >>> neurons = NeuronSet.from_rows(
         ...     ["en", "fr"], label=[0, 1, 1], layer=[0, 0, 2], index=[5, 5, 7],
-        ...     site="mlp.act", num_layers=4, d_ff=32,
+        ...     site="mlp.act", num_layers=4, width=32,
         ... )
         >>> neurons.counts
         {'en': 1, 'fr': 2}
@@ -123,7 +123,7 @@ class NeuronSet(Rows):
     def __or__(self, other: NeuronSet) -> NeuronSet:
         """Return the rows of either; header and values of shared rows come from the left.
 
-        Only value columns that both sets have are kept (an empty set has nothing to say in this).
+        Only value columns that both sets have are kept (an empty set does not count).
         """
         mine, theirs = self._keys(other)
         labels = (*self.labels, *(name for name in other.labels if name not in self.labels))
@@ -146,7 +146,7 @@ class NeuronSet(Rows):
 
     def _keys(self, other: NeuronSet) -> tuple[torch.Tensor, torch.Tensor]:
         """Return comparable row keys of both sets, or raise if they cannot be compared."""
-        for field in ("num_layers", "d_ff", "widths", "model_type"):
+        for field in ("num_layers", "width", "widths", "model_type"):
             mine, theirs = getattr(self, field), getattr(other, field)
             if mine != theirs and not (field == "model_type" and None in (mine, theirs)):
                 raise MismatchError(
@@ -163,7 +163,7 @@ class NeuronSet(Rows):
         for side in (self, other):
             position = torch.tensor([names.index(name) for name in side.labels])
             row = (position[side.label], side.layer, side.index)
-            keys.append(row_math.row_keys(*row, self.num_layers, self.d_ff))
+            keys.append(row_math.row_keys(*row, self.num_layers, self.width))
         return keys[0], keys[1]
 
     # --- disk and Hub ---------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class NeuronSet(Rows):
         Raises:
             HubError: If it could not be uploaded; the repository is then as it was before.
         """
-        # The path of a folder on this machine is nothing to publish.
+        # The path of a folder on this machine must not be published.
         public = self if card.hub_id(self.base_model) else self.replace(base_model=None)
         wanted = peft_files.possible(self) if peft is None else peft
         with tempfile.TemporaryDirectory() as scratch:
@@ -321,5 +321,5 @@ class NeuronSet(Rows):
         model = self.base_model or self.model_type or "unknown model"
         return (
             f"NeuronSet({self.num_neurons} neurons at {self.site}: {counts}{more} | "
-            f"{self.method['name']}, {model}, {self.num_layers}x{self.d_ff})"
+            f"{self.method['name']}, {model}, {self.num_layers}x{self.width})"
         )

@@ -27,7 +27,7 @@ def load_mask(
     labels: Sequence[str],
     *,
     num_layers: int | None = None,
-    d_ff: int | None = None,
+    width: int | None = None,
     model_type: str | None = None,
     base_model: str | None = None,
 ) -> NeuronSet:
@@ -41,13 +41,13 @@ def load_mask(
         path: The `.pth` or `.pt` file.
         labels: Names in the order of the file. For a dictionary: the keys to take, in this order.
         num_layers: Number of layers, checked against the file.
-        d_ff: Number of neurons per layer. Boolean masks tell it; for indices it must come from
+        width: Number of neurons per layer. Boolean masks show it; for indices it must come from
             here or from the configuration of `base_model`.
         model_type: Model family, e.g. `llama`; default: that of `base_model`.
         base_model: Hub id or path of the model the mask is for.
 
     Raises:
-        ArtifactError: If the file is no such mask; the message says what was found.
+        ArtifactError: If the file is not such a mask; the message says what was found.
         LabelError: If the number of labels differs from the number of masks in the file.
     """
     name = Path(path).name
@@ -64,22 +64,22 @@ def load_mask(
     widths = {len(t) for layers in masks for t in layers if t.dtype == torch.bool}
     if len(widths) > 1:
         raise ArtifactError(f"{name}: boolean masks of different widths {sorted(widths)}.")
-    if base_model is not None and (model_type is None or (d_ff is None and not widths)):
+    if base_model is not None and (model_type is None or (width is None and not widths)):
         found_type, found_width = _configuration(base_model)
         model_type = model_type or found_type
-        d_ff = d_ff or (None if widths else found_width)
+        width = width or (None if widths else found_width)
     if widths:
-        width = widths.pop()
-        if d_ff not in (None, width):
+        found = widths.pop()
+        if width not in (None, found):
             raise ArtifactError(
-                f"{name}: boolean masks of width {width}, but d_ff={d_ff} was expected. Masks of "
+                f"{name}: boolean masks of width {found}, but width={width} was expected. Masks of "
                 "the hidden size do not select FFN neurons."
             )
-        d_ff = width
-    if d_ff is None:
+        width = found
+    if width is None:
         raise ParameterError(
             f"{name} holds neuron indices, which do not say how wide a layer is. Give the width "
-            "(d_ff=, --width), or the model whose configuration says it (base_model=, --base)."
+            "(width=, --width), or the model whose configuration says it (base_model=, --base)."
         )
     label, layer, index = _no_rows(), _no_rows(), _no_rows()
     for position, layers in enumerate(masks):
@@ -96,7 +96,7 @@ def load_mask(
             torch.cat(index),
             site="mlp.act",
             num_layers=depths.pop(),
-            d_ff=d_ff,
+            width=width,
             model_type=model_type,
             base_model=base_model,
             method={"name": "imported", "parameters": {"file": name}},
@@ -119,7 +119,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ArtifactError(
-            f"{file.name} cannot be read as tensors: {reason} It is damaged, no torch file, or "
+            f"{file.name} cannot be read as tensors: {reason} It is damaged, not a torch file, or "
             "holds other objects, which would run code on loading and are never unpickled here."
         ) from error
 
@@ -212,7 +212,7 @@ def _configuration(base_model: str) -> tuple[str | None, int | None]:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(
             f"The configuration of {base_model!r} cannot be read ({reason}). Give the "
-            "width (d_ff=, --width) and the family (model_type=, --model-type) instead."
+            "width (width=, --width) and the family (model_type=, --model-type) instead."
         ) from error
     sizes = [getattr(config, field, None) for field in _WIDTH_FIELDS]
     width = next((size for size in sizes if isinstance(size, int)), None)

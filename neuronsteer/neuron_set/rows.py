@@ -43,7 +43,7 @@ class Rows:
         values: Statistics per row, by `<site>.<source>`, e.g. `mlp.neuron.mean`.
         site: Where the neurons were found, e.g. `mlp.act`, whose neurons `mlp.neuron` shares.
         num_layers: Number of decoder layers of the model.
-        d_ff: Size of one layer's index space at `site`: the FFN width for MLP sites (all experts
+        width: Size of one layer's index space at `site`: the FFN width for MLP sites (all experts
             together), otherwise the site's own width. The largest one if layers differ.
         model_type: `config.model_type` of the model family; `None` if unknown.
         base_model: Hub id or path of the model.
@@ -54,7 +54,7 @@ class Rows:
         operation: What steering does by default, as `operation()` reads it.
         schedule: Default schedule, as text or dictionary.
         evaluation: Results, if the set was evaluated.
-        orphans: Neurons that the detector selected but that no label owns. Algebra forgets them.
+        orphans: Neurons that the detector selected but that no label owns. Set algebra drops them.
         target_modules: Names of the steered modules, for PEFT.
     """
 
@@ -66,7 +66,7 @@ class Rows:
     values: dict[str, torch.Tensor]
     site: str
     num_layers: int
-    d_ff: int
+    width: int
     model_type: str | None = None
     base_model: str | None = None
     base_revision: str | None = None
@@ -97,7 +97,7 @@ class Rows:
         *,
         site: str,
         num_layers: int,
-        d_ff: int,
+        width: int,
         **header: Any,
     ) -> R:
         """Return a set from row columns in any order; see the class for the arguments.
@@ -117,7 +117,7 @@ class Rows:
             "values": dict(values or {}),
         }
         names: Any = labels if isinstance(labels, str) else tuple(labels)
-        shape: Any = {"site": site, "num_layers": num_layers, "d_ff": d_ff}
+        shape: Any = {"site": site, "num_layers": num_layers, "width": width}
         return cls(labels=names, **columns, **shape, **header)
 
     def __len__(self) -> int:
@@ -137,15 +137,15 @@ class Rows:
     @property
     def width_per_layer(self) -> tuple[int, ...]:
         """Size of the index space of every layer."""
-        return self.widths or (self.d_ff,) * self.num_layers
+        return self.widths or (self.width,) * self.num_layers
 
     def sharing(self) -> dict[int, int]:
         """Return `{number of owners: number of neurons}`, without the zeros."""
-        return row_math.sharing(self.layer, self.index, self.num_layers, self.d_ff)
+        return row_math.sharing(self.layer, self.index, self.num_layers, self.width)
 
     def exclusive_counts(self) -> dict[str, int]:
         """Return per label the number of neurons that no other label owns."""
-        owners = row_math.owners_per_row(self.layer, self.index, self.num_layers, self.d_ff)
+        owners = row_math.owners_per_row(self.layer, self.index, self.num_layers, self.width)
         counts = torch.bincount(self.label[owners == 1], minlength=len(self.labels))
         return dict(zip(self.labels, counts.tolist(), strict=True))
 
@@ -174,7 +174,7 @@ class Rows:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of rows, values, labels and shape; the same after saving and loading."""
-        facts = [self.labels, self.site, self.num_layers, self.d_ff, self.widths, self.model_type]
+        facts = [self.labels, self.site, self.num_layers, self.width, self.widths, self.model_type]
         digest = hashlib.sha256(json.dumps([*facts, list(self.values)]).encode())
         for column in (self.label, self.layer, self.index, self.score, *self.values.values()):
             digest.update(column.numpy().tobytes())
@@ -201,7 +201,7 @@ class Rows:
         for field, found, expected in (
             ("model_type", self.model_type, model_type),
             ("num_layers", self.num_layers, num_layers),
-            ("widths" if self.widths else "d_ff", self.width_per_layer, tuple(width_per_layer)),
+            ("widths" if self.widths else "width", self.width_per_layer, tuple(width_per_layer)),
         ):
             if found is None or expected is None or found == expected:
                 continue

@@ -29,12 +29,12 @@ BLOCK = "neuronsteer"
 _STAMP = "neuronsteer_fingerprint"
 INTEGERS = ("label", "layer", "index")
 
-_REQUIRED = ("format_version", "labels", "site", "num_layers", "d_ff")
+_REQUIRED = ("format_version", "labels", "site", "num_layers", "width")
 # Fields of a neuron set that are written into the block under the same name.
 _FIELDS = (
     "model_type",
     "num_layers",
-    "d_ff",
+    "width",
     "widths",
     "labels",
     "site",
@@ -101,7 +101,7 @@ def write(
         **(entries or {}),
         BLOCK: block,
     }
-    bounds = (len(header["labels"]), header["num_layers"], header["d_ff"])
+    bounds = (len(header["labels"]), header["num_layers"], header["width"])
     tensors = {name: column.contiguous() for name, column in columns.items()}
     for name, bound in zip(INTEGERS, bounds, strict=True):
         # The smallest type that holds the bound: half the size of a 7B-model set is these three.
@@ -113,7 +113,7 @@ def write(
     data.update(files or {})
     if card is not None:
         data[CARD] = card.encode()
-    # Last, because a folder without it is no artifact.
+    # Last, because a folder without it is not an artifact.
     data[CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     return write_folder(folder, data)
 

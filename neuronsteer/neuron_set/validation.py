@@ -31,14 +31,14 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
     clean: dict[str, Any] = {"labels": labels, "site": fields["site"]}
     if not isinstance(clean["site"], str) or not clean["site"]:
         raise ArtifactError(f"Field 'site' is {clean['site']!r}; expected e.g. 'mlp.neuron'.")
-    for name in ("num_layers", "d_ff"):
+    for name in ("num_layers", "width"):
         clean[name] = _integer(name, fields[name], least=1)
     clean["orphans"] = _integer("orphans", fields["orphans"], least=0)
     for name in ("model_type", "base_model", "base_revision"):
         clean[name] = fields[name]
         if clean[name] is not None and not isinstance(clean[name], str):
             raise ArtifactError(f"Field {name!r} is {clean[name]!r}; expected text or null.")
-    clean["widths"] = _widths(fields["widths"], clean["num_layers"], clean["d_ff"])
+    clean["widths"] = _widths(fields["widths"], clean["num_layers"], clean["width"])
     modules = fields["target_modules"]
     clean["target_modules"] = None if modules is None else _strings("target_modules", modules)
     for name in ("method", "operation", "calibration"):
@@ -58,7 +58,7 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
 def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
     """Return the validated row columns, sorted by label, layer and index."""
     labels: tuple[str, ...] = header["labels"]
-    num_layers, d_ff = header["num_layers"], header["d_ff"]
+    num_layers, width = header["num_layers"], header["width"]
     rows = [_integers(name, fields[name]) for name in INTEGER_COLUMNS]
     floats = {"score": _floats("score", fields["score"])}
     if not isinstance(fields["values"], Mapping):
@@ -73,8 +73,8 @@ def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[
                 f"Column {name!r} has {len(column)} rows, but 'label' has {len(rows[0])}."
             )
     label, layer, index = rows
-    row_math.check_rows(labels, label, layer, index, header["widths"] or (d_ff,) * num_layers)
-    keys, order = row_math.row_keys(label, layer, index, num_layers, d_ff).sort()
+    row_math.check_rows(labels, label, layer, index, header["widths"] or (width,) * num_layers)
+    keys, order = row_math.row_keys(label, layer, index, num_layers, width).sort()
     label, layer, index = label[order], layer[order], index[order]
     row_math.check_unique(labels, keys, label, (layer, index))
     for name, column in floats.items():
@@ -107,7 +107,7 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _widths(value: Any, num_layers: int, d_ff: int) -> tuple[int, ...] | None:
+def _widths(value: Any, num_layers: int, width: int) -> tuple[int, ...] | None:
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Sequence):
@@ -117,9 +117,9 @@ def _widths(value: Any, num_layers: int, d_ff: int) -> tuple[int, ...] | None:
         raise ArtifactError(
             f"Field 'widths' has {len(widths)} entries, but 'num_layers' is {num_layers}."
         )
-    if max(widths) != d_ff:
-        raise ArtifactError(f"Field 'widths' has maximum {max(widths)}, but 'd_ff' is {d_ff}.")
-    return None if min(widths) == d_ff else widths
+    if max(widths) != width:
+        raise ArtifactError(f"Field 'widths' has maximum {max(widths)}, but 'width' is {width}.")
+    return None if min(widths) == width else widths
 
 
 def _json_object(name: str, value: Any) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _tensor(name: str, column: Any) -> torch.Tensor:
     try:
         tensor = torch.as_tensor(column).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"Column {name!r} is no column of numbers: {error}.") from error
+        raise ArtifactError(f"Column {name!r} is not a column of numbers: {error}.") from error
     # A vector per row: what one unit of a feature adds to the residual stream.
     if tensor.ndim == 2 and name.endswith(f".{DIRECTION}") and tensor.shape[1]:
         return tensor

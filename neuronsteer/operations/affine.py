@@ -70,7 +70,7 @@ class _Valued(Operation):
 @OPERATIONS.register("set")
 @dataclasses.dataclass(frozen=True)
 class Set(_Valued):
-    """Hold the neurons at a value: `a -> factor * value` (replacement, patching)."""
+    """Set the neurons to a value: `a -> factor * value` (replacement, patching)."""
 
     name: ClassVar[str] = "set"
 

@@ -15,11 +15,11 @@ from . import OPERATIONS, Operation, Values
 class Pull(Operation):
     """Pull the neurons: `a -> a + share * (value - a) + factor * diffmean`.
 
-    Between "set", which wipes out what the neuron had to say, and "add", which pushes on although
+    Between "set", which discards the neuron's own value, and "add", which pushes on although
     the text is in the language already. A neuron far from the label's mean is moved far, one that
     is there is moved by `factor` only; so with the same success, text of the label suffers less.
 
-    With `value="other_mean"` and a negative factor it is its own opposite: away from the label, to
+    With `value="other_mean"` and a negative factor it does the opposite: away from the label, to
     what its neurons do elsewhere. That is what a minus means for sets that pull (`"fr - en"`).
 
     Args:

@@ -60,7 +60,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """Return the figure as an SVG element, without the XML declaration, to stand in a page."""
+    """Return the figure as an SVG element, without the XML declaration, to be put into a page."""
     text = _rendered(figure, "svg").decode("utf-8")
     return text[text.index("<svg") :]
 

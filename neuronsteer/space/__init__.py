@@ -1,4 +1,4 @@
-"""The page on which one watches a model change language in the middle of a sentence.
+"""The page that shows a model changing language in the middle of a sentence.
 
 It runs on this machine (`neuronsteer demo --ui`) and, unchanged, as a Hugging Face Space.
 """

@@ -22,7 +22,7 @@ from .request import GenerationRequest, write_schedule
 from .seeded_sampling import SeededSampling
 from .snippet import snippet
 
-#: Seconds after which a generation ends whose snapshots nobody reads.
+#: Seconds after which a generation ends if no snapshot is read.
 _ABANDONED_AFTER = 15.0
 #: Snapshots per second at most, and seconds after which one is sent even if nothing changed.
 _MAX_RATE = 16.0

@@ -86,7 +86,7 @@ class LoadedModel:
     def describe(self) -> dict[str, Any]:
         """Return what a page needs to know, JSON-able: facts about the set and the model."""
         neurons, summary = self.neurons, self.neurons.summary()
-        kept = ("counts", "layers", "neurons", "num_layers", "d_ff", "site", "method")
+        kept = ("counts", "layers", "neurons", "num_layers", "width", "site", "method")
         best: dict[str, list[dict[str, float | int]]] = {}
         for label in self.labels:
             rows = neurons.only(label).top(_TOP)

@@ -116,7 +116,7 @@ class ModelCache:
                 self._used[loaded.name] -= 1
 
     def _drop_unused(self) -> None:
-        """Drop models that nobody uses, the longest unused first, until one more may be loaded."""
+        """Drop unused models, the longest unused first, until one more may be loaded."""
         first = None if self._first is None else self._first.name
         others = [name for name in self._models if name != first]
         free = [name for name in others if not self._used.get(name)]

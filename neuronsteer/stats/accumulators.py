@@ -134,7 +134,7 @@ class CurrentBatch:
     Attributes:
         weight: `[rows, length]` float32: 1 for tokens that count.
         ids: `[rows, length]` int64: the tokens.
-        texts: Number of rows that are texts; what follows is filling.
+        texts: Number of rows that are texts; the others only fill the batch.
         all_count: Every token counts.
     """
 

@@ -142,7 +142,7 @@ class ActivationCollector:
         Args:
             ids: `[rows, length]` int64, on the CPU.
             weight: `[rows, length]` float32, on the CPU.
-            texts: Number of rows that are texts; what follows is filling.
+            texts: Number of rows that are texts; the others only fill the batch.
         """
         self._batch = CurrentBatch(weight, ids, texts, bool((weight == 1).all()))
 

@@ -1,7 +1,7 @@
 """Batches whose composition depends on the rows alone, never on memory, speed or processes.
 
-The last bits of a matrix product depend on the shape of the matrices, and a value a hair above zero
-may come out a hair below it in another shape. Counts that do not depend on the batch size, on the
+The last bits of a matrix product depend on the shape of the matrices, and a value just above zero
+may come out just below it in another shape. Counts that do not depend on the batch size, on the
 order of the texts or on the number of processes are therefore a matter of shapes:
 
 - a row is padded on the right to a length that depends on its own length only; being causal, the
@@ -47,7 +47,7 @@ def padded(length: int, longest: int | None) -> int:
 def alignment(length: int) -> int:
     """Return the number of rows of this length that a batch must be a multiple of."""
     step = ALIGNMENT // math.gcd(length, ALIGNMENT)
-    # Only a model with an odd context length gets here with long rows; it has to do without.
+    # Only a model with an odd context length gets here with long rows; it is not aligned.
     return step if step * length <= LARGEST_FILL else 1
 
 

@@ -1,4 +1,4 @@
-"""Where a run can go on after being killed: totals and the position in the texts, on disk.
+"""What a killed run needs to continue: totals and the position in the texts, on disk.
 
 A finished label is one file that is never touched again; the running label is another that is
 replaced as a whole. Being killed between any two instructions leaves a state from which the same

@@ -67,9 +67,10 @@ def collect(
 
     Counts are exact integers. They never depend on the number of processes, on the tokenizer's
     padding side, or on where a run was interrupted. On the CPU they do not depend on the batch size
-    either, nor on the order and company of texts that are read on their own (dense models, any
-    dtype; measured, see `batches.py`). Elsewhere, for experts, and with another number of threads,
-    a kernel may round a value that is next to zero to its other side in a batch of another size.
+    either, nor on the order of the texts or on the others in a batch, if texts are read on their
+    own (dense models, any dtype; measured, see `batches.py`). Elsewhere, for experts, and with
+    another number of threads, a kernel may round a value next to zero to its other side in a batch
+    of another size.
 
     Args:
         model: A causal language model, also quantised, offloaded or wrapped by PEFT.
@@ -81,14 +82,14 @@ def collect(
         sites: Only these sites.
         policy: Which tokens count.
         batch_size: Rows per batch, or `"auto"`: as many as make up a fixed number of tokens. An
-            out-of-memory error halves it and the run goes on.
+            out-of-memory error halves it and the run continues.
         out: Folder to save the statistics in. With a checkpoint, nothing is lost between the end of
             the run and saving.
         checkpoint: Folder to keep the state in while running; it is removed at the end.
-        resume: Go on from the checkpoint, if there is one.
+        resume: Continue from the checkpoint, if there is one.
         checkpoint_every: Seconds between checkpoints; one is written after each label, too.
-        progress: Show progress on stderr: a bar, or a line every 30 s where it is no terminal. A
-            callable gets `Progress` events instead.
+        progress: Show progress on stderr: a bar, or a line every 30 s where that is not a
+            terminal. A callable gets `Progress` events instead.
         device: Move the model there first.
         text_field: Field of records that holds the text.
         memory_limit: Refuse to start when the results alone would take more bytes. `None`: allow.
@@ -206,7 +207,7 @@ def _finish(
     checkpoint: CollectionCheckpoint | None,
     processes: Processes,
 ) -> None:
-    """Save the result before the checkpoint goes: at no moment is neither on disk."""
+    """Save the result before the checkpoint is deleted, so that one of them is always on disk."""
     error: Exception | None = None
     if out is not None and processes.rank == 0:
         try:
@@ -220,7 +221,7 @@ def _finish(
 
 def _tokens(device: torch.device, collector: ActivationCollector) -> int:
     found = CPU_BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS
-    # A backward pass holds every layer's values at once.
+    # A backward pass keeps every layer's values in memory.
     return found // 4 if collector.gradient else found
 
 
@@ -252,7 +253,7 @@ def _check_memory(
     policy: TokenPolicy,
     limit: int | None,
 ) -> None:
-    """State what the results take, before hours of work end in a full memory."""
+    """Log how much memory the results take, and raise if it is above the limit."""
     fixed = sum(
         len(sources) * each.shape[0] * each.shape[1] * _bytes(each.reducer)
         for each in collector.accumulators.values()

@@ -95,10 +95,10 @@ class BatchRunner:
         self.splits += 1
         if len(batch.rows) > 1:
             self.cap = max(batch.length, len(batch.rows) * batch.length // 2)
-            log.warning("Out of memory; going on with at most %d tokens per batch.", self.cap)
+            log.warning("Out of memory; continuing with at most %d tokens per batch.", self.cap)
         elif self.aligned:
             self.aligned = False
-            log.warning("Out of memory; going on without filling batches up.")
+            log.warning("Out of memory; continuing without filling batches up.")
         else:
             raise ParameterError(
                 f"One text of {batch.length} tokens does not fit into the memory of "

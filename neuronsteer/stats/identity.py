@@ -70,7 +70,7 @@ def model_facts(anatomy: Anatomy) -> dict[str, Any]:
     return {
         "model_type": anatomy.model_type,
         "num_layers": anatomy.num_layers,
-        "d_ff": anatomy.d_ff,
+        "width": anatomy.width,
         "widths": list(anatomy.widths),
         "base_model": name,
         "revision": getattr(anatomy.root.config, "_commit_hash", None),

@@ -29,7 +29,7 @@ class Need(NamedTuple):
 
 
 class HasNeeds(Protocol):
-    """What says itself what it needs: a detector."""
+    """An object that states what it needs: a detector."""
 
     @property
     def needs(self) -> Iterable[Need]:

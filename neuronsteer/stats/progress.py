@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-#: Seconds between lines where stderr is no terminal, as in a batch job.
+#: Seconds between lines where stderr is not a terminal, as in a batch job.
 INTERVAL = 30.0
 #: Called with what is being done, the share of the work that is done (`None` if the amount is
 #: unknown), and a detail such as a count.
@@ -54,7 +54,7 @@ OnProgress = Callable[[Progress], None]
 
 @contextmanager
 def reporting(progress: bool | OnProgress, first: bool) -> Generator[OnProgress, None, None]:
-    """Give what is to be called after every batch of texts.
+    """Return the callback to call after every batch of texts.
 
     Args:
         progress: Show it on stderr, do nothing, or call this.
@@ -75,7 +75,7 @@ def reporting(progress: bool | OnProgress, first: bool) -> Generator[OnProgress,
 
 @contextmanager
 def shown_on_stderr(what: str) -> Generator[Show, None, None]:
-    """Give what shows progress on stderr: a bar on a terminal, else a line every `INTERVAL`.
+    """Return a callback that shows progress: a bar on a terminal, else a line every `INTERVAL`.
 
     Args:
         what: What is being done, until the first call says more.

@@ -1,4 +1,4 @@
-"""Statistics from counts that somebody else published."""
+"""Statistics from published counts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def from_counts(
     facts = dict(header)
     texts = facts.pop("texts", None) or {}
     widths = tuple(facts.pop("widths", None) or (width,) * layers)
-    for name, value in (("num_layers", layers), ("d_ff", width)):
+    for name, value in (("num_layers", layers), ("width", width)):
         if facts.setdefault(name, value) != value:
             raise StatsError(
                 f"{name}={facts[name]!r} contradicts the counts, whose shape is "

@@ -20,7 +20,7 @@ from .published import from_counts
 from .reducers.quantile import estimate
 
 #: Header fields that two statistics must share to be merged or compared.
-_MODEL = ("model_type", "num_layers", "d_ff", "base_model", "revision", "gated")
+_MODEL = ("model_type", "num_layers", "width", "base_model", "revision", "gated")
 IDENTITY = (*_MODEL, "policy", "codec")
 
 
@@ -66,7 +66,7 @@ class Stats(StatsData):
         return len(next(iter(self.site_widths.values())))
 
     @property
-    def d_ff(self) -> int:
+    def width(self) -> int:
         """Largest number of MLP neurons of a layer."""
         return max(self.widths)
 
@@ -286,7 +286,7 @@ class Stats(StatsData):
             "needs": [str(need) for need in self.needs],
             "sites": {site: max(widths) for site, widths in self.site_widths.items()},
             "num_layers": self.num_layers,
-            "d_ff": self.d_ff,
+            "width": self.width,
             "model_type": self.model_type,
             "base_model": self.base_model,
             "revision": self.revision,
@@ -300,7 +300,7 @@ class Stats(StatsData):
         labels = ", ".join(f"{label} {_short(self.tokens[label])}" for label in self.labels[:8])
         more = f", … {len(self.labels)} in all" if len(self.labels) > 8 else ""
         return (
-            f"Stats({labels}{more} tokens; {self.num_layers} layers × {self.d_ff} of "
+            f"Stats({labels}{more} tokens; {self.num_layers} layers × {self.width} of "
             f"{self.model_type or 'unknown model'}; {', '.join(map(str, self.needs))})"
         )
 

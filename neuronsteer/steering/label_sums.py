@@ -81,7 +81,7 @@ class Arithmetic:
             raise ParameterError(
                 f"{self.text!r} only takes away; a set needs a label to take from, as in 'fr - en'."
             )
-        key = neurons.layer * neurons.d_ff + neurons.index
+        key = neurons.layer * neurons.width + neurons.index
 
         def owned(label: str) -> torch.Tensor:
             return neurons.label == neurons.labels.index(label)

@@ -45,7 +45,7 @@ def random_set(
         index.tolist(),
         site="mlp.act",
         num_layers=layers,
-        d_ff=width,
+        width=width,
         widths=widths or None,
         **header,
     )

@@ -130,7 +130,7 @@ class TestEveryAnalysis:
             analyze(name)
         with pytest.raises(ParameterError, match="no parameter 'nonsense'"):
             analyze(name, *(material[need] for need in needs), nonsense=1)
-        with pytest.raises(ParameterError, match="got 9 things"):
+        with pytest.raises(ParameterError, match="got 9 inputs"):
             analyze(name, *range(9))
 
 

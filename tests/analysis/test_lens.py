@@ -120,7 +120,7 @@ def test_a_lens_is_put_before_the_norm_of_every_layer_but_the_last(words, table)
     torch.testing.assert_close(listed.mass, plain.mass)
     with pytest.raises(ParameterError, match="1 functions.*3 layers"):
         read(model, chosen, table, top=5, lens=[linear[0]])
-    with pytest.raises(ParameterError, match="shape must stay"):
+    with pytest.raises(ParameterError, match="shape must not change"):
         read(model, chosen, table, top=5, lens=lambda hidden, layer: hidden[:, :3])
 
 

@@ -29,7 +29,7 @@ def test_layers_are_those_of_a_plain_count():
 
 
 def test_a_label_without_neurons_stays_in_the_table():
-    neurons = NeuronSet.from_rows(["a", "b"], [0], [1], [2], site="mlp.act", num_layers=2, d_ff=4)
+    neurons = NeuronSet.from_rows(["a", "b"], [0], [1], [2], site="mlp.act", num_layers=2, width=4)
     found = analyze("layers", neurons)
     assert [row["neurons"] for row in found.records()] == [0, 1, 0, 0]
     assert found.facts["labels"]["b"] == {"neurons": 0, "peak": None, "depth": None, "outer": None}
@@ -118,7 +118,7 @@ def planted(labels, shared, width=200):
         [index for *_, index in rows],
         site="mlp.act",
         num_layers=1,
-        d_ff=width,
+        width=width,
     )
 
 

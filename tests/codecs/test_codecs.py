@@ -272,7 +272,7 @@ def features(site="sae.resid", **header):
         values={f"{site}.max": [1.0, 2.0, 3.0, 4.0], f"{site}.mean": [0.1, 0.2, 0.3, 0.4]},
         site=site,
         num_layers=2,
-        d_ff=FEATURES,
+        width=FEATURES,
         model_type="llama",
         operation={"name": "add", "value": "max", "factor": 0.5},
         **header,

@@ -104,7 +104,7 @@ class TestEveryDetector:
         assert int(neurons.layer.max()) < LAYERS and int(neurons.index.max()) < WIDTH
         assert int(neurons.label.max()) < len(neurons.labels)
         assert bool(neurons.score.isfinite().all())
-        assert neurons.num_layers == LAYERS and neurons.d_ff == WIDTH
+        assert neurons.num_layers == LAYERS and neurons.width == WIDTH
         for need, array in before.items():
             assert torch.equal(array, stats.arrays[need]), "statistics are not to be changed"
 

@@ -25,7 +25,7 @@ def stats():
 @pytest.mark.parametrize("site", ["resid", "mlp.neuron"])
 def test_rows_are_the_difference_of_means(stats, site, source):
     neurons = detect(stats, "diffmean", site=site, source=source, layers=(0, -1), factor=2.0)
-    width = HIDDEN if site == "resid" else stats.d_ff
+    width = HIDDEN if site == "resid" else stats.width
     assert neurons.counts == dict.fromkeys("abc", 2 * width)
     assert neurons.site == site and sorted(set(neurons.layer.tolist())) == [0, 2]
     assert sorted(neurons.values) == [f"{site}.mean", f"{site}.other_mean"]

@@ -107,7 +107,7 @@ def test_selects_what_the_rule_says(
 def test_scores_values_and_header():
     stats = counted(np.random.default_rng(0), 3, 2, 60, 12, 4)
     found = detect(stats, "sae_lape", members=0.9)
-    assert len(found) and found.site == SITE and found.d_ff == 60
+    assert len(found) and found.site == SITE and found.width == 60
     assert found.operation == {"name": "add", "value": "max", "factor": 0.4}
     place = (found.label, found.layer, found.index)
     assert torch.equal(found.values[f"{SITE}.max"], stats.max(SITE)[place])

@@ -35,7 +35,7 @@ def neurons_of(model, site="mlp.neuron", rows=((0, 0, 3), (0, 1, 7), (1, 0, 3), 
         score=[float(10 - i) for i in range(len(rows))],
         site=site,
         num_layers=anatomy.num_layers,
-        d_ff=width,
+        width=width,
         model_type=anatomy.model_type,
     )
 

@@ -53,7 +53,7 @@ def test_chance_is_what_random_sets_have(stats):
 def test_other_sites_and_labels_have_no_overlap(stats):
     neurons = detect(stats, "effect", rate=0.1)
     elsewhere = NeuronSet.from_rows(
-        ["l0"], [0], [0], [3], site="resid", num_layers=3, d_ff=16, method={"name": "x"}
+        ["l0"], [0], [0], [3], site="resid", num_layers=3, width=16, method={"name": "x"}
     )
     found = compare(stats, [neurons, elsewhere])
     assert found.overlap("effect", "x") == {"l0": None, "l1": None, "l2": None}

@@ -178,7 +178,7 @@ def test_several_sets_in_one_repository(hub, neurons):
 @pytest.mark.parametrize("subfolder", ["..", "a/../b", "a//b", "./a", ".git"])
 def test_a_subfolder_stays_inside(hub, neurons, subfolder):
     for call in (push, lambda _set, **options: pull(**options)):
-        with pytest.raises(HubError, match="no folder inside a repository"):
+        with pytest.raises(HubError, match="not a folder inside a repository"):
             call(neurons, subfolder=subfolder)
 
 

@@ -107,7 +107,7 @@ def test_errors_say_what_to_do(error, message):
 
 def test_shipped_sets_are_found_by_name(tmp_path, monkeypatch):
     shipped = tmp_path / "package"
-    neurons = NeuronSet.from_rows(["a"], [0], [0], [0], site="mlp.act", num_layers=1, d_ff=4)
+    neurons = NeuronSet.from_rows(["a"], [0], [0], [0], site="mlp.act", num_layers=1, width=4)
     neurons.save_pretrained(shipped / "demo" / "lape")
     spec = type("Spec", (), {"submodule_search_locations": [str(shipped)]})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)

@@ -228,7 +228,7 @@ def test_sets_that_cannot_be_adapters_are_refused_before_anything_is_written(tmp
         (toy_set(fresh(), site="attn.q"), ParameterError),
         (toy_set(fresh()).replace(model_type="unheard_of"), LayoutError),
         (toy_set(fresh()).replace(model_type=None), LayoutError),
-        (NeuronSet.from_rows(["x"], [], [], [], site="mlp.act", num_layers=1, d_ff=1), LabelError),
+        (NeuronSet.from_rows(["x"], [], [], [], site="mlp.act", num_layers=1, width=1), LabelError),
     ):
         with pytest.raises(error):
             neurons.save_pretrained(folder, peft=True)
@@ -249,7 +249,7 @@ def test_adapters_are_small(tmp_path):
         *zip(*rows, strict=True),
         site="mlp.act",
         num_layers=32,
-        d_ff=14336,
+        width=14336,
         model_type="llama",
     )
     neurons.save_pretrained(tmp_path, peft=True)

@@ -27,7 +27,7 @@ def save(folder: Path, *labels: str, seed: int = 0, **header) -> str:
     options = {
         "site": "mlp.neuron",
         "num_layers": 2,
-        "d_ff": 16,
+        "width": 16,
         "model_type": "llama",
         "operation": {"name": "set", "value": "mean"},
         **header,
@@ -180,7 +180,7 @@ def test_labels_are_found_in_their_set(served: ServedSets):
 
 def test_a_label_without_neurons_is_refused(tmp_path: Path):
     found = ns.NeuronSet.from_rows(
-        ["en", "fr"], [0], [0], [1], site="mlp.neuron", num_layers=2, d_ff=16
+        ["en", "fr"], [0], [0], [1], site="mlp.neuron", num_layers=2, width=16
     )
     found.save_pretrained(tmp_path / "half")
     served = ServedSets(ServeSettings.read({"sets": str(tmp_path / "half")}))
@@ -214,7 +214,7 @@ def test_sets_that_a_server_cannot_steer_are_refused(tmp_path: Path):
 def test_sets_for_another_model_are_refused(two: dict):
     with pytest.raises(ArtifactError, match="Field 'num_layers'"):
         ServedSets(ServeSettings.read({"sets": two}), ModelShape("llama", 3, 16))
-    with pytest.raises(ArtifactError, match="Field 'd_ff'"):
+    with pytest.raises(ArtifactError, match="Field 'width'"):
         ServedSets(ServeSettings.read({"sets": two}), ModelShape("llama", 2, 32))
 
 

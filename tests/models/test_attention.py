@@ -85,7 +85,7 @@ def test_hooks_fire(anatomy):
     assert all(result.fired for result in results)
 
 
-def test_layers_without_attention_have_no_attention_taps():
+def test_layers_without_attention_have_no_attention_points():
     anatomy = inspect(tiny_model("lfm2", layers=3))
     assert [point.layer for point in anatomy.hook_points("attn.q")] == [1, 2]
     assert [point.layer for point in anatomy.hook_points("mlp.neuron")] == [0, 1, 2]

@@ -81,7 +81,7 @@ def test_width_is_the_configs(anatomy):
     else:
         width = getattr(config, WIDTH_FIELD.get(anatomy.model_type, "intermediate_size"))
     assert anatomy.widths == (width,) * config.num_hidden_layers
-    assert anatomy.d_ff == width
+    assert anatomy.width == width
     assert anatomy.hidden_size == HIDDEN
     assert not anatomy.is_moe
     for point in (
@@ -93,7 +93,7 @@ def test_width_is_the_configs(anatomy):
         assert point.flattened == (anatomy.model_type == "opt")
 
 
-def test_every_hook_fires_with_the_width_of_the_tap(anatomy):
+def test_every_hook_fires_with_the_width_of_the_point(anatomy):
     results = probe(anatomy.root, anatomy)
     assert {result.site for result in results} == set(anatomy.sites())
     assert all(result.fired and result.calls == 1 for result in results), results

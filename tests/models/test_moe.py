@@ -100,7 +100,7 @@ def test_widths(anatomy):
 
 def test_flat_index_round_trip(anatomy):
     block = anatomy.hook_points("mlp.neuron")[0].experts
-    assert block.width == anatomy.d_ff
+    assert block.width == anatomy.width
     pairs = [block.locate(flat) for flat in range(block.width)]
     assert [block.flat(*pair) for pair in pairs] == list(range(block.width))
     assert pairs == sorted(pairs)
@@ -157,7 +157,7 @@ def test_dense_layers_between_sparse_ones(model_type):
     sides = [point.side for point in anatomy.hook_points("mlp.neuron")]
     assert sides == ["experts", "input", "experts"]
     assert anatomy.widths[1] == 80
-    assert anatomy.d_ff == max(anatomy.widths)
+    assert anatomy.width == max(anatomy.widths)
     assert [point.side for point in anatomy.up_hook_points()] == ["experts", "output", "experts"]
     gate, up, neuron = (
         anatomy.hook_points("mlp.act")[1],

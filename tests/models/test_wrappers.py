@@ -161,7 +161,7 @@ def test_quantised_linears(model_type, known):
 
 
 class Silent(nn.Module):
-    """A linear layer that does not tell its size."""
+    """A linear layer without size attributes."""
 
     def __init__(self, linear):
         super().__init__()

@@ -17,7 +17,7 @@ def example(labels=("fr", "ja", "zh"), **header):
         index=[3, 1, 1, 2, 0],
         site="mlp.act",
         num_layers=4,
-        d_ff=8,
+        width=8,
         **{
             "model_type": "llama",
             "base_model": "org/base",

@@ -23,7 +23,7 @@ from neuronsteer.errors import (
 )
 from neuronsteer.neuron_set import NeuronSet
 
-SHAPE = {"site": "mlp.act", "num_layers": 3, "d_ff": 8}
+SHAPE = {"site": "mlp.act", "num_layers": 3, "width": 8}
 VALUES = ("mlp.neuron.mean", "mlp.neuron.other_mean", "mlp.act.prob")
 
 
@@ -172,7 +172,7 @@ def test_equality_hash_and_pickle():
         ({"index": [0.0, 1.0]}, "'index' has dtype torch.float32; expected integers"),
         ({"label": torch.tensor([True, False])}, "'label' has dtype torch.bool"),
         ({"index": [[0, 1]]}, r"'index' has shape \[1, 2\]"),
-        ({"index": ["x", "y"]}, "'index' is no column"),
+        ({"index": ["x", "y"]}, "'index' is not a column"),
         ({"score": [float("nan"), 0.0]}, "'score': 1 values are not finite"),
         ({"score": torch.tensor([1, 2])}, "'score' has dtype torch.int64"),
         ({"values": {"mlp.act.mean": [0.0, float("inf")]}}, r"'mlp\.act\.mean': 1 values"),
@@ -181,7 +181,7 @@ def test_equality_hash_and_pickle():
         ({"site": ""}, "'site'"),
         ({"num_layers": 0}, "'num_layers'"),
         ({"num_layers": "3"}, "'num_layers'"),
-        ({"d_ff": True}, "'d_ff'"),
+        ({"width": True}, "'width'"),
         ({"orphans": -1}, "'orphans'"),
         ({"model_type": 3}, "'model_type'"),
         ({"widths": [8, 8]}, "'widths' has 2 entries"),
@@ -211,7 +211,7 @@ def test_layers_of_different_width():
 
 def test_other_sites_use_their_own_width():
     neurons = NeuronSet.from_rows(
-        ["a"], [0], [1], [100], site="resid", num_layers=2, d_ff=128, values={"resid.mean": [1.0]}
+        ["a"], [0], [1], [100], site="resid", num_layers=2, width=128, values={"resid.mean": [1.0]}
     )
     assert neurons.value("mean", "resid").tolist() == [1.0]
 
@@ -305,7 +305,7 @@ def test_union_keeps_common_columns_and_the_left_header():
     ("change", "field"),
     [
         ({"num_layers": 4}, "num_layers"),
-        ({"d_ff": 9}, "d_ff"),
+        ({"width": 9}, "width"),
         ({"site": "attn.q"}, "site"),
         ({"model_type": "gemma2"}, "model_type"),
     ],
@@ -344,7 +344,7 @@ def test_random_control_differs_by_seed_and_says_what_it_is():
 
 
 def test_random_control_is_uniform():
-    neurons = NeuronSet.from_rows(["a"], [0], [0], [0], site="mlp.act", num_layers=1, d_ff=5)
+    neurons = NeuronSet.from_rows(["a"], [0], [0], [0], site="mlp.act", num_layers=1, width=5)
     drawn = torch.cat([neurons.random_like(seed).index for seed in range(800)])
     counts = torch.bincount(drawn, minlength=5)
     assert counts[0] == 0 and counts[1:].min() > 140
@@ -381,7 +381,7 @@ def test_check_model():
         neurons.check_model("gpt2", 3, 8)
     with pytest.raises(MismatchError, match="'num_layers'.*3.*4"):
         neurons.check_model("llama", 4, 8)
-    with pytest.raises(MismatchError, match="'d_ff'.*8 neurons.*16 in layer 1"):
+    with pytest.raises(MismatchError, match="'width'.*8 neurons.*16 in layer 1"):
         neurons.check_model("llama", 3, [8, 16, 8])
 
 
@@ -427,7 +427,7 @@ def test_format_that_other_programs_rely_on(tmp_path):
     assert block["format_version"] == "1.0"
     assert block["labels"] == ["fr", "ja", "empty", "C++"]
     assert set(block) >= {
-        *("neuronsteer_version", "model_type", "num_layers", "d_ff", "site", "method"),
+        *("neuronsteer_version", "model_type", "num_layers", "width", "site", "method"),
         *("calibration", "operation", "schedule", "evaluation"),
     }
     columns = safetensors.torch.load_file(tmp_path / "neurons.safetensors")
@@ -439,7 +439,7 @@ def test_format_that_other_programs_rely_on(tmp_path):
 
 def test_wide_models_need_wider_integers(tmp_path):
     neurons = NeuronSet.from_rows(
-        ["a"], [0], [0], [98303], site="mlp.act", num_layers=1, d_ff=98304
+        ["a"], [0], [0], [98303], site="mlp.act", num_layers=1, width=98304
     )
     neurons.save_pretrained(tmp_path)
     assert (
@@ -466,7 +466,7 @@ def test_a_seven_billion_set_fits_in_200_kilobytes(tmp_path):
         {name: torch.randn(len(label)) for name in statistics},
         site="mlp.act",
         num_layers=32,
-        d_ff=11008,
+        width=11008,
         base_model="meta-llama/Llama-2-7b-hf",
     )
     neurons.save_pretrained(tmp_path)
@@ -510,11 +510,11 @@ CONFIG_DAMAGE = [
     (lambda c: c["neuronsteer"].update(format_version="0.9"), r"format_version' is '0\.9'"),
     (lambda c: c["neuronsteer"].update(format_version="new"), r"format_version' is 'new'"),
     (lambda c: c["neuronsteer"].pop("labels"), r"'neuronsteer\.labels' is missing"),
-    (lambda c: c["neuronsteer"].pop("d_ff"), r"'neuronsteer\.d_ff' is missing"),
+    (lambda c: c["neuronsteer"].pop("width"), r"'neuronsteer\.width' is missing"),
     (lambda c: c["neuronsteer"].update(labels=["fr", "ja"]), "'label': row 4 has 3"),
     (lambda c: c["neuronsteer"].update(labels=["fr"] * 4), "'labels' repeats 'fr'"),
     (lambda c: c["neuronsteer"].update(num_layers=2), "'layer': row 1 has 2"),
-    (lambda c: c["neuronsteer"].update(d_ff=7), "'index': row 4"),
+    (lambda c: c["neuronsteer"].update(width=7), "'index': row 4"),
     (lambda c: c["neuronsteer"].update(model_type=["llama"]), "'model_type'"),
     (lambda c: c["neuronsteer"].update(operation="zero"), "'operation'"),
     (lambda c: c.pop("neuronsteer"), "no block 'neuronsteer'"),

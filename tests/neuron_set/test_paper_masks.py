@@ -53,10 +53,10 @@ def save(tmp_path):
     ],
 )
 def test_every_layout(save, content):
-    neurons = load_mask(save(content), ["en", "zh"], d_ff=8, model_type="llama", base_model="o/b")
+    neurons = load_mask(save(content), ["en", "zh"], width=8, model_type="llama", base_model="o/b")
     assert rows_of(neurons) == ROWS
     assert neurons.labels == ("en", "zh")
-    assert (neurons.num_layers, neurons.d_ff, neurons.site) == (3, 8, "mlp.act")
+    assert (neurons.num_layers, neurons.width, neurons.site) == (3, 8, "mlp.act")
     assert (neurons.model_type, neurons.base_model) == ("llama", "o/b")
     assert neurons.operation == {"name": "zero"}
     assert neurons.method == {"name": "imported", "parameters": {"file": "mask.pth"}}
@@ -66,11 +66,11 @@ def test_every_layout(save, content):
     "content", [INDICES[0], booleans(INDICES)[0], torch.stack(booleans(INDICES)[0])]
 )
 def test_one_label_saved_without_the_outer_list(save, content):
-    assert rows_of(load_mask(save(content), ["en"], d_ff=8)) == {r for r in ROWS if r[0] == "en"}
+    assert rows_of(load_mask(save(content), ["en"], width=8)) == {r for r in ROWS if r[0] == "en"}
 
 
 def test_saved_set_round_trips(save, tmp_path):
-    neurons = load_mask(save(INDICES), ["en", "zh"], d_ff=8)
+    neurons = load_mask(save(INDICES), ["en", "zh"], width=8)
     neurons.save_pretrained(tmp_path / "set")
     assert NeuronSet.from_pretrained(tmp_path / "set") == neurons
 
@@ -78,30 +78,30 @@ def test_saved_set_round_trips(save, tmp_path):
 def test_fewer_or_more_masks_than_labels(save):
     path = save(INDICES)
     with pytest.raises(LabelError, match=r"masks of 2 labels, but 3 were named \(en, zh, fr\)"):
-        load_mask(path, ["en", "zh", "fr"], d_ff=8)
+        load_mask(path, ["en", "zh", "fr"], width=8)
     with pytest.raises(LabelError, match="masks of 2 labels, but 1 was named"):
-        load_mask(path, ["en"], d_ff=8)
+        load_mask(path, ["en"], width=8)
     with pytest.raises(LabelError, match="names its masks en, and none is 'fr'"):
-        load_mask(save({"en": INDICES[0]}), ["fr"], d_ff=8)
+        load_mask(save({"en": INDICES[0]}), ["fr"], width=8)
     with pytest.raises(ParameterError, match="expected a list of names"):
-        load_mask(path, "en,zh", d_ff=8)
+        load_mask(path, "en,zh", width=8)
 
 
 def test_width_must_come_from_somewhere(save, tmp_path):
     path = save(INDICES)
-    with pytest.raises(ParameterError, match="d_ff=.*base_model="):
+    with pytest.raises(ParameterError, match="width=.*base_model="):
         load_mask(path, ["en", "zh"])
-    assert load_mask(save(booleans(INDICES)), ["en", "zh"]).d_ff == 8
+    assert load_mask(save(booleans(INDICES)), ["en", "zh"]).width == 8
     model = tmp_path / "model"
     model.mkdir()
     config = {"model_type": "llama", "intermediate_size": 24, "num_hidden_layers": 3}
     (model / "config.json").write_text(json.dumps(config))
     neurons = load_mask(save(INDICES), ["en", "zh"], base_model=str(model))
-    assert (neurons.d_ff, neurons.model_type) == (24, "llama")
+    assert (neurons.width, neurons.model_type) == (24, "llama")
     (model / "config.json").write_text(json.dumps({"model_type": "bloom", "hidden_size": 16}))
-    assert load_mask(path, ["en", "zh"], base_model=str(model)).d_ff == 64
+    assert load_mask(path, ["en", "zh"], base_model=str(model)).width == 64
     (model / "config.json").unlink()
-    with pytest.raises(ArtifactError, match=r"Give the width .d_ff="):
+    with pytest.raises(ArtifactError, match=r"Give the width .width="):
         load_mask(path, ["en", "zh"], base_model=str(model))
 
 
@@ -121,27 +121,27 @@ def test_width_must_come_from_somewhere(save, tmp_path):
         ("text", "holds a str"),
         ({"en": {"q": INDICES[0][0]}, "zh": INDICES[1]}, "keys are not layer numbers"),
         ({"en": {1: INDICES[0][0]}, "zh": INDICES[1]}, r"layers \[1\] only"),
-        (booleans(INDICES, width=9), "width 9, but d_ff=8"),
+        (booleans(INDICES, width=9), "width 9, but width=8"),
     ],
 )
 def test_what_is_no_mask(save, content, message):
     with pytest.raises(ArtifactError, match=message):
-        load_mask(save(content), ["en", "zh"], d_ff=8)
+        load_mask(save(content), ["en", "zh"], width=8)
 
 
 def test_layer_count_is_checked(save):
     with pytest.raises(ArtifactError, match="3 layers; expected 32"):
-        load_mask(save(INDICES), ["en", "zh"], d_ff=8, num_layers=32)
+        load_mask(save(INDICES), ["en", "zh"], width=8, num_layers=32)
 
 
 def test_files_that_are_no_torch_files(tmp_path):
     with pytest.raises(ArtifactError, match="does not exist"):
-        load_mask(tmp_path / "none.pth", ["en"], d_ff=8)
+        load_mask(tmp_path / "none.pth", ["en"], width=8)
     with pytest.raises(ArtifactError, match="is a folder"):
-        load_mask(tmp_path, ["en"], d_ff=8)
+        load_mask(tmp_path, ["en"], width=8)
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ArtifactError, match="cannot be read as tensors"):
-        load_mask(tmp_path / "text.pth", ["en"], d_ff=8)
+        load_mask(tmp_path / "text.pth", ["en"], width=8)
 
 
 class Evil:
@@ -152,7 +152,7 @@ class Evil:
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_code_in_a_file_is_never_run(save, tmp_path):
     with pytest.raises(ArtifactError, match="never unpickled"):
-        load_mask(save([Evil()]), ["en"], d_ff=8)
+        load_mask(save([Evil()]), ["en"], width=8)
     (tmp_path / "evil.pth").write_bytes(pickle.dumps([Evil()]))
     with pytest.raises(ArtifactError, match="never unpickled"):
-        load_mask(tmp_path / "evil.pth", ["en"], d_ff=8)
+        load_mask(tmp_path / "evil.pth", ["en"], width=8)

@@ -31,7 +31,7 @@ def tiny_set(model, labels=("aa", "bb")) -> ns.NeuronSet:
         index=[1, 2, 3, 4],
         site="mlp.neuron",
         num_layers=config.num_hidden_layers,
-        d_ff=config.intermediate_size,
+        width=config.intermediate_size,
         model_type=config.model_type,
         operation={"name": "scale", "factor": 4.0},
     )
@@ -53,7 +53,7 @@ def disk(tmp_path_factory):
         index=[0],
         site="mlp.neuron",
         num_layers=config.n_layer,
-        d_ff=config.n_inner,
+        width=config.n_inner,
         model_type="gpt2",
     ).save_pretrained(root / "other-set")
     return root
@@ -98,7 +98,7 @@ def test_wrong_folders_are_refused(disk, model, neurons, kind, said):
 
 
 def test_a_set_of_another_width_is_refused(disk, tmp_path):
-    wrong = tiny_set(tiny_model("llama")).replace(d_ff=999)
+    wrong = tiny_set(tiny_model("llama")).replace(width=999)
     wrong.save_pretrained(tmp_path / "wide")
     with pytest.raises(MismatchError):
         load(disk / "llama", tmp_path / "wide")

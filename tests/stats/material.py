@@ -29,8 +29,8 @@ def one_by_one(model, rows: list[tuple[list[int], list[bool]]]) -> dict[str, tor
         seen: dict[tuple[str, int], torch.Tensor] = {}
         handles = []
         for site in found:
-            for tap in anatomy.hook_points(site):
-                handles.append(_watch(tap, site, seen, anatomy))
+            for point in anatomy.hook_points(site):
+                handles.append(_watch(point, site, seen, anatomy))
         with torch.no_grad():
             model.get_decoder()(input_ids=torch.tensor([ids]), use_cache=False)
         for handle in handles:
@@ -42,17 +42,17 @@ def one_by_one(model, rows: list[tuple[list[int], list[bool]]]) -> dict[str, tor
     return {site: torch.cat(values) for site, values in found.items()}
 
 
-def _watch(tap, site, seen, anatomy):
+def _watch(point, site, seen, anatomy):
     def keep(tensor):
-        values = tap.read(tensor)
+        values = point.read(tensor)
         values = values.reshape(-1, values.shape[-1])
-        if site == "mlp.act" and tap.side == "output":
-            values = anatomy.activation(values, tap.layer)
-        seen[site, tap.layer] = values.clone()
+        if site == "mlp.act" and point.side == "output":
+            values = anatomy.activation(values, point.layer)
+        seen[site, point.layer] = values.clone()
 
-    if tap.side == "input":
-        return tap.module.register_forward_pre_hook(lambda _m, args: keep(args[0]))
-    return tap.module.register_forward_hook(lambda _m, _a, output: keep(output))
+    if point.side == "input":
+        return point.module.register_forward_pre_hook(lambda _m, args: keep(args[0]))
+    return point.module.register_forward_hook(lambda _m, _a, output: keep(output))
 
 
 def hooks(model) -> int:

@@ -78,7 +78,7 @@ def test_effect_selects_by_it():
     for k, label in enumerate(stats.labels):
         best = score[k].flatten().sort(descending=True, stable=True)
         rows = found.rows(label)
-        picked = set((rows.layer * rows.d_ff + rows.index).tolist())
+        picked = set((rows.layer * rows.width + rows.index).tolist())
         assert picked == set(best.indices[:5].tolist())
         assert bool((rows.score > 0).all())
 

@@ -163,7 +163,7 @@ def test_every_site_can_be_collected(family):
     anatomy = inspect(model)
     stats = run(model, data, sites=anatomy.sites())
     for site in anatomy.sites():
-        widths = [tap.width for tap in anatomy.hook_points(site)]
+        widths = [point.width for point in anatomy.hook_points(site)]
         assert stats.get("sum", site).shape == (1, 2, max(widths))
         assert stats.site_widths[site] == tuple(widths)
         share = stats.probabilities(site)

@@ -20,7 +20,7 @@ def by_hand(model, rows):
     """Return per (layer, expert) the gate readings, activations, g of the counted tokens."""
     anatomy = inspect(model)
     seen: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    taps = anatomy.hook_points("mlp.act")
+    points = anatomy.hook_points("mlp.act")
     for ids, counts in rows:
         keep = torch.tensor(counts)
 
@@ -32,7 +32,7 @@ def by_hand(model, rows):
 
             return see
 
-        calls = {tap.experts.module: listener(tap.layer, tap.experts) for tap in taps}
+        calls = {point.experts.module: listener(point.layer, point.experts) for point in points}
         with torch.no_grad(), read_experts(calls):
             model.get_decoder()(input_ids=torch.tensor([ids]), use_cache=False)
     return {

@@ -22,12 +22,12 @@ def run(model, data, needs, **options):
 def without_each(model, ids, site, layer):
     """The layer's MLP or attention output, `[1 + units, tokens, hidden]`: as is, then without."""
     anatomy = inspect(model)
-    tap = next(tap for tap in anatomy.hook_points(site) if tap.layer == layer)
+    point = next(point for point in anatomy.hook_points(site) if point.layer == layer)
     place = "mlp.neuron" if site == "mlp.neuron" else "attn.o"
-    output = next(tap for tap in anatomy.hook_points(place) if tap.layer == layer).module
-    columns = torch.arange(tap.tensor_width)
-    if tap.columns is not None:
-        columns = columns[tap.columns]
+    output = next(point for point in anatomy.hook_points(place) if point.layer == layer).module
+    columns = torch.arange(point.tensor_width)
+    if point.columns is not None:
+        columns = columns[point.columns]
     seen = []
 
     def forward(unit):
@@ -38,9 +38,9 @@ def without_each(model, ids, site, layer):
 
         handles = [output.register_forward_hook(lambda _m, _a, out: seen.append(out))]
         if unit is not None:
-            hook = tap.module.register_forward_hook
-            if tap.side == "input":
-                hook = tap.module.register_forward_pre_hook
+            hook = point.module.register_forward_hook
+            if point.side == "input":
+                hook = point.module.register_forward_pre_hook
             # Before the reading hook, which may be on the same module.
             handles.append(hook(change, prepend=True))
         with torch.no_grad():
@@ -49,7 +49,7 @@ def without_each(model, ids, site, layer):
             handle.remove()
         return seen.pop().reshape(len(ids), -1)
 
-    return torch.stack([forward(unit) for unit in (None, *range(tap.width))])
+    return torch.stack([forward(unit) for unit in (None, *range(point.width))])
 
 
 def importance(model, text, site, layer, tokens=None):

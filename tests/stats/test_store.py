@@ -88,7 +88,7 @@ def test_accessors(stats):
     assert not stats.has("count", "mlp.neuron")
     assert stats.num_layers == 2
     assert stats.widths == (80, 80)
-    assert stats.d_ff == 80
+    assert stats.width == 80
     assert stats.model_type == "llama"
     assert stats.gated is True
     assert stats.revision is None
@@ -167,7 +167,7 @@ def test_from_counts():
     counts = {"a": torch.tensor([[1, 2, 3], [0, 0, 4]]), "b": [[2.0, 0, 0], [1, 1, 1]]}
     stats = Stats.from_counts(counts, {"a": 4, "b": 2}, model_type="llama", base_model="org/m")
     assert stats.labels == ("a", "b")
-    assert (stats.num_layers, stats.d_ff, stats.widths) == (2, 3, (3, 3))
+    assert (stats.num_layers, stats.width, stats.widths) == (2, 3, (3, 3))
     assert stats.get("count", "mlp.act").dtype == torch.int64
     assert stats.probabilities()[0].tolist() == [[0.25, 0.5, 0.75], [0, 0, 1]]
     assert stats.base_model == "org/m"

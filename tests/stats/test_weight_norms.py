@@ -17,11 +17,11 @@ from ..tiny_models import ALL_FAMILIES, MOE, tiny_model, tiny_tokenizer
 TEXTS = {"a": ["one two", "three four five"], "b": ["six seven", "eight"]}
 
 
-def effects(model, tap, neurons):
+def effects(model, point, neurons):
     """The slow way: what the block puts out for one neuron more, one neuron at a time."""
-    module, found = tap.module, []
+    module, found = point.module, []
     for i in neurons:
-        x = torch.zeros(1, tap.width)
+        x = torch.zeros(1, point.width)
         base = module(x)
         x[0, i] = 1
         found.append(float((module(x) - base).norm()))
@@ -33,25 +33,25 @@ def test_length_is_what_one_unit_of_a_neuron_does(family):
     model = tiny_model(family)
     anatomy = inspect(model)
     norms = weight_norms.norms(anatomy, "mlp.neuron")
-    assert norms.shape == (anatomy.num_layers, anatomy.d_ff) and norms.dtype == torch.float32
-    for tap in anatomy.hook_points("mlp.neuron"):
-        neurons = [0, 1, tap.width - 1]
+    assert norms.shape == (anatomy.num_layers, anatomy.width) and norms.dtype == torch.float32
+    for point in anatomy.hook_points("mlp.neuron"):
+        neurons = [0, 1, point.width - 1]
         with torch.no_grad():
             assert torch.allclose(
-                norms[tap.layer, neurons], effects(model, tap, neurons), atol=1e-4
+                norms[point.layer, neurons], effects(model, point, neurons), atol=1e-4
             )
 
 
 @pytest.mark.parametrize("family", MOE)
 def test_experts_are_measured_one_by_one(family):
     model = tiny_model(family)
-    tap = inspect(model).hook_points("mlp.neuron")[0]
+    point = inspect(model).hook_points("mlp.neuron")[0]
     norms = weight_norms.norms(inspect(model), "mlp.neuron")[0]
-    block, expert, i = tap.experts, 2, 5
+    block, expert, i = point.experts, 2, 5
     down = block.module.down_proj[expert].detach()
     column = down[i] if family == "gpt_oss" else down[:, i]
     assert norms[block.flat(expert, i)] == pytest.approx(float(column.norm()), rel=1e-5)
-    assert norms.shape[0] == tap.width and bool((norms > 0).all())
+    assert norms.shape[0] == point.width and bool((norms > 0).all())
     if block.shared is not None:
         column = block.shared.module.weight[:, 3].detach()
         assert norms[block.flat(block.num_experts, 3)] == pytest.approx(float(column.norm()))

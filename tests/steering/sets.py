@@ -15,16 +15,16 @@ LABELS = ("en", "fr", "ja")
 def toy_set(model, site="mlp.act", labels=LABELS, per_layer=6, seed=0, empty=(), **header):
     """Return a set with `per_layer` random neurons per label and layer, some of them shared."""
     anatomy = inspect(model)
-    taps = anatomy.hook_points(steered_site(site))
-    widths = [tap.width for tap in taps]
+    points = anatomy.hook_points(steered_site(site))
+    widths = [point.width for point in points]
     generator = torch.Generator().manual_seed(seed)
     rows = [
-        (k, tap.layer, i)
+        (k, point.layer, i)
         for k, label in enumerate(labels)
-        for tap in taps
+        for point in points
         if label not in empty
         # From few candidates, so that labels share some.
-        for i in torch.randperm(tap.width, generator=generator)[:per_layer].tolist()
+        for i in torch.randperm(point.width, generator=generator)[:per_layer].tolist()
     ]
     columns = list(zip(*rows, strict=True))
     sites = (site, "mlp.neuron") if site == "mlp.act" else (site,)
@@ -40,7 +40,7 @@ def toy_set(model, site="mlp.act", labels=LABELS, per_layer=6, seed=0, empty=(),
         values=values,
         site=site,
         num_layers=anatomy.num_layers,
-        d_ff=max(widths),
+        width=max(widths),
         widths=tuple(widths) if len(set(widths)) > 1 else None,
         model_type=anatomy.model_type,
         **header,

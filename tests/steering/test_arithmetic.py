@@ -30,7 +30,7 @@ def table(rows, site="mlp.neuron", **header):
         values={f"{site}.mean": [float(mean) for _, _, mean in rows]},
         site=site,
         num_layers=1,
-        d_ff=WIDTH,
+        width=WIDTH,
         **{"operation": {"name": "add", "value": "mean"}, **header},
     )
 

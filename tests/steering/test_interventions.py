@@ -56,7 +56,7 @@ def neurons(stats):
         [1, 2, 0, 2, 4],
         site="mlp.act",
         num_layers=1,
-        d_ff=WIDTH,
+        width=WIDTH,
     )
     sources = ("mean", "other_mean", "max", "median", "p10", "p90", "layer_mean")
     return bare.with_values(stats, *sources)

@@ -517,7 +517,7 @@ def test_early_exit_drafts_may_end_before_the_first_steered_layer(layers, target
         values=columns,
         site=neurons.site,
         num_layers=neurons.num_layers,
-        d_ff=neurons.d_ff,
+        width=neurons.width,
         operation=neurons.operation,
     )
     plain = greedy(model, ids)

@@ -773,7 +773,7 @@ def feature_set(model, site, seed=0):
         values={f"{site}.direction": rows, f"{site}.max": [1.0, 0.5, 1.5, 2.0]},
         site=site,
         num_layers=3,
-        d_ff=FEATURES,
+        width=FEATURES,
         model_type=model.config.model_type,
         operation={"name": "add", "value": "max"},
     )

@@ -20,17 +20,17 @@ def by_hand(model, neurons, label, change):
     for up in anatomy.up_hook_points():
         hook = lambda _m, _a, out, up=up: ups.__setitem__(up.layer, up.read(out))  # noqa: E731
         handles.append(up.module.register_forward_hook(hook))
-    for tap in anatomy.hook_points("mlp.neuron"):
-        here = rows.layer == tap.layer
+    for point in anatomy.hook_points("mlp.neuron"):
+        here = rows.layer == point.layer
         columns = rows.index[here].long()
 
-        def pre(_m, args, tap=tap, here=here, columns=columns):
+        def pre(_m, args, point=point, here=here, columns=columns):
             x = args[0].clone()
-            u = ups[tap.layer][..., columns] if ups else torch.ones(())
+            u = ups[point.layer][..., columns] if ups else torch.ones(())
             x[..., columns] = change(x[..., columns], u, here)
             return (x,)
 
-        handles.append(tap.module.register_forward_pre_hook(pre))
+        handles.append(point.module.register_forward_pre_hook(pre))
     try:
         return model(tiny_ids(2)).logits
     finally:
@@ -117,18 +117,18 @@ def test_experts_are_steered_per_expert(family):
             assert torch.equal(model(ids).logits, plain)
             report = steer.report()
         rows = neurons.rows("fr")
-        for tap in anatomy.hook_points(
+        for point in anatomy.hook_points(
             "mlp.neuron"
         ):  # zeroing a neuron is zeroing its weight column
-            if tap.experts is None:
+            if point.experts is None:
                 continue
-            module = tap.experts.module
+            module = point.experts.module
             down = module.down_proj.data
             weights[module] = down.clone()
-            for flat in rows.index[rows.layer == tap.layer].tolist():
-                expert, i = tap.experts.locate(int(flat))
-                if expert == tap.experts.num_experts:
-                    shared = tap.experts.shared.module
+            for flat in rows.index[rows.layer == point.layer].tolist():
+                expert, i = point.experts.locate(int(flat))
+                if expert == point.experts.num_experts:
+                    shared = point.experts.shared.module
                     weights.setdefault(shared, shared.weight.data.clone())
                     shared.weight.data[:, i] = 0
                 elif module.is_transposed:
@@ -156,16 +156,16 @@ def test_other_sites_are_steered_in_their_own_columns(family, site):
             steer.to("ja", operation={"name": "set", "value": 1.25})
             got = model(ids).logits
         handles = []
-        for tap in anatomy.hook_points(site):
-            neurons_here = rows.index[rows.layer == tap.layer].long()
-            columns = torch.arange(tap.tensor_width)
-            columns = columns if tap.columns is None else columns[tap.columns]
+        for point in anatomy.hook_points(site):
+            neurons_here = rows.index[rows.layer == point.layer].long()
+            columns = torch.arange(point.tensor_width)
+            columns = columns if point.columns is None else columns[point.columns]
 
             def post(_m, _a, out, columns=columns[neurons_here]):
                 tensor = out[0] if isinstance(out, tuple) else out
                 tensor[..., columns] = 1.25
 
-            handles.append(tap.module.register_forward_hook(post))
+            handles.append(point.module.register_forward_hook(post))
         want = model(ids).logits
         for handle in handles:
             handle.remove()
@@ -186,9 +186,9 @@ def test_the_source_is_deactivated_first_and_the_target_wins_on_shared_neurons()
             return a
 
         handles = []
-        for tap in inspect(model).hook_points("mlp.neuron"):
-            off = en.index[en.layer == tap.layer].long()
-            on = fr.index[fr.layer == tap.layer].long()
+        for point in inspect(model).hook_points("mlp.neuron"):
+            off = en.index[en.layer == point.layer].long()
+            on = fr.index[fr.layer == point.layer].long()
 
             def pre(_m, args, off=off, on=on):
                 x = args[0].clone()
@@ -196,7 +196,7 @@ def test_the_source_is_deactivated_first_and_the_target_wins_on_shared_neurons()
                 x[..., on] += 3
                 return (x,)
 
-            handles.append(tap.module.register_forward_pre_hook(pre))
+            handles.append(point.module.register_forward_pre_hook(pre))
         torch.testing.assert_close(model(ids).logits, got)
         for handle in handles:
             handle.remove()

@@ -54,12 +54,12 @@ class Experiment(ABC):
 
     Class attributes:
         name: What the registry, reports and the command line call it.
-        title: What a person calls it.
+        title: Readable name.
         question: What it answers, in one sentence.
         definition: How the headline number is made.
         primary: The value that stands for it.
         higher_is_better: Whether more of it is better.
-        units: What values are counted in that are no shares.
+        units: What values are counted in, if they are not shares.
         reads: The kinds of data it reads; the first one must be there.
         unsteered: Whether the treatment without any set means something here.
         directions: Whether directions (the diffmean control), which have no neurons of their own
@@ -135,7 +135,7 @@ class Experiment(ABC):
             labels: The headline per label: as a list, as a score of a metric, or spelled out as
                 `value`, `interval`, `n`. Labels without items are left out.
             *blocks: What a report shows beside the numbers.
-            intervals: Intervals of values that are no lists.
+            intervals: Intervals of values that are not lists.
         """
         seed = tested.settings.seed
         means, found = averaged(values, seed=seed)

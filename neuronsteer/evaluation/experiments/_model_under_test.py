@@ -125,10 +125,10 @@ class ModelUnderTest:
             self._memory[key] = make()
         return self._memory[key]
 
-    # --- what is in force -------------------------------------------------------------------------
+    # --- what is active -------------------------------------------------------------------------
 
     def switch(self, operation: OperationLike | None = None, strength: float | None = None) -> Any:
-        """Return a function that puts a label in force, as metrics take it."""
+        """Return a function that makes a label active, as metrics take it."""
         chosen = self.settings.strength if strength is None else strength
 
         def put(label: str | None) -> None:
@@ -150,7 +150,7 @@ class ModelUnderTest:
         operation: OperationLike | None = None,
         strength: float | None = None,
     ) -> tuple[T, T]:
-        """Return what `measure()` returns without steering and with `label` in force.
+        """Return what `measure()` returns without steering and with `label` active.
 
         Args:
             key: What tells this measurement from others; the first half is measured once per key,
@@ -252,9 +252,9 @@ class ModelUnderTest:
             away_from: Labels whose neurons are switched off, for all rows alike.
             greedy: Take the likeliest token, where an answer and not a text is wanted.
         """
-        room = max(_context(self.model) - tokens, 1)
-        # A prompt that is too long loses its beginning: the text goes on from its end.
-        ids = [self.encode(prompt)[-room:] for prompt in prompts]
+        limit = max(_context(self.model) - tokens, 1)
+        # A prompt that is too long loses its beginning: the text continues its end.
+        ids = [self.encode(prompt)[-limit:] for prompt in prompts]
         found: list[list[int]] = []
         seed = _seed(self.settings.seed, key)
         with torch.random.fork_rng(devices=_devices(self.model)):

@@ -1,4 +1,4 @@
-"""One entry per kind of treatment, as reports hold them: seeds become a mean and an interval."""
+"""One entry per kind of treatment, as reports store them: seeds become a mean and an interval."""
 
 from __future__ import annotations
 

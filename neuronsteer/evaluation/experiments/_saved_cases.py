@@ -1,4 +1,4 @@
-"""What was measured so far, one file per case, so that an interrupted run goes on where it was."""
+"""What was measured so far, one file per case, so that an interrupted run can continue."""
 
 from __future__ import annotations
 

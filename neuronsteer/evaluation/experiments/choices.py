@@ -72,7 +72,7 @@ class Xcopa(Choices):
 @EXPERIMENTS.register("xwinograd")
 @dataclass(frozen=True)
 class Xwinograd(Choices):
-    """XWinograd: whom does the pronoun mean?"""
+    """XWinograd: to whom does the pronoun refer?"""
 
     name: ClassVar[str] = "xwinograd"
     title: ClassVar[str] = "XWinograd"

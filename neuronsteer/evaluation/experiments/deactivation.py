@@ -29,7 +29,7 @@ class Deactivation(Experiment):
         "With a language's neurons off, does it lose that language, and it alone?"
     )
     definition: ClassVar[str] = (
-        "Specific loss: the share of replies that still go on fluently in the prompt's language "
+        "Specific loss: the share of replies that still continue fluently in the prompt's language "
         "when another language is off, minus that share when the prompt's own language is off. 0 "
         "if switching off its neurons does no more than switching off others'."
     )

@@ -1,4 +1,4 @@
-"""Forcing: from a prompt in one language, does the model go on in another?"""
+"""Forcing: from a prompt in one language, does the model continue in another?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Forcing(Experiment):
 
     name: ClassVar[str] = "forcing"
     title: ClassVar[str] = "Language forcing"
-    question: ClassVar[str] = "Steered to a language, does the model go on in it?"
+    question: ClassVar[str] = "Steered to a language, does the model continue in it?"
     definition: ClassVar[str] = (
         "Share of continuations that the identifier recognises as the target language and that "
         "do not stutter, over prompts in all other languages. Without steering it is the share "

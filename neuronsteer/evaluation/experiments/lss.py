@@ -30,7 +30,7 @@ class Shift(Experiment):
     question: ClassVar[str] = "Steered to a language, does the model find its words likelier?"
     definition: ClassVar[str] = (
         "Share of facts for which log P(object in the target language) − log P(object in the "
-        "prompt's language) rises when the target is switched on. A change that knows nothing of "
+        "prompt's language) rises when the target is switched on. A change unrelated to "
         "languages scores about one half; an unsteered model scores 0."
     )
     paper: ClassVar[str] = "Rahmanisa et al. 2025, Amplifying Language-Specific Neurons"

@@ -26,7 +26,7 @@ from ._provenance import environment, plan_of, subject_of
 from ._saved_cases import SavedCases
 from ._treatments import RANDOM, treatments
 
-#: What continuing text takes by default. Greedy decoding loops, with or without steering.
+#: Default arguments for continuing text. Greedy decoding loops, with or without steering.
 GENERATION: Mapping[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 
 TaskLike = str | Experiment | Mapping[str, Any]
@@ -64,7 +64,7 @@ def evaluate(
         neurons: The set, or where it is.
         tokenizer: The model's tokenizer.
         tasks: Experiments: names, `{"name": …, parameters}`, or experiments; one string may hold
-            several names, with commas. Default: all that there is data for.
+            several names, with commas. Default: all for which there is data.
         controls: What the set is compared with: `none` (nothing attached), `random:N` (N sets of as
             many random neurons), `diffmean` (differences of means in the residual stream).
         data: Where texts and tasks come from, see `neuronsteer.evaluation.readers.EvaluationData`;
@@ -84,7 +84,7 @@ def evaluate(
         batch_size: Rows per batch.
         seed: Of sampling and of bootstraps.
         out: Folder for the report. Finished cases are saved beside it until it is written.
-        resume: Go on with the saved cases of an interrupted run into the same folder.
+        resume: Continue with the saved cases of an interrupted run into the same folder.
         progress: Show it on stderr, or call this after every case.
 
     Returns:
@@ -181,7 +181,7 @@ def _measure(
 def _progress(
     progress: bool | OnProgress, total: int, done: int
 ) -> Generator[Callable[[str, int], None], None, None]:
-    """Give what is called with what is being measured, and how many cases were finished since."""
+    """Return a callback: what is being measured, and how many cases were finished since."""
     if progress is False:
         yield lambda _what, _more: None
         return
@@ -330,5 +330,5 @@ def _check_out(where: Path | None) -> None:
 
 def _positive(name: str, value: int | None) -> int | None:
     if value is not None and (not math.isfinite(value) or value < 1):
-        raise ParameterError(f"{name} is at least 1; got {value}.")
+        raise ParameterError(f"{name} must be at least 1; got {value}.")
     return value

@@ -62,7 +62,7 @@ class Effects(Experiment):
             texts,
             tested.switch(),
             labels=[case[0]],
-            # Logits of two batches are held at a time.
+            # Logits of two batches are in memory at a time.
             batch_size=min(tested.settings.batch_size, 16),
         )
         return {"texts": score.details["matrix"][case[0]], "worst": score["kl_max_text"]}

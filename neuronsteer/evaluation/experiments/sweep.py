@@ -68,7 +68,7 @@ class Sweep(Experiment):
         source: Language of the prompts; default: English if there are prompts in it, else the
             first.
         operations: Operations; `own` is the set's.
-        strengths: How much of each. Beyond 1 only operations that add can go.
+        strengths: How much of each. Only operations that add can go beyond 1.
         rates: Shares of every label's neurons that are kept, the highest scores first.
     """
 

@@ -31,7 +31,7 @@ class Score:
         values: Every number by name. `None` where it is undefined, never a silent zero.
         intervals: Bootstrap confidence intervals of some of the values.
         details: Breakdowns: matrices, per language, per item.
-        settings: What a number cannot be reproduced without: identifier, tokenizer, seed.
+        settings: What is needed to reproduce the numbers: identifier, tokenizer, seed.
     """
 
     metric: str
@@ -74,7 +74,7 @@ class Metric(ABC):
 
     Class attributes:
         name: What the registry and the reports call it.
-        title: What a person calls it.
+        title: Readable name.
         paper: What to cite.
         primary: The value that stands for the metric.
         higher_is_better: Whether more of the primary value is better.
@@ -118,7 +118,7 @@ class Metric(ABC):
             n: How many items were scored.
             values: Every number by name. A list, one number per item, stands for its mean and gets
                 a bootstrap interval.
-            intervals: Intervals of values that are no lists.
+            intervals: Intervals of values that are not lists.
             details: Breakdowns.
             **settings: What is recorded beside the parameters.
         """
@@ -179,10 +179,10 @@ def aligned(metric: str, **columns: Sequence[Any] | None) -> int:
 def check_share(name: str, value: float) -> None:
     """Raise unless a parameter is a share."""
     if not 0.0 <= value <= 1.0:
-        raise ParameterError(f"{name} lies in [0, 1]; got {value}.")
+        raise ParameterError(f"{name} must be in [0, 1]; got {value}.")
 
 
 def check_choice(name: str, value: str, options: Sequence[str]) -> None:
     """Raise unless a parameter is one of its options."""
     if value not in options:
-        raise ParameterError(f"{name} is one of {', '.join(options)}; got {value!r}.")
+        raise ParameterError(f"{name} must be one of {', '.join(options)}; got {value!r}.")

@@ -60,22 +60,24 @@ class Activity:
                 raise ParameterError(
                     f"The set has features at {neurons.site!r}; pass the codec that reads them."
                 )
-            taps = self._codec.hook_points(self._anatomy)
+            points = self._codec.hook_points(self._anatomy)
         elif neurons.site in ("mlp.act", "mlp.neuron"):
-            taps = self._anatomy.hook_points("mlp.act")
+            points = self._anatomy.hook_points("mlp.act")
         else:
             raise ParameterError(
                 f"Activity is about neurons that are on or off, at 'mlp.act' or of a codec; this "
                 f"set's rows live at {neurons.site!r}."
             )
         self._rows = {
-            tap.layer: (neurons.label[here], neurons.index[here])
-            for tap in taps
-            if bool((here := neurons.layer == tap.layer).any())
+            point.layer: (neurons.label[here], neurons.index[here])
+            for point in points
+            if bool((here := neurons.layer == point.layer).any())
         }
-        self._taps = [tap for tap in taps if tap.layer in self._rows]
-        if any(tap.experts is not None for tap in self._taps):
-            raise ParameterError("Activity cannot look into experts; use a set of a dense model.")
+        self._points = [point for point in points if point.layer in self._rows]
+        if any(point.experts is not None for point in self._points):
+            raise ParameterError(
+                "Activity cannot be measured inside experts; use a set of a dense model."
+            )
 
     def identify(self, texts: Sequence[str]) -> list[LanguageGuess]:
         """Return one guess per text."""
@@ -97,13 +99,13 @@ class Activity:
         device: Any = self._anatomy.root.get_input_embeddings().weight.device
         row = 0
 
-        def reader(tap: HookPoint) -> Callback:
-            label, index = self._rows[tap.layer]
+        def reader(point: HookPoint) -> Callback:
+            label, index = self._rows[point.layer]
 
             def read(tensor: Tensor) -> None:
                 rows = tensor.reshape(-1, tensor.shape[-1])
-                if self._codec is not None and tap.site in FEATURE_SITES:
-                    rows = self._codec.encode(tap.layer, rows)
+                if self._codec is not None and point.site in FEATURE_SITES:
+                    rows = self._codec.encode(point.layer, rows)
                 active = (rows[:, index.to(rows.device)] > 0).sum(0).cpu().double()
                 found[row].index_add_(0, label, active)
 
@@ -112,7 +114,7 @@ class Activity:
         with (
             torch.no_grad(),
             evaluating(self._anatomy.root),
-            read_activations([(tap, reader(tap)) for tap in self._taps]),
+            read_activations([(point, reader(point)) for point in self._points]),
         ):
             for row, text in enumerate(texts):  # noqa: B007 - the callbacks read it
                 ids = self._tokenizer(

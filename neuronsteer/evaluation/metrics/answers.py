@@ -45,7 +45,7 @@ def numbers(text: str, language: str | None = None) -> list[float]:
     plain = "".join(_digit(character) for character in unicodedata.normalize("NFKC", text))
     found: list[float] = []
     for match in _NUMBER.finditer(plain):
-        # A hyphen between words or numbers ("2-3", "x-5") is no sign.
+        # A hyphen between words or numbers ("2-3", "x-5") is not a sign.
         written = match.group()
         if written[0] in "-−" and match.start() and plain[match.start() - 1].isalnum():
             written = written[1:]

@@ -95,7 +95,7 @@ class ChoiceAccuracy(Metric):
         batch_size: int = 8,
         padding: str = "right",
     ) -> Score:
-        """Return the score of a model, steered by whatever is in force.
+        """Return the score of a model as it is steered now.
 
         Args:
             model: A causal LM.

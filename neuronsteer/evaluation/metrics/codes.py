@@ -58,7 +58,7 @@ def canonical(label: str) -> str:
     first = folded.replace("_", "-").split("-")[0]
     first = _ALIASES.get(first) or _THREE.get(first) or first
     first = _ALIASES.get(first, first)
-    # A label such as "code-python" is not a language: do not shorten what is no code.
+    # A label such as "code-python" is not a language: do not shorten what is not a code.
     return first if len(first) <= 3 else folded
 
 
@@ -83,7 +83,7 @@ def unspaced(label: str | None) -> bool:
 
 @lru_cache(maxsize=65536)
 def script(character: str) -> str | None:
-    """Return the script of a letter, `None` for what is none."""
+    """Return the script of a letter, `None` for other characters."""
     if not character.isalpha():
         return None
     return unicodedata.name(character, "UNKNOWN").split(" ")[0].removeprefix("FULLWIDTH")

@@ -105,7 +105,7 @@ pre {{ white-space: pre-wrap; font: .9rem/1.5 ui-monospace, monospace; }}
 </style>
 <h1>{title}</h1>
 <pre>{definition}</pre>
-<p>How to load it stands in the README of this repository.</p>
+<p>The README of this repository says how to load it.</p>
 </html>
 """
 

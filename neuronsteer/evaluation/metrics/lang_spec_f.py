@@ -53,7 +53,7 @@ class LangSpecF(Metric):
         """Refuse a definition that does not exist."""
         check_choice("others", self.others, _OTHERS)
         if not self.beta > 0:
-            raise ParameterError(f"beta is positive; got {self.beta}.")
+            raise ParameterError(f"beta must be positive; got {self.beta}.")
 
     def compute(
         self,

@@ -43,7 +43,7 @@ class LanguageSteeringShift(Metric):
     the tokens of the objects, LSS is the share of facts with Δ steered − Δ unsteered > 0,
     strictly. `shift` is the mean of that difference in nats.
 
-    Traps: LSS counts direction, not magnitude. A change that knows nothing of languages moves half
+    Traps: LSS counts direction, not magnitude. A change unrelated to languages moves half
     of the facts the right way: `chance` is 0.5, and `chance_low` to `chance_high` is where 95 % of
     such changes land. A model that is not steered has LSS 0. Where base and target are the same
     language the shift says nothing, and objects that are spelled alike cannot move: both are left
@@ -131,7 +131,7 @@ class LanguageSteeringShift(Metric):
             model: The model that `steer` is attached to.
             tokenizer: Its tokenizer.
             facts: What to ask. Facts of one language, or with one spelling, are left out.
-            steer: A steerer, or a function that puts a label in force and takes `None` for off.
+            steer: A steerer, or a function that makes a label active and takes `None` for off.
             operation: What is done with the target's neurons; default: the set's own.
             strength: How much of it.
             batch_size: Rows per forward pass; it does not change the numbers.

@@ -154,7 +154,7 @@ class PerplexityMatrix(Metric):
             model: The model that `steer` is attached to.
             tokenizer: Its tokenizer.
             texts: Held-out texts of every label to evaluate.
-            steer: A steerer, or a function that puts a label in force and takes `None` for off.
+            steer: A steerer, or a function that makes a label active and takes `None` for off.
             labels: Labels to intervene on. Default: those of `texts`.
             operation: The intervention. Default: deactivation, as in the paper.
             strength: How much of it.

@@ -23,7 +23,7 @@ class RelationAccuracy(Metric):
     A fact is right when the model's likeliest next tokens are the answer. `intra` is the accuracy
     on prompts of the relation that is off, averaged over relations, `inter` on those of the others.
     `intra_drop` and `inter_drop` are what they lose against the untouched model; `specificity`, the
-    headline, is the difference of the two: neurons that hold one relation cost that one alone.
+    headline, is the difference of the two: neurons of one relation should cost that one alone.
 
     Traps: facts the model did not know cannot be lost, so drops are about accuracy, not about the
     share of facts changed; a relation with few known facts says little. Switching off the neurons
@@ -119,7 +119,7 @@ class RelationAccuracy(Metric):
             model: The model that `steer` is attached to.
             tokenizer: Its tokenizer.
             facts: Relation → `(prompt, answer)` pairs; the answer begins with its space.
-            steer: A steerer, or a function that puts a relation's intervention in force and takes
+            steer: A steerer, or a function that makes a relation's intervention active and takes
                 `None` for off.
             labels: Relations to switch off. Default: those of `facts`.
             operation: What is done to the neurons; default: the set's own, zero for `relations`.

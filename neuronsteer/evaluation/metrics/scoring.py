@@ -14,7 +14,7 @@ from ...errors import ParameterError
 from ...stats.forward import evaluating
 from ...steering.steerer import OperationLike, Steerer
 
-#: Puts a label in force; `None` takes it away again.
+#: Makes a label active; `None` stops steering.
 Switch = Callable[[str | None], object]
 #: Positions per window where neither the caller nor the model says less.
 WINDOW = 1024
@@ -45,10 +45,10 @@ class TokenRow:
 def switching(
     steer: Steerer | Switch, operation: OperationLike | None = None, strength: float = 1.0
 ) -> Generator[Switch, None, None]:
-    """Yield a function that puts a label in force, and take it away at the end, come what may.
+    """Yield a function that makes a label active, and stop steering at the end, whatever happens.
 
     Args:
-        steer: A steerer, or a function of a label; with a function, the operation is its matter.
+        steer: A steerer, or a function of a label; a function decides on the operation itself.
         operation: Passed to `Steerer.to`.
         strength: Passed to `Steerer.to`.
     """
@@ -73,8 +73,8 @@ def continuations(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[Toke
     """Return the rows that score each continuation after its prompt.
 
     Both are tokenised in one piece, as the model would see them in running text. Where a token
-    spans the border, it is scored with the continuation: nothing the prompt did not say is given
-    away for free.
+    spans the border, it is scored with the continuation, so that the
+    prompt gives away nothing of it.
     """
     rows: list[TokenRow] = []
     for prompt, continuation in pairs:
@@ -181,9 +181,9 @@ def forward(
         padding: Side of the padding.
     """
     if padding not in ("left", "right"):
-        raise ParameterError(f"padding is 'left' or 'right'; got {padding!r}.")
+        raise ParameterError(f"padding must be 'left' or 'right'; got {padding!r}.")
     if batch_size < 1:
-        raise ParameterError(f"batch_size is at least 1; got {batch_size}.")
+        raise ParameterError(f"batch_size must be at least 1; got {batch_size}.")
     device = model.get_input_embeddings().weight.device
     names = _arguments(model)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids), reverse=True)
@@ -221,7 +221,7 @@ def forward(
 def window_length(model: Any, max_length: int | None) -> int:
     """Return how many positions a window has."""
     if max_length is not None and max_length < 2:
-        raise ParameterError(f"max_length is at least 2; got {max_length}.")
+        raise ParameterError(f"max_length must be at least 2; got {max_length}.")
     config = model.config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None) or WINDOW
     return min(max_length or WINDOW, int(limit))

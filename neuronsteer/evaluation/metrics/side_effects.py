@@ -49,7 +49,7 @@ class SideEffects(Metric):
     def __post_init__(self) -> None:
         """Refuse k below 1."""
         if self.k < 1:
-            raise ParameterError(f"k is at least 1; got {self.k}.")
+            raise ParameterError(f"k must be at least 1; got {self.k}.")
 
     def compute(
         self,
@@ -63,7 +63,7 @@ class SideEffects(Metric):
         Args:
             predictions: Logits or log-probabilities of the steered model, over the vocabulary.
             references: The same of the unsteered one.
-            steered: Label in force at each position.
+            steered: Active label at each position.
             evaluated: Label of the text of each position.
         """
         n = aligned(
@@ -105,7 +105,7 @@ class SideEffects(Metric):
             model: The model that `steer` is attached to.
             tokenizer: Its tokenizer.
             texts: Held-out texts per label.
-            steer: A steerer, or a function that puts a label in force and takes `None` for off.
+            steer: A steerer, or a function that makes a label active and takes `None` for off.
             labels: Labels to steer to. Default: those of `texts`.
             operation: What is done with the neurons; default: the set's own.
             strength: How much of it.
@@ -124,7 +124,7 @@ class SideEffects(Metric):
         aligned(self.name, texts=rows)
         sums: dict[tuple[str, str, int], list[float]] = {}
         with switching(steer, operation, strength) as switch:
-            # Batch by batch, so that only two batches of logits are held at a time.
+            # Batch by batch, so that only two batches of logits are in memory at a time.
             for begin in range(0, len(rows), batch_size):
                 some = rows[begin : begin + batch_size]
                 switch(None)

@@ -191,7 +191,7 @@ def thinned(items: list[Any], count: int | None) -> list[Any]:
 
 
 def beginning(text: str, label: str) -> str | None:
-    """Return the first words of a text to go on from; `None` of a text too short to be cut."""
+    """Return the first words of a text, to be continued; `None` if it is too short to be cut."""
     if unspaced(label):
         return text[:_CHARACTERS] if len(text) >= 2 * _CHARACTERS else None
     words = text.split()

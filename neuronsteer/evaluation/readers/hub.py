@@ -1,4 +1,4 @@
-"""Rows of data sets on the Hub, for whoever has a network."""
+"""Rows of data sets on the Hub."""
 
 from __future__ import annotations
 

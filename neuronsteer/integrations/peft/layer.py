@@ -48,7 +48,7 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
         width = in_size(base_layer)
         if width is None:
             raise LayoutError(
-                f"Cannot steer the input of a {type(base_layer).__name__}: it does not tell its "
+                f"Cannot steer the input of a {type(base_layer).__name__}: it has no "
                 "size (in_features). Choose other target_modules."
             )
         self.in_features = width

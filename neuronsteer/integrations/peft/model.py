@@ -54,28 +54,28 @@ class NeuronSteerModel(BaseTuner):
             if config.target_modules is None:
                 raise
             return
-        taps = {tap.layer: tap for tap in anatomy.hook_points(SITE)}
+        points = {point.layer: point for point in anatomy.hook_points(SITE)}
         if config.model_type not in (None, anatomy.model_type):
             raise MismatchError(
                 f"Field 'model_type': this adapter was made for {config.model_type}, the model is "
                 f"{anatomy.model_type}. Its base model is {config.base_model_name_or_path}."
             )
-        layers = taps if config.neurons is None else config.neurons
+        layers = points if config.neurons is None else config.neurons
         for layer in layers:
-            if layer not in taps:
+            if layer not in points:
                 raise MismatchError(
                     f"Field 'neurons': this adapter changes layer {layer}, the model has "
                     f"{anatomy.num_layers} layers. Its base model is "
                     f"{config.base_model_name_or_path}."
                 )
-            if taps[layer].experts is not None:
+            if points[layer].experts is not None:
                 raise LayoutError(
                     f"Layer {layer} of {anatomy.model_type} is a mixture of experts, whose neurons "
                     "are inside 3-D parameters that a PEFT layer cannot wrap. Steer with "
                     "neuronsteer.attach(model, neurons) instead."
                 )
         if config.target_modules is None:
-            config.target_modules = {taps[layer].name for layer in layers}
+            config.target_modules = {points[layer].name for layer in layers}
 
     def _create_and_replace(
         self,
@@ -260,7 +260,7 @@ def as_peft_model(
 
 
 def _fill(tuner: Any, name: str, made: Mapping[int, Affine]) -> None:
-    modules = {tap.layer: tap.module for tap in inspect(tuner.model).hook_points(SITE)}
+    modules = {point.layer: point.module for point in inspect(tuner.model).hook_points(SITE)}
     for layer, each in made.items():
         cast(NeuronSteerLayer, modules[layer]).assign(name, each.scale, each.shift)
 

@@ -49,7 +49,7 @@ class RequestSchedule:
 
     Attributes:
         origin: Position whose output is generated token 0: the last one of the prompt.
-        steps: What is in force, in the order of `start`, the first at token 0.
+        steps: What acts, in the order of `start`, the first at token 0.
         repeat: Period in tokens, 0 for none.
         prompt: Whether positions before `origin` are steered, as token 0 is.
     """

@@ -2,7 +2,7 @@
 
 The block travels with vLLM's own configuration into every process and is part of the key under
 which vLLM keeps compiled graphs. So whatever shapes a graph (how many rows the tables have) must
-stand here, and never depend on what a file happens to hold.
+be stated here, and never depend on what is in a file.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class WorkerTables:
         else:
             missing = schedule.keys - self._rows.keys()
             if missing:
-                # Otherwise this request would be answered unsteered, and nobody would notice.
+                # Otherwise this request would be answered unsteered, and no error would say so.
                 raise HookError(
                     f"A request needs rows {sorted(missing)}, which this worker does not have. "
                     "The neuron set changed on disk while the server's processes started; "

@@ -7,9 +7,9 @@ let chosen = null;
 
 /** `act.speak(label)`, `act.off(label)`, `act.use({operation, strength})`. */
 export function showNeurons(facts, texts, state, act) {
-  const share = facts.neurons / (facts.num_layers * facts.d_ff);
+  const share = facts.neurons / (facts.num_layers * facts.width);
   $("set-facts").textContent = `${facts.set}: ${facts.neurons} neurons, ${(100 * share).toPrecision(2)} % of the model’s `
-    + `${facts.num_layers} × ${facts.d_ff}, at ${facts.site}, found by ${facts.method.name}`;
+    + `${facts.num_layers} × ${facts.width}, at ${facts.site}, found by ${facts.method.name}`;
   chosen = labels().includes(chosen) ? chosen : labels()[0];
   drawMap(facts, act);
   drawOne(facts, act);

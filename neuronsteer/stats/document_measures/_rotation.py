@@ -61,7 +61,7 @@ class Rotation:
             if worst <= _TOLERANCE.get(dtype, 1e-3):
                 return found
         raise LayoutError(
-            f"{type(module).__name__} does something to {site!r} that is not understood: no norm "
+            f"{type(module).__name__} does something unknown to {site!r}: no norm "
             f"of each head and rotation of pairs explains it (relative error {worst:.1e}). Measure "
             f"'attn.v', 'attn.o' or 'mlp.neuron'."
         )

@@ -47,7 +47,7 @@ class Attribution(DocumentMeasure):
         self._batch: tuple[Tensor, Tensor] | None = None
 
     def callbacks(self) -> list[tuple[HookPoint, Callback]]:
-        """Return the neurons' hook points: where a layer computes, its columns are at hand."""
+        """Return the neurons' hook points: where a layer computes, its columns are available."""
         return [(point, self._measure(point)) for point in self.points]
 
     def _measure(self, point: HookPoint) -> Callback:

@@ -43,7 +43,7 @@ class _AttentionMeasure(DocumentMeasure):
 
     @contextmanager
     def prepared(self) -> Generator[None, None, None]:
-        """Let queries and keys be seen where they meet."""
+        """Read queries and keys where they meet."""
         if not self.needs_attention:
             yield
             return

@@ -65,7 +65,7 @@ class Relevance(DocumentMeasure):
             self.discard()
 
     def finish(self, hidden: Tensor) -> None:
-        """Run the backward pass and hand the numbers out."""
+        """Run the backward pass and emit the numbers."""
         kept, self._values = self._values, {}
         layers = list(kept)
         total = self._logits(hidden).sum()

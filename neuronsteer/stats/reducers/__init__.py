@@ -89,7 +89,7 @@ class Reducer(ABC):
     #: The measure that gives it one number per document (see `document_measures/`); then `fold`
     #: is called.
     document_measure: ClassVar[str] = ""
-    #: What the numbers are worth, for documentation: exactness or error.
+    #: How exact the numbers are, for documentation.
     error: ClassVar[str] = "exact"
     pending_dtype: ClassVar[torch.dtype] = torch.float64
     total_dtype: ClassVar[torch.dtype] = torch.float64

@@ -193,7 +193,7 @@ def test_diffmean_takes_statistics_or_texts():
         ({"controls": "diffmean:x"}, "not a factor"),
         ({"tasks": "lss,lss"}, "given twice"),
         ({"tasks": []}, "no task"),
-        ({"limit": 0}, "limit is at least 1"),
+        ({"limit": 0}, "limit must be at least 1"),
         ({"languages": "some"}, "expected 'auto', 'all'"),
         ({"data": {"text": TEXTS}}, "Did you mean 'texts'"),
         ({"data": "/nowhere"}, "no folder"),

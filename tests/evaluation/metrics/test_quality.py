@@ -164,7 +164,7 @@ def test_words_of_each_language():
 
 
 def test_mistakes_of_exact_match():
-    with pytest.raises(ParameterError, match="kind is one of"):
+    with pytest.raises(ParameterError, match="kind must be one of"):
         metric("exact_match", kind="regex")
     with pytest.raises(ParameterError, match="not one number"):
         metric("exact_match", kind="number").compute(["1"], ["one"])
@@ -342,7 +342,7 @@ def test_improvement_is_no_drop_and_mistakes_are_named():
         metric("lang_spec_f").compute(
             ["a", "a", "b", "b"], ["a", "b", "a", "b"], [0, 0, 0, 0], [1, 1, 0.5, 1]
         )
-    with pytest.raises(ParameterError, match="others is one of"):
+    with pytest.raises(ParameterError, match="others must be one of"):
         metric("lang_spec_f", others="median")
 
 

@@ -63,7 +63,7 @@ def test_reads_a_model_s_facts_and_what_switching_off_costs():
         [n for _ in (0, 1) for _ in range(layers) for n in range(width)],
         site="mlp.neuron",
         num_layers=layers,
-        d_ff=width,
+        width=width,
         operation={"name": "zero"},
     )
     scorer = metric("relation_accuracy")
