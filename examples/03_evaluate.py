@@ -1,4 +1,4 @@
-"""Does a neuron set do what it says? Measure it beside no steering and random neurons.
+"""Does a neuron set do what it says? Compare it with no steering and with random neurons.
 
 python examples/03_evaluate.py                                        # the demo model, offline
 python examples/03_evaluate.py --model Qwen/Qwen3-0.6B --set user/neurons --data heldout/ --seeds 10
@@ -41,7 +41,7 @@ def main() -> None:
         resume=bool(options.out),
     )
 
-    # 2. A number means something beside what chance does.
+    # 2. A number means something only next to what random neurons reach.
     for name in report.names:
         ours, random = report.value(name), report.value(name, treatment="random")
         print(f"{report.task(name)['title']}: {ours:.1%}, random neurons {random:.1%}")
@@ -49,7 +49,7 @@ def main() -> None:
         if neurons.counts[label]:
             print(f"  forced into {label}: {report.value('forcing', label=label):.0%}")
 
-    # 3. The set's card can carry it: neurons.push_to_hub() writes it as model-index.
+    # 3. With the results in the set, push_to_hub() writes them into its card, as model-index.
     evaluated = neurons.replace(evaluation=report.to_evaluation())
     print(f"{len(evaluated.evaluation['results'])} results for the card")
 

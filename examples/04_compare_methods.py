@@ -36,15 +36,15 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="prompts per language")
     options = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(options.model or model_folder())
-    tokenizer, held = AutoTokenizer.from_pretrained(model.name_or_path), options.prompts + 6
+    tokenizer, reserved = AutoTokenizer.from_pretrained(model.name_or_path), options.prompts + 6
     if options.texts:
-        some = {s.label: list(itertools.islice(s.read(), options.limit + held))
+        some = {s.label: list(itertools.islice(s.read(), options.limit + reserved))
                 for s in read_sources(options.texts)}  # fmt: skip
     else:
-        some = {name: texts(name, options.limit + held, 3, seed=7) for name in LANGUAGES}
-    kept = {name: found[held:] for name, found in some.items()}
+        some = {name: texts(name, options.limit + reserved, 3, seed=7) for name in LANGUAGES}
+    kept = {name: found[reserved:] for name, found in some.items()}
     prompts = {n: [t[: len(t) // 4] for t in found[: options.prompts]] for n, found in some.items()}
-    unseen = {name: found[options.prompts : held] for name, found in some.items()}
+    unseen = {name: found[options.prompts : reserved] for name, found in some.items()}
 
     # Autoencoders for the method that reads features; then the statistics, in few passes.
     chosen = options.methods.split(",") if options.methods else DETECTORS.names()
@@ -52,7 +52,7 @@ def main() -> None:
     middle = (model.config.num_hidden_layers - 1) // 2
     codec = fit(model, tokenizer, mixed, [middle], features=256) if "sae_lape" in chosen else None
     stats = collect_for(model, tokenizer, kept, ["effect", *chosen], codec=codec, progress=False)
-    base = stats["effect"]  # holds the means that all are steered with
+    base = stats["effect"]  # has the means that all are steered with
     published, ranked, skipped = {}, {}, {}
     for name in chosen:
         try:

@@ -21,13 +21,14 @@ DOCUMENT = "docs/methods.md"
 INTRODUCTION = """\
 # Methods
 
-Every published way of finding these neurons, on the same statistics: `ns.detect(stats, method=…)`,
-or `neuronsteer detect STATS --method …`. This page is generated from the registry by
-`python tools/methods_table.py docs/methods.md`; `neuronsteer methods` prints the same in short.
+Published methods of finding such neurons, all on the same statistics:
+`ns.detect(stats, method=…)`, or `neuronsteer detect STATS --method …`. This page is generated from
+the registry by `python tools/methods_table.py docs/methods.md`; `neuronsteer methods` prints the
+same in short.
 
 To steer, begin with `effect`, which chooses neurons by what adding to them does; to describe which
-neurons are active for which label, with `lape`. `diffmean`, which chooses nothing, is what a method
-must be compared with; `examples/04_compare_methods.py` compares all of them on a model of yours.
+neurons are active for which label, with `lape`. Compare every method with `diffmean`, which chooses
+no neurons: `examples/04_compare_methods.py` compares all of them on your model.
 """
 
 
