@@ -295,7 +295,7 @@ def test_missing_and_damaged_files(stats, tmp_path):
     with pytest.raises(StatsError, match="damaged"):
         Stats.load(tmp_path)
     (tmp_path / "stats.json").write_text("{")
-    with pytest.raises(StatsError, match="cannot be read"):
+    with pytest.raises(StatsError, match="is not readable JSON"):
         Stats.load(tmp_path)
     with pytest.raises(StatsError, match="is a file"):
         stats.save(numbers)
