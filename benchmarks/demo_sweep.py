@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--filter", default="", help="a regular expression for what to run")
     arguments = parser.parse_args()
     model, tokenizer = load_model(arguments.model)
-    stats = ns.load_stats(arguments.stats)
+    stats = ns.Stats.from_pretrained(arguments.stats)
     targets = arguments.targets.split(",")
     judge = Judge(list(stats.labels))
     bench = Bench(model, tokenizer, arguments.heldout, arguments.prompts, seed=0, part="tune")

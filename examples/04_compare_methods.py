@@ -21,6 +21,7 @@ from neuronsteer.demo.sentences import LANGUAGES, texts
 from neuronsteer.detectors import DETECTORS
 from neuronsteer.errors import NeuronSteerError
 from neuronsteer.evaluation.collect_many import collect_for, widened
+from neuronsteer.evaluation.comparison import compare
 from neuronsteer.evaluation.frontier import frontier
 from neuronsteer.stats.texts import read_sources
 
@@ -68,7 +69,7 @@ def main() -> None:
 
     curves = frontier(model, ranked, tokenizer, prompts, unseen, operation=ADD, stats=base,
                       candidates=list(some))  # fmt: skip
-    alike = ns.compare(base, published.values())
+    alike = compare(base, published.values())
     console = Console(width=160)
     reference = "lape" if "lape" in published else next(iter(published))
     console.print(curves.table(alike.facts(reference)))

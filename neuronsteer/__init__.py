@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING
 from .integrations import peft_hook
 
 if TYPE_CHECKING:
-    from . import detectors, plots
+    from . import detectors
     from .analysis import analyze
     from .detectors import detect
-    from .enhancement import Enhanced, enhance
+    from .enhancement import enhance
     from .evaluation import metrics
-    from .evaluation.comparison import compare
     from .evaluation.experiments.run import evaluate
     from .evaluation.reports import Report
     from .exports import bake, export
     from .integrations.peft import NeuronSteerConfig
     from .neuron_set import NeuronSet
     from .operations import operation
-    from .stats import Stats, collect, load_stats
+    from .stats import Stats, collect
     from .steering.label_sums import arith
     from .steering.schedule import Condition, Schedule
     from .steering.steerer import Steerer, attach
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 # Public name -> the module it lives in. A module that is public as a whole ends in its own name.
 _MODULES = {
     "Condition": "steering.schedule",
-    "Enhanced": "enhancement",
     "NeuronSet": "neuron_set",
     "NeuronSteerConfig": "integrations.peft",
     "Report": "evaluation.reports",
@@ -46,21 +44,17 @@ _MODULES = {
     "attach": "steering.steerer",
     "bake": "exports",
     "collect": "stats",
-    "compare": "evaluation.comparison",
     "detect": "detectors",
     "detectors": "detectors",
     "enhance": "enhancement",
     "evaluate": "evaluation.experiments.run",
     "export": "exports",
-    "load_stats": "stats",
     "metrics": "evaluation.metrics",
     "operation": "operations",
-    "plots": "plots",
 }
 
 __all__ = [
     "Condition",
-    "Enhanced",
     "NeuronSet",
     "NeuronSteerConfig",
     "Report",
@@ -73,16 +67,13 @@ __all__ = [
     "attach",
     "bake",
     "collect",
-    "compare",
     "detect",
     "detectors",
     "enhance",
     "evaluate",
     "export",
-    "load_stats",
     "metrics",
     "operation",
-    "plots",
 ]
 
 peft_hook.install()

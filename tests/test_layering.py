@@ -15,8 +15,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "neuronsteer"
 LIMIT = 600
 
-# From the ground up. A module imports modules of lower lines only; those in one line do not know
-# each other. A module is here a file or a folder directly in neuronsteer/.
+# From the lowest layer up. A module imports modules of lower lines only; those in one line do not
+# import each other. A module is here a file or a folder directly in neuronsteer/.
 LAYERS = """
 errors
 registry, hub
@@ -35,11 +35,11 @@ cli
 __init__
 """
 LEVEL = {
-    room.strip(): height
+    module.strip(): height
     for height, line in enumerate(LAYERS.strip().splitlines())
-    for room in line.split(",")
+    for module in line.split(",")
 }
-# The only rooms that may register hooks with torch.
+# The only files that may register hooks with torch.
 HOOKS = {
     "steering/layer_hooks.py",
     "models/readonly_hooks.py",
@@ -75,10 +75,6 @@ def _name(file: Path) -> str:
     return file.relative_to(PACKAGE).as_posix()
 
 
-def _room(parts: tuple[str, ...]) -> str:
-    return parts[0]
-
-
 def imports(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yield `(line, path below neuronsteer)` for every import of the package's own modules."""
     package = file.relative_to(PACKAGE).parent.parts
@@ -106,19 +102,19 @@ def imports(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 @pytest.mark.parametrize("file", FILES, ids=_name)
 def test_imports_point_strictly_downward(file: Path):
-    room = _room(file.relative_to(PACKAGE).with_suffix("").parts)
-    assert room in LEVEL, f"{room} has no place in the floor plan; give it a line in LAYERS"
+    module = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    assert module in LEVEL, f"{module} is in no layer; give it a line in LAYERS"
     for line, target in imports(file):
         where = f"{_name(file)}:{line}"
         other = target[0] if target else None
         assert other in LEVEL, (
-            f"{where} imports the package root (or an unknown room {other!r}). The root is for "
-            "users; inside the package, import the room itself: from ..errors import …"
+            f"{where} imports the package root (or an unknown module {other!r}). The root is for "
+            "users; inside the package, import the module itself: from ..errors import …"
         )
-        if other != room:
-            assert LEVEL[other] < LEVEL[room], (
-                f"{where}: {room} imports {other}, which is not below it. Move what is shared into "
-                "a lower room, or let the caller pass it in."
+        if other != module:
+            assert LEVEL[other] < LEVEL[module], (
+                f"{where}: {module} imports {other}, which is not below it. Move what is shared "
+                "into a lower module, or let the caller pass it in."
             )
 
 
@@ -191,7 +187,7 @@ def _circles(arrows: dict[str, set[str]]) -> list[set[str]]:
 def test_plugin_folders_never_name_their_plugins(folder: str):
     file = PACKAGE / folder / "__init__.py"
     if not file.exists():
-        pytest.skip("this room is not built yet")
+        pytest.skip("this module does not exist yet")
     own = tuple(folder.split("/"))
     for line, target in imports(file):
         inner = target[len(own) :]
@@ -203,7 +199,7 @@ def test_plugin_folders_never_name_their_plugins(folder: str):
 
 
 @pytest.mark.parametrize("file", FILES, ids=_name)
-def test_rooms_stay_small(file: Path):
+def test_files_stay_small(file: Path):
     lines = len(file.read_text(encoding="utf-8").splitlines())
     assert lines <= LIMIT, (
         f"{_name(file)} has {lines} lines. Files beyond {LIMIT} are where unrelated things gather "
@@ -212,7 +208,7 @@ def test_rooms_stay_small(file: Path):
 
 
 @pytest.mark.parametrize("file", FILES, ids=_name)
-def test_house_rules(file: Path):
+def test_conventions(file: Path):
     text, name = file.read_text(encoding="utf-8"), _name(file)
     assert file.stem not in ("utils", "util", "helpers", "common", "misc"), (
         f"{name}: name a file after what it owns"
@@ -239,8 +235,8 @@ def test_house_rules(file: Path):
 
 def test_the_fence_itself_notices_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
-    (tmp_path / "room").mkdir()
-    file = tmp_path / "room" / "file.py"
+    (tmp_path / "module").mkdir()
+    file = tmp_path / "module" / "file.py"
     file.write_text(
         "import torch\nimport neuronsteer\nimport neuronsteer.hooks\nfrom typing import Any\n"
         "from neuronsteer import stats\nfrom .. import __version__\nfrom ..errors import X\n"
@@ -252,6 +248,6 @@ def test_the_fence_itself_notices_imports(tmp_path: Path, monkeypatch: pytest.Mo
         ("stats",),
         ("__version__",),
         ("errors",),
-        ("room", "other"),
-        ("room", "other"),
+        ("module", "other"),
+        ("module", "other"),
     ]

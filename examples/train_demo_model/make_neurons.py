@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--layers", default="0-1")
     arguments = parser.parse_args()
     if arguments.stats and arguments.stats.exists():
-        stats = ns.load_stats(arguments.stats)
+        stats = ns.Stats.from_pretrained(arguments.stats)
     else:
         stats = collected(arguments.model, arguments.heldout)
         if arguments.stats:

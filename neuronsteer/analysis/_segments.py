@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,16 @@ def cut(curve: Sequence[Sequence[float]], parts: int, *, shuffles: int = 50, see
     rng = np.random.default_rng(seed)
     drawn = [1 - _best(rng.permutation(table), parts)[1] / total for _ in range(shuffles)]
     return Cut(spans, 1 - within / total, float(np.mean(drawn)) if drawn else None)
+
+
+def caption(facts: Mapping[str, Any], count: str) -> str:
+    """Return the note below a plot of a cut: its shape, and how much it explains."""
+    shape = "as in the paper" if facts["follows_the_paper"] else "not the shape of the paper"
+    note = f"Cut into {count} even stretches: {shape}"
+    if facts["explained"] is not None:
+        note += f"; explains {facts['explained']:.0%} (shuffled layers: "
+        note += f"{facts['by_chance']:.0%})"
+    return note + "."
 
 
 def _best(table: np.ndarray, parts: int) -> tuple[list[int], float]:

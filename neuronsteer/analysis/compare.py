@@ -91,7 +91,8 @@ class Compare(Analysis):
             "sharing": {"before": before.sharing(), "after": after.sharing()},
             "moved": _moved(mine, theirs) if comparable else None,
             "layers": {
-                name: _per_layer(each) for name, each in (("before", before), ("after", after))
+                name: each.neurons_per_layer()
+                for name, each in (("before", before), ("after", after))
             },
         }
         return self.result(records, facts, before, after)
@@ -138,12 +139,8 @@ class Compare(Analysis):
 def _keys(neurons: NeuronSet, label: str) -> torch.Tensor | None:
     """Return the distinct neurons of a label, or `None` if the set has no such label."""
     if label == ALL:
-        return _distinct(neurons)
-    return _distinct(neurons.rows(label)) if label in neurons.labels else None
-
-
-def _distinct(neurons: NeuronSet) -> torch.Tensor:
-    return (neurons.layer.to(torch.int64) * neurons.width + neurons.index.to(torch.int64)).unique()
+        return neurons.neuron_keys().unique()
+    return neurons.rows(label).neuron_keys() if label in neurons.labels else None
 
 
 def _common(
@@ -168,8 +165,8 @@ def _common(
 
 
 def _moved(before: dict[str, NeuronSet], after: dict[str, NeuronSet]) -> dict[str, dict[str, int]]:
-    left = {kind: _distinct(found) for kind, found in before.items()}
-    right = {kind: _distinct(found) for kind, found in after.items()}
+    left = {kind: found.neuron_keys().unique() for kind, found in before.items()}
+    right = {kind: found.neuron_keys().unique() for kind, found in after.items()}
     moved: dict[str, dict[str, int]] = {}
     for kind, mine in left.items():
         into = {to: int(torch.isin(mine, theirs).sum()) for to, theirs in right.items()}
@@ -178,8 +175,3 @@ def _moved(before: dict[str, NeuronSet], after: dict[str, NeuronSet]) -> dict[st
         to: len(theirs) - sum(moved[kind][to] for kind in left) for to, theirs in right.items()
     }
     return moved
-
-
-def _per_layer(neurons: NeuronSet) -> list[int]:
-    keys = _distinct(neurons) // neurons.width
-    return keys.bincount(minlength=neurons.num_layers).tolist()

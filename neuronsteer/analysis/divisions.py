@@ -9,7 +9,7 @@ from ..detectors import detect
 from ..detectors.ternary import GENERAL, KINDS, RELATED, SPECIFIC, classify
 from ..errors import ParameterError
 from . import ANALYSES, Analysis, Result
-from ._segments import cut
+from ._segments import caption, cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ class Divisions(Analysis):
                 f"A model of {stats.num_layers} layers cannot be divided into {', '.join(PARTS)}."
             )
         neurons = detect(stats, "ternary", kinds="+".join(KINDS), **self.parameters())
-        counts = {kind: _distinct_per_layer(found) for kind, found in classify(neurons).items()}
+        counts = {kind: found.neurons_per_layer() for kind, found in classify(neurons).items()}
         curve = [
             [counts[kind][layer] / (max(counts[kind]) or 1) for kind in KINDS]
             for layer in range(stats.num_layers)
@@ -114,22 +114,12 @@ class Divisions(Analysis):
         from ..plots import layer_profile
 
         facts = result.facts
-        shape = "as in the paper" if facts["follows_the_paper"] else "not the shape of the paper"
-        note = f"Cut into four even stretches: {shape}"
-        if facts["explained"] is not None:
-            note += f"; explains {facts['explained']:.0%} (shuffled layers: "
-            note += f"{facts['by_chance']:.0%})"
         return layer_profile(
             {kind: result.column(kind) for kind in (SPECIFIC, RELATED, GENERAL)},
             title=cls.title,
             spans=[(first, last, part) for part, (first, last) in facts["split"].items()],
-            note=note + ".",
+            note=caption(facts, "four"),
         )
-
-
-def _distinct_per_layer(neurons: Any) -> list[int]:
-    key = (neurons.layer.long() * neurons.width + neurons.index.long()).unique()
-    return (key // neurons.width).bincount(minlength=neurons.num_layers).tolist()
 
 
 def _mean(values: list[int]) -> float:

@@ -205,7 +205,7 @@ def _nearest(
     known: Mapping[str, Tensor], asked: Mapping[str, Tensor], neurons: NeuronSet
 ) -> dict[str, list[int]]:
     """Return the position of the label with the nearest mean, per line."""
-    key = (neurons.layer.long() * neurons.width + neurons.index.long()).unique()
+    key = neurons.neuron_keys().unique()
     layer, index = key // neurons.width, key % neurons.width
     mean, spread = _standard(known, layer, index)
     centres = torch.stack(

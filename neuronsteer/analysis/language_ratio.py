@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ParameterError, did_you_mean
 from . import ANALYSES, Result
-from ._segments import cut
+from ._segments import caption, cut
 from ._tokens import OTHER
 from .logit_lens import Lensed, tabulated
 
@@ -110,11 +110,6 @@ class LanguageRatio(Lensed):
         for row in result.rows:
             profiles.setdefault(row["label"], []).append(row["ratio"])
         mean = {"mean": facts["ratio"]} if len(profiles) > 1 else {}
-        shape = "as in the paper" if facts["follows_the_paper"] else "not the shape of the paper"
-        note = f"Cut into three even stretches: {shape}"
-        if facts["explained"] is not None:
-            note += f"; explains {facts['explained']:.0%} (shuffled layers: "
-            note += f"{facts['by_chance']:.0%})"
         return layer_profile(
             mean | profiles,
             title=f"{cls.title} ({facts['pivot']})",
@@ -122,7 +117,7 @@ class LanguageRatio(Lensed):
             kind="lines",
             spans=[(first, last, part) for part, (first, last) in facts["split"].items()],
             limits=(0.0, 1.0),
-            note=note + ".",
+            note=caption(facts, "three"),
         )
 
     def _check(self, labels: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ class Overlap(Analysis):
             raise ParameterError(
                 f"Overlap compares labels, but this set has only {', '.join(labels)}."
             )
-        keys = [_keys(neurons, label) for label in labels]
+        keys = [neurons.rows(label).neuron_keys() for label in labels]
         profile, widths = neurons.layer_profile().tolist(), neurons.width_per_layer
         records: list[dict[str, Any]] = []
         for i, j in itertools.combinations(range(len(labels)), 2):
@@ -157,11 +157,6 @@ class Overlap(Analysis):
         # The order as it is counts as one of the random ones; among all orders it already is.
         p = least / len(drawn) if exact else (least + 1) / (len(drawn) + 1)
         return {"spearman": here, "p": p, "pairs": len(pairs), "exact": exact}
-
-
-def _keys(neurons: NeuronSet, label: str) -> torch.Tensor:
-    rows = neurons.rows(label)
-    return rows.layer.to(torch.int64) * neurons.width + rows.index.to(torch.int64)
 
 
 def _means(records: Sequence[dict[str, Any]], column: str) -> dict[str, dict[str, float | int]]:

@@ -138,13 +138,13 @@ def analyze(
 
 def _material(sources: list[str]) -> dict[str, Any]:
     """Return the sets or statistics by the names that analyses know them by."""
-    from ..stats import load_stats
+    from ..stats import Stats
     from .models import load_set
 
     loaded: dict[str, Any] = {}
     for source in sources:
         is_stats = (Path(source) / "stats.json").is_file()
-        loaded[source] = load_stats(source) if is_stats else load_set(source)
+        loaded[source] = Stats.load(source) if is_stats else load_set(source)
     if not loaded:
         return {}
     if len(loaded) < len(sources):

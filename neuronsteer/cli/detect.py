@@ -44,12 +44,12 @@ def detect(
     """
     from ..detectors import DETECTORS
     from ..detectors import detect as run
-    from ..stats import load_stats
+    from ..stats import Stats
 
     given = options.read_parameters(parameters or [], {method: DETECTORS.get(method)})
     if rate is not None:
         given["rate"] = rate
-    loaded = load_stats(stats)
+    loaded = Stats.load(stats)
     if names := options.read_list(labels):
         loaded = loaded.only(*names)
     neurons = run(loaded, method=method, **given)

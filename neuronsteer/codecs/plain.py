@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArtifactError, ParameterError
-from ..hub import write_folder
+from ..hub import read_json, write_folder
 from . import CODECS, Codec
 
 _FOLDER = re.compile(r"^layers\.(\d+)(\.mlp)?$")
@@ -289,14 +289,7 @@ def _place(folder: Path) -> tuple[int, str] | None:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "cfg.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{str(path)!r} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise ArtifactError(f"{str(path)!r} holds no JSON object.")
-    return found
+    return read_json(folder / "cfg.json", ArtifactError)
 
 
 def _opened(folder: Path) -> Any:

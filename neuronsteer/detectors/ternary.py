@@ -154,8 +154,7 @@ def classify(neurons: NeuronSet) -> dict[str, NeuronSet]:
     Returns:
         `"specific"` (one label), `"related"` (several) and `"general"` (all of them).
     """
-    key = neurons.layer.long() * neurons.width + neurons.index.long()
-    _, inverse, count = key.unique(return_inverse=True, return_counts=True)
+    _, inverse, count = neurons.neuron_keys().unique(return_inverse=True, return_counts=True)
     owners, labels = count[inverse], len(neurons.labels)
     masks: dict[str, Any] = {
         SPECIFIC: owners == 1,

@@ -80,11 +80,8 @@ def _config(folder: Path) -> dict[str, Any]:
             f"No {CONFIG} in the folder, so it is not an enhancement. Expected what "
             f"Enhanced.save_pretrained wrote."
         )
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{CONFIG} is not readable JSON ({error}).") from error
-    if not isinstance(found, dict) or not isinstance(found.get("modules"), list):
+    found = hub.read_json(path, ArtifactError)
+    if not isinstance(found.get("modules"), list):
         raise ArtifactError(f"{CONFIG}: field 'modules' is missing.")
     if found.get("format") != FORMAT:
         raise ArtifactError(

@@ -225,7 +225,7 @@ class Comparison:
                 f"{theirs.width}."
             )
         return {
-            label: (_keys(mine, label), _keys(theirs, label))
+            label: (mine.rows(label).neuron_keys(), theirs.rows(label).neuron_keys())
             if alike and label in mine.labels and label in theirs.labels
             else None
             for label in dict.fromkeys(mine.labels + theirs.labels)
@@ -285,11 +285,6 @@ def _detector(method: str | Detector | Mapping[str, Any]) -> Detector:
 
 def _fields(method: Detector) -> set[str]:
     return {field.name for field in dataclasses.fields(method)}
-
-
-def _keys(neurons: NeuronSet, label: str) -> Tensor:
-    rows = neurons.rows(label)
-    return rows.layer.to(torch.int64) * neurons.width + rows.index.to(torch.int64)
 
 
 def _jaccard(left: Tensor, right: Tensor) -> float | None:

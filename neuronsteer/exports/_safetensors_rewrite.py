@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import HubError, ParameterError
+from ..hub import read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -57,7 +58,7 @@ class Checkpoint:
         if (single := fetch(SINGLE)) is not None:
             self.where = dict.fromkeys(self._header(SINGLE, single)[0], SINGLE)
         elif (path := fetch(INDEX)) is not None:
-            self.index = _json(path)
+            self.index = read_json(path, HubError)
             self.where = dict(self.index.get("weight_map", {}))
         else:
             raise HubError(
@@ -247,13 +248,6 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         )
         for key, value in header.items()
     }, metadata
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise HubError(f"{str(path)!r} is not readable JSON: {error}.") from error
 
 
 def _width(dtype: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from .atomic_files import new_folder, write_file, write_folder
 from .download import DownloadOptions, fetch
 from .errors import MissingFileError, hub_error
-from .folders import builtin, clean_subfolder, read_folder
+from .folders import builtin, clean_subfolder, read_folder, read_json
 from .upload import CommitContent, Repository, UploadOptions
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "hub_error",
     "new_folder",
     "read_folder",
+    "read_json",
     "write_file",
     "write_folder",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ..errors import HubError
+from ..errors import HubError, NeuronSteerError
 
 # Folders below this package data folder can be named like a repository: "demo", "demo/lape".
 _BUILTIN = "demo"
@@ -98,3 +100,21 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def read_json(path: Path, error: type[NeuronSteerError], advice: str = "") -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Args:
+        path: The file.
+        error: What to raise if there is none.
+        advice: What to do then, for the message.
+    """
+    name, advice = repr(str(path)), advice and f" {advice}"
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as cause:
+        raise error(f"{name} is not readable JSON: {cause}.{advice}") from cause
+    if not isinstance(found, dict):
+        raise error(f"{name} holds a {type(found).__name__}; expected a JSON object.{advice}")
+    return found  # pyright: ignore[reportUnknownVariableType]

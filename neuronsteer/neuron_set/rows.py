@@ -139,6 +139,15 @@ class Rows:
         """Size of the index space of every layer."""
         return self.widths or (self.width,) * self.num_layers
 
+    def neuron_keys(self) -> torch.Tensor:
+        """Return `layer * width + index` of every row, whatever its label."""
+        return self.layer * self.width + self.index
+
+    def neurons_per_layer(self) -> list[int]:
+        """Return the number of different neurons of every layer."""
+        layers = self.neuron_keys().unique() // self.width
+        return layers.bincount(minlength=self.num_layers).tolist()
+
     def sharing(self) -> dict[int, int]:
         """Return `{number of owners: number of neurons}`, without the zeros."""
         return row_math.sharing(self.layer, self.index, self.num_layers, self.width)

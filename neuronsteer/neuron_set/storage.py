@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from ..errors import ArtifactError
-from ..hub import write_folder
+from ..hub import read_json, write_folder
 
 CONFIG = "adapter_config.json"
 TENSORS = "neurons.safetensors"
@@ -144,12 +144,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ArtifactError(explain(_names(folder)))
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ArtifactError(f"{CONFIG} is not readable JSON ({error}). Is it truncated?") from error
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{CONFIG} holds a {type(config).__name__}; expected a JSON object.")
+    config = read_json(path, ArtifactError)
     peft_type = config.get("peft_type")
     if BLOCK not in config and peft_type is not None and peft_type != PEFT_TYPE:
         raise ArtifactError(

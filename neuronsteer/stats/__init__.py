@@ -9,7 +9,7 @@ from .needs import DEFAULT_NEEDS, Need
 from .policy import TokenPolicy
 from .progress import Progress
 from .reducers import REDUCERS, Chunk, Reducer
-from .store import Stats, load_stats
+from .store import Stats
 
 __all__ = [
     "DEFAULT_NEEDS",
@@ -21,5 +21,4 @@ __all__ = [
     "Stats",
     "TokenPolicy",
     "collect",
-    "load_stats",
 ]

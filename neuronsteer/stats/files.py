@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import StatsError
-from ..hub import write_file
+from ..hub import read_json, write_file
 from .data import StatsData
 from .needs import Need
 
@@ -126,12 +126,7 @@ def _facts(folder: Path) -> dict[str, Any]:
             f"{str(folder)!r} does not hold statistics ({found}); expected {FACTS} and {NUMBERS}, "
             f"as 'neuronsteer collect' writes them."
         )
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise StatsError(f"{str(path)!r} cannot be read: {error}") from error
-    if not isinstance(facts, dict):
-        raise StatsError(f"{str(path)!r} holds no JSON object.")
+    facts = read_json(path, StatsError)
     version = facts.get("format")
     if not isinstance(version, int):
         raise StatsError(f"Field 'format' of {str(path)!r} is {version!r}; expected {FORMAT}.")

@@ -343,11 +343,6 @@ class Stats(StatsData):
         )
 
 
-def load_stats(path: str | os.PathLike[str]) -> Stats:
-    """Read statistics from a folder; the same as `Stats.load`."""
-    return Stats.load(path)
-
-
 def _short(number: int) -> str:
     for limit, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= limit:

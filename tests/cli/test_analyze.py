@@ -21,7 +21,7 @@ Call = Callable[..., Result]
 @pytest.fixture(scope="module")
 def other(disk: Disk, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("sets") / "other"
-    stats = ns.load_stats(disk.stats)
+    stats = ns.Stats.from_pretrained(disk.stats)
     ns.detect(stats, "effect", rate=0.1).save_pretrained(folder)
     stats.save(folder.parent / "stats2")
     return str(folder)

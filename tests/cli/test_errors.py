@@ -220,7 +220,7 @@ def test_interrupted_collection_resumes_to_the_same_result(call: Call, disk: Dis
     assert "Traceback" not in err
     assert call(*line, "--resume").code == 0
     whole = ns.collect(*_load(disk), texts, progress=False)
-    ours = ns.load_stats(out)
+    ours = ns.Stats.from_pretrained(out)
     assert torch.equal(ours.get("count", "mlp.act"), whole.get("count", "mlp.act"))
 
 

@@ -45,12 +45,14 @@ def test_collect_detect_show_generate(call: Call, disk: Disk, tmp_path: Path):
 def test_commands_equal_the_library(call: Call, disk: Disk, tmp_path: Path):
     out = str(tmp_path / "s")
     assert call("collect", disk.model, "--texts", disk.texts, "-o", out, "-q").code == 0
-    ours, theirs = ns.load_stats(out), ns.load_stats(disk.stats)
+    ours, theirs = ns.Stats.from_pretrained(out), ns.Stats.from_pretrained(disk.stats)
     assert ours.labels == theirs.labels
     assert torch.equal(ours.get("count", "mlp.act"), theirs.get("count", "mlp.act"))
 
     assert call("detect", disk.stats, "--rate", "0.2", "-o", out, "-q").code == 0
-    assert ns.NeuronSet.from_pretrained(out) == ns.detect(ns.load_stats(disk.stats), rate=0.2)
+    assert ns.NeuronSet.from_pretrained(out) == ns.detect(
+        ns.Stats.from_pretrained(disk.stats), rate=0.2
+    )
 
 
 def test_collect_reports_json_and_takes_files(call: Call, disk: Disk, tmp_path: Path):

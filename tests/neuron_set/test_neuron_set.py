@@ -535,7 +535,7 @@ def test_unreadable_config(saved):
     text = path.read_text("utf-8")
     for content in (text[: len(text) // 2], "", "\xff"):
         path.write_text(content, "latin-1")
-        with pytest.raises(ArtifactError, match=r"adapter_config\.json is not readable JSON"):
+        with pytest.raises(ArtifactError, match=r"adapter_config\.json' is not readable JSON"):
             NeuronSet.from_pretrained(saved)
     path.write_text("[1, 2]")
     with pytest.raises(ArtifactError, match=r"holds a list; expected a JSON object"):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import neuronsteer.stats as st
 from neuronsteer.errors import HubError, LabelError, MismatchError, ParameterError, StatsError
-from neuronsteer.stats import Need, Stats, load_stats
+from neuronsteer.stats import Need, Stats
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 from .material import corpus, texts
@@ -51,7 +51,7 @@ def test_round_trip(stats, tmp_path):
     folder = stats.save(tmp_path / "new" / "stats")
     assert sorted(path.name for path in folder.iterdir()) == ["stats.json", "stats.safetensors"]
     assert same(stats, Stats.load(folder))
-    assert same(stats, load_stats(str(folder)))
+    assert same(stats, Stats.load(str(folder)))
     stats.only("b").save(folder)  # over the old one
     assert Stats.load(folder).labels == ("b",)
 
@@ -295,7 +295,7 @@ def test_missing_and_damaged_files(stats, tmp_path):
     with pytest.raises(StatsError, match="damaged"):
         Stats.load(tmp_path)
     (tmp_path / "stats.json").write_text("{")
-    with pytest.raises(StatsError, match="cannot be read"):
+    with pytest.raises(StatsError, match="is not readable JSON"):
         Stats.load(tmp_path)
     with pytest.raises(StatsError, match="is a file"):
         stats.save(numbers)

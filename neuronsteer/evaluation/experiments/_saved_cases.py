@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ArtifactError, ParameterError
-from ...hub import write_folder
+from ...hub import read_json, write_folder
 from . import Case, Observation
 
 _PLAN = "plan.json"
@@ -96,13 +96,7 @@ class SavedCases:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise ArtifactError(f"{str(path)!r} cannot be read: {error}. Delete it.") from error
-    if not isinstance(found, dict):
-        raise ArtifactError(f"{str(path)!r} holds no JSON object. Delete it.")
-    return found
+    return read_json(path, ArtifactError, "Delete it.")
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ...detectors import detect, detector
 from ...errors import ParameterError, StatsError, did_you_mean
 from ...neuron_set import NeuronSet
-from ...stats import Stats, collect, load_stats
+from ...stats import Stats, collect
 from ._model_under_test import NEURONS, NONE, ModelUnderTest, Treatment
 
 RANDOM, DIFFMEAN = "random", "diffmean"
@@ -99,7 +99,7 @@ def _diffmean(tested: ModelUnderTest, stats: Stats | str | None, factor: float) 
         few = {label: some[:_TEXTS] for label, some in texts.items() if label in neurons.labels}
         loaded = collect(tested.model, tested.tokenizer, few, needs=method.needs, progress=False)
     else:
-        loaded = load_stats(stats) if isinstance(stats, str) else stats
+        loaded = Stats.load(stats) if isinstance(stats, str) else stats
     there = [label for label in neurons.labels if label in loaded.labels]
     if len(there) < 2:
         raise StatsError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ArtifactError, HubError
-from ...hub import write_folder
+from ...hub import read_json, write_folder
 from . import html_page, markdown, model_card
 from .report_data import NEURONS, ReportData
 from .side_by_side import ReportComparison
@@ -30,20 +30,12 @@ class Report(ReportData):
         file = Path(path).expanduser()
         if file.is_dir():
             file = file / JSON
-        try:
-            text = file.read_text("utf-8")
-        except OSError as error:
+        if not file.is_file():
             raise HubError(
                 f"There is no report {str(path)!r}; expected a folder with {JSON}, as "
                 "'neuronsteer evaluate' writes it."
-            ) from error
-        try:
-            found: Any = json.loads(text)
-        except ValueError as error:
-            raise ArtifactError(f"{str(file)!r} is not JSON: {error}.") from error
-        if not isinstance(found, dict):
-            raise ArtifactError(f"{str(file)!r} holds no JSON object.")
-        return cls.from_dict(found)
+            )
+        return cls.from_dict(read_json(file, ArtifactError))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `report.json`, `report.md` and `report.html` into a folder, and return it."""
