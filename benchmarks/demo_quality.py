@@ -2,7 +2,7 @@
 
     python benchmarks/demo_quality.py --heldout HELDOUT [--set demo] [--prompts 200] [-o FILE.json]
 
-Everything is judged by `lingua`, restricted to the trained languages, on held-out English prompts:
+Languages are identified by `lingua`, among the trained ones, on held-out English prompts:
 unsteered, forced into every language, with size-matched random neurons (the control), with a switch
 in the middle; plus the loss matrix of deactivating each language's neurons, and the perplexity of
 the steered model on text of its own target language.
@@ -35,7 +35,7 @@ NEW_TOKENS = 40
 PARTS = {"tune": (0.6, 0.75), "measure": (0.75, 1.0)}
 #: What "off" may mean: silent, or doing what the neuron does in the label's source.
 OFF = {"zero": {"name": "zero"}, "mean elsewhere": {"name": "set", "value": "other_mean"}}
-#: A switch is judged from this many tokens after it.
+#: A switch is measured from this many tokens after it.
 GRACE = 6
 
 
@@ -52,14 +52,14 @@ def thinned(items: list, count: int) -> list:
     return [items[int(i * step)] for i in range(min(count, len(items)))]
 
 
-class Judge:
+class Identifier:
     def __init__(self, languages: list[str]) -> None:
         codes = [getattr(IsoCode639_1, language.upper()) for language in languages]
         self._detector = LanguageDetectorBuilder.from_iso_codes_639_1(*codes).build()
 
     def share(self, texts: list[str], language: str) -> float:
-        heard = self._detector.detect_languages_in_parallel_of(texts)
-        return sum(_code(found) == language for found in heard) / len(texts)
+        guesses = self._detector.detect_languages_in_parallel_of(texts)
+        return sum(_code(found) == language for found in guesses) / len(texts)
 
 
 def _code(language) -> str | None:
@@ -76,7 +76,7 @@ def distinct(texts: list[str], n: int = 6) -> float:
     return statistics.fmean(ratios) if ratios else 0.0
 
 
-class Bench:
+class ModelUnderTest:
     def __init__(
         self, model, tokenizer, heldout: Path, prompts: int, seed: int, part: str = "measure"
     ) -> None:
@@ -114,12 +114,12 @@ class Bench:
     def texts(self, tokens: torch.Tensor) -> list[str]:
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
-    def switched(self, steer, judge: Judge, first: str, then: str, at: int = 20) -> float:
-        """Return the share of texts that are heard in the new language after a switch."""
+    def switched(self, steer, identifier: Identifier, first: str, then: str, at: int = 20) -> float:
+        """Return the share of texts identified as the new language after a switch."""
         steer.to(ns.Schedule(first, (at, then)), away_from="previous")
         tokens = self.generate(at + GRACE + NEW_TOKENS)
         # A token may end inside a character: the tail is decoded on its own.
-        return judge.share(self.texts(tokens[:, at + GRACE :]), then)
+        return identifier.share(self.texts(tokens[:, at + GRACE :]), then)
 
     @torch.inference_mode()
     def loss(self, language: str, blocks: int = 24, length: int = 128) -> float:
@@ -136,45 +136,47 @@ class Bench:
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item()
 
 
-def measure(bench: Bench, neurons: ns.NeuronSet, languages: list[str], seeds: int, log) -> dict:
-    judge = Judge(languages)
-    plain = bench.texts(bench.generate())
-    base = {"english": judge.share(plain, "en"), "distinct": distinct(plain)}
+def measure(
+    tested: ModelUnderTest, neurons: ns.NeuronSet, languages: list[str], seeds: int, log
+) -> dict:
+    identifier = Identifier(languages)
+    plain = tested.texts(tested.generate())
+    base = {"english": identifier.share(plain, "en"), "distinct": distinct(plain)}
     log(f"unsteered: {base['english']:.1%} English, distinct {base['distinct']:.3f}")
-    losses = {language: bench.loss(language) for language in languages}
+    losses = {language: tested.loss(language) for language in languages}
     forced, switch, random = {}, {}, {}
     matrices: dict[str, dict] = {name: {} for name in OFF}
-    with ns.attach(bench.model, neurons) as steer:
+    with ns.attach(tested.model, neurons) as steer:
         for language in languages:
             steer.to(language)
-            texts = bench.texts(bench.generate())
+            texts = tested.texts(tested.generate())
             forced[language] = {
-                "success": judge.share(texts, language),
+                "success": identifier.share(texts, language),
                 "distinct": distinct(texts) / base["distinct"],
-                "perplexity": math.exp(bench.loss(language) - losses[language]),
+                "perplexity": math.exp(tested.loss(language) - losses[language]),
             }
             log(f"{language}: {forced[language]}")
         for language in languages:
             if language == "en":
                 continue
-            switch[language] = bench.switched(steer, judge, "en", language)
+            switch[language] = tested.switched(steer, identifier, "en", language)
             log(f"switch en → {language}: {switch[language]:.1%}")
         for name, operation in OFF.items():
             for off in languages:
                 steer.to(off, operation=operation)
-                matrices[name][off] = {on: bench.loss(on) - losses[on] for on in languages}
+                matrices[name][off] = {on: tested.loss(on) - losses[on] for on in languages}
         steer.off()
     for seed in range(seeds):
-        with ns.attach(bench.model, neurons.random_like(seed)) as steer:
+        with ns.attach(tested.model, neurons.random_like(seed)) as steer:
             for language in languages:
                 if language == "en":
                     continue
                 steer.to(language)
-                share = judge.share(bench.texts(bench.generate()), language)
+                share = identifier.share(tested.texts(tested.generate()), language)
                 random.setdefault(language, []).append(share)
         log(f"random seed {seed}: highest {max(values[-1] for values in random.values()):.1%}")
     return {
-        "prompts": len(bench.prompts),
+        "prompts": len(tested.prompts),
         "unsteered": base,
         "forced": forced,
         "switch": switch,
@@ -234,8 +236,8 @@ def main() -> None:
         print(f"[{time.perf_counter() - start:6.0f} s] {line}", file=sys.stderr, flush=True)
 
     languages = [label for label in neurons.labels if neurons.counts[label]]
-    bench = Bench(model, tokenizer, arguments.heldout, arguments.prompts, arguments.seed)
-    found = measure(bench, neurons, languages, arguments.seeds, log)
+    tested = ModelUnderTest(model, tokenizer, arguments.heldout, arguments.prompts, arguments.seed)
+    found = measure(tested, neurons, languages, arguments.seeds, log)
     if arguments.output:
         arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(markdown(found))

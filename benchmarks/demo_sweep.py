@@ -18,7 +18,7 @@ import re
 import statistics
 from pathlib import Path
 
-from demo_quality import Bench, Judge, distinct
+from demo_quality import Identifier, ModelUnderTest, distinct
 
 import neuronsteer as ns
 from neuronsteer.cli.models import load_model
@@ -44,22 +44,28 @@ GRID = [
 ]
 
 
-def row(bench: Bench, judge: Judge, neurons: ns.NeuronSet, targets: list[str], base: dict) -> str:
+def row(
+    tested: ModelUnderTest,
+    identifier: Identifier,
+    neurons: ns.NeuronSet,
+    targets: list[str],
+    base: dict,
+) -> str:
     """Return the figures of one set, as cells of the table."""
     forced, switch = dict.fromkeys(targets, 0.0), dict.fromkeys(targets, 0.0)
     ratios, perplexities = [], []
-    with ns.attach(bench.model, neurons) as steer:
+    with ns.attach(tested.model, neurons) as steer:
         for target in targets:
             if not neurons.counts[target]:
                 continue
             steer.to(target)
-            texts = bench.texts(bench.generate())
-            forced[target] = judge.share(texts, target)
+            texts = tested.texts(tested.generate())
+            forced[target] = identifier.share(texts, target)
             ratios.append(distinct(texts) / base["distinct"])
-            change = bench.loss(target, blocks=8) - base["losses"][target]
+            change = tested.loss(target, blocks=8) - base["losses"][target]
             perplexities.append(math.exp(change))
             if neurons.counts["en"]:
-                switch[target] = bench.switched(steer, judge, "en", target)
+                switch[target] = tested.switched(steer, identifier, "en", target)
 
     def share(found: dict[str, float]) -> str:
         worst = min(found, key=found.__getitem__)
@@ -83,11 +89,13 @@ def main() -> None:
     model, tokenizer = load_model(arguments.model)
     stats = ns.Stats.from_pretrained(arguments.stats)
     targets = arguments.targets.split(",")
-    judge = Judge(list(stats.labels))
-    bench = Bench(model, tokenizer, arguments.heldout, arguments.prompts, seed=0, part="tune")
+    identifier = Identifier(list(stats.labels))
+    tested = ModelUnderTest(
+        model, tokenizer, arguments.heldout, arguments.prompts, seed=0, part="tune"
+    )
     base = {
-        "distinct": distinct(bench.texts(bench.generate())),
-        "losses": {target: bench.loss(target, blocks=8) for target in targets},
+        "distinct": distinct(tested.texts(tested.generate())),
+        "losses": {target: tested.loss(target, blocks=8) for target in targets},
     }
     print("| neurons | forced (lowest) | switch (lowest) | distinct | perplexity (worst) |")
     print("|---|---|---|---|---|", flush=True)
@@ -97,7 +105,7 @@ def main() -> None:
             parameters = dict(spec)
             method = parameters.pop("method", "effect")
             neurons = ns.detect(stats, method, **parameters)
-            print(f"| {about} | {row(bench, judge, neurons, targets, base)} |", flush=True)
+            print(f"| {about} | {row(tested, identifier, neurons, targets, base)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,11 @@ def evaluation(path: Path) -> dict:
                     "controls": controls if metric == "forced_language" else {},
                 }
             )
-    return {"results": results, "prompts": found["prompts"], "judge": "lingua, eight languages"}
+    return {
+        "results": results,
+        "prompts": found["prompts"],
+        "identifier": "lingua, eight languages",
+    }
 
 
 def main() -> None:

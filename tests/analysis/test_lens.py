@@ -202,11 +202,11 @@ def test_half_of_the_texts_teaches_and_the_other_half_is_read(words):
     model, texts = tiny_model(layers=3), corpora(8)
     found = analyze("logit_lens", model, words, texts, limit=8, top=5)
     taught = {label: each[::2] for label, each in texts.items()}
-    judged = {label: each[1::2] for label, each in texts.items()}
+    measured = {label: each[1::2] for label, each in texts.items()}
     shares = token_table(words, taught, VOCAB)
     assert found.facts["languages"] == [*LANGUAGES, OTHER]
     for label in LANGUAGES:
-        mass, nll, count = by_hand(model, words, judged[label], shares.shares, skip=4, top=5)
+        mass, nll, count = by_hand(model, words, measured[label], shares.shares, skip=4, top=5)
         mine = [row for row in found.records() if row["label"] == label]
         assert [r["share"] for r in mine] == pytest.approx(
             (mass / count).flatten().tolist(), abs=1e-4

@@ -181,8 +181,8 @@ def test_a_share_makes_pulling_the_default_operation():
 
 @pytest.mark.slow
 def test_steers_a_model_where_as_many_random_neurons_do_not():
-    judge = language_identifier(LANGUAGES)
-    if judge is None:
+    identify = language_identifier(LANGUAGES)
+    if identify is None:
         pytest.skip("lingua, of the extra langid, is not installed")
     model, tokenizer = load_model("demo")
     corpora = {name: texts(name, 60, 3, seed=7) for name in LANGUAGES}
@@ -199,7 +199,7 @@ def test_steers_a_model_where_as_many_random_neurons_do_not():
                 torch.manual_seed(0)
                 ids = model.generate(**inputs, max_new_tokens=24, do_sample=True, temperature=0.8)
                 said = tokenizer.batch_decode(ids[:, inputs.input_ids.shape[1] :])
-                hits += [judge(text) == target for text in said]
+                hits += [identify(text) == target for text in said]
         return sum(hits) / len(hits)
 
     found, control = success(neurons), success(neurons.random_like(0, stats))

@@ -1,4 +1,4 @@
-"""Exports and their references, prepared here and judged after one process without neuronsteer."""
+"""Exports and their references, prepared here and checked after one process without neuronsteer."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ExportChecks:
     def base(self, model: Any, name: str, neurons: NeuronSet | None = None, **save: Any) -> Base:
         """Save a model and return it with a set for it."""
         folder = self.root / "bases" / name
-        folder.mkdir(parents=True)  # a base that is overwritten would be judged by another one
+        folder.mkdir(parents=True)  # a base that is overwritten would be compared with another one
         model.save_pretrained(folder, **save)
         with torch.no_grad():
             plain = model(self.ids).logits

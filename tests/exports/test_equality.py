@@ -44,7 +44,7 @@ NO_BIAS = {
 }
 
 
-def judge(checks: ExportChecks) -> None:
+def check(checks: ExportChecks) -> None:
     """Fail with everything that differs, and with anything that made the comparison void."""
     outcomes = checks.run()
     assert checks.report["neuronsteer"] is False, "neuronsteer could be imported"
@@ -72,7 +72,7 @@ def test_every_family_equals_the_hooks(tmp_path):
         except ParameterError:
             refused.add(family)
     assert refused == NO_BIAS
-    judge(checks)
+    check(checks)
 
 
 def test_every_route_equals_the_hooks(tmp_path):
@@ -82,7 +82,7 @@ def test_every_route_equals_the_hooks(tmp_path):
     add_checkpoints(checks)
     add_models_in_memory(checks)
     add_control_vectors(checks)
-    judge(checks)
+    check(checks)
 
 
 def add_operations(checks: ExportChecks) -> None:

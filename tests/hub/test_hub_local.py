@@ -1,4 +1,4 @@
-"""The Hub room without a Hub: folders, shipped data, offline errors, atomic writing."""
+"""The package `hub` without a Hub: folders, shipped data, offline errors, atomic writing."""
 
 import os
 import subprocess
