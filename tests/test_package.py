@@ -78,3 +78,7 @@ def test_constraints_begin_with_torch_and_fit_any_index():
         assert re.fullmatch(
             r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; python_version >= \"3\.\d+\")?", pin
         ), pin
+
+
+def test_the_front_door_has_at_most_twenty_names():
+    assert len(neuronsteer.__all__) <= 20

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuronsteer.neuron_set import NeuronSet
-from neuronsteer.stats import load_stats
+from neuronsteer.stats import Stats
 
 from .conftest import Disk, Result
 
@@ -30,7 +30,7 @@ def test_collect_and_detect(
     given = ["--method", method, "--set", f"site={site}"]
     done = call("collect", disk.model, "--texts", disk.texts, "-o", stats, "-q", *given, "--resume")
     assert done.code == 0, done.err
-    assert [str(need) for need in load_stats(stats).needs] == needs
+    assert [str(need) for need in Stats.load(stats).needs] == needs
     done = call("detect", stats, "-o", found, "-q", *given)
     assert done.code == 0, done.err
     neurons = NeuronSet.from_pretrained(found)

@@ -171,7 +171,7 @@ def test_statistics_of_two_halves_merge_and_save(tmp_path):
     whole = run(model, {"a": data}, needs)
     parts = [run(model, {"a": half}, needs) for half in (data[:5], data[5:])]
     merged = parts[0].merge(parts[1])
-    loaded = st.load_stats(merged.save(tmp_path))
+    loaded = st.Stats.load(merged.save(tmp_path))
     for need, array in whole.arrays.items():
         assert torch.allclose(array.double(), loaded.arrays[need].double(), rtol=1e-3, atol=1e-9)
 

@@ -39,7 +39,7 @@ def test_steering_changes_the_output_and_detaching_restores_it(model):
     ids = tiny_ids(3)
     plain, logits = greedy(model, ids), model(ids).logits
     with attach(model, toy_set(model)) as steer:
-        assert torch.equal(model(ids).logits, logits), "attached but unset must be bit-identical"
+        assert torch.equal(model(ids).logits, logits), "attached but off must be bit-identical"
         assert torch.equal(greedy(model, ids), plain)
         steer.to("fr")
         assert not torch.equal(greedy(model, ids), plain)
@@ -76,7 +76,7 @@ def test_one_label_per_row_equals_rows_alone(model):
             assert torch.equal(greedy(model, ids[row : row + 1])[0], together[row])
 
 
-def test_left_padding_does_not_move_the_clock(model):
+def test_left_padding_does_not_move_a_switch(model):
     short, long = tiny_ids(1, length=4, seed=1), tiny_ids(1, length=9, seed=2)
     padded = torch.cat([torch.cat([torch.zeros(1, 5, dtype=torch.long), short], 1), long])
     mask = torch.cat([torch.tensor([[0] * 5 + [1] * 4]), torch.ones(1, 9, dtype=torch.long)])
@@ -192,7 +192,7 @@ def test_streamer_and_pipeline_are_steered():
         )
 
 
-def test_generating_twice_starts_the_clock_again():
+def test_generating_twice_starts_counting_again():
     model, ids = tiny_model("llama"), tiny_ids(2)
     with attach(model, toy_set(model)) as steer:
         steer.to(SCHEDULE)

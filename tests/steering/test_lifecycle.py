@@ -56,7 +56,7 @@ def test_an_exception_inside_a_forward_does_not_leave_its_plan_behind():
             greedy(model, ids)
         handle.remove()
         steer.off()
-        hidden = model.model(ids).last_hidden_state  # past the clock: the default row applies
+        hidden = model.model(ids).last_hidden_state  # without the causal LM
         steer.to("fr")
         assert not torch.equal(model.model(ids).last_hidden_state, hidden)
         assert torch.equal(model(ids).logits, want)
@@ -187,7 +187,7 @@ def test_kernels_swapped_in_later_raise_instead_of_running_unsteered():
             greedy(model, ids)
 
 
-def test_schedules_where_nobody_can_count_are_refused():
+def test_schedules_where_tokens_are_not_counted_are_refused():
     model, ids = tiny_model("llama"), tiny_ids(1)
     cache = model(ids, use_cache=True).past_key_values
     with attach(model, toy_set(model)) as steer:
