@@ -67,6 +67,13 @@ class _BlockConfig:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["config"], name)
 
+    def __reduce__(self) -> Any:
+        return _same, (self.config,)  # a copy is the config
+
+
+def _same(config: Any) -> Any:
+    return config
+
 
 def change_experts(changers: Sequence[tuple[nn.Module, ExpertChanger]]) -> Callable[[], None]:
     """Let each changer change what the experts of its block compute; return what undoes it."""

@@ -65,8 +65,9 @@ class _PlainState:
         module = self._module()
         own = getattr(type(module), _ASKED, None)
         default = own is None or own is getattr(object, _ASKED, None)
-        state = vars(module) if default else cast(Any, own)(module)
-        return _without_ours(dict(state)) if isinstance(state, dict) else state
+        with changing_modules:
+            state = vars(module) if default else cast(Any, own)(module)
+            return _without_ours(dict(state)) if isinstance(state, dict) else state
 
 
 def _without_ours(state: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class ExpertHook(LayerHook):
         if is_compiling():
             return False
         plan = self.local.plan
-        return (self.current.outside() if plan is None else plan).row is None
+        row = (self.current.outside() if plan is None else plan).row
+        return row is None or (row is not MIXED and row.views[self.number] is None)
 
     def prepare(self, x: Tensor) -> None:
         """Note that the block ran, and build what compiled graphs will need."""
@@ -38,7 +39,7 @@ class ExpertHook(LayerHook):
     def begin(self) -> None:
         """Count one forward pass of the block."""
         plan = self.local.plan
-        if plan is not None and plan.row is not None:
+        if plan is not None and not self.idle:
             self.calls += 1
             self.positions += plan.steered
             plan.hits += 1

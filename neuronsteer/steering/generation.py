@@ -13,6 +13,7 @@ out right. A direct call of the model is placed by its cache instead.
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import weakref
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 
 from ..errors import HookError, ScheduleError
 from ..models.plain_copies import keep_copies_plain, ours, release
-from .layer_hooks import CurrentPlan, Plan, uncounted, watch_root
+from .layer_hooks import Plan, uncounted, watch_root
+from .recomputed_layers import RecomputedLayer
 from .runs import NOTHING, Assignment, Generation, Run, SteererState
 from .timeline import RowText, constant, follow_all
 
@@ -63,6 +65,8 @@ class GenerationTracker:
         self._managers: weakref.WeakSet[Any] = weakref.WeakSet()
         # Compiled graphs read one tensor, whichever thread runs them.
         self._compiled = threading.RLock()
+        self._owner: Generation | None = None
+        self._arguments = tuple(inspect.signature(root.forward).parameters)
 
     @classmethod
     def join(cls, root: Any, state: SteererState) -> GenerationTracker:
@@ -95,7 +99,7 @@ class GenerationTracker:
         state.assignment = assignment
         if self._local.generation is None:
             state.current.local.plan = None
-        if not self._generations:
+        if not self._generations and self._may_show():
             # Compiled code may be called at any time now; otherwise the next token brings it.
             state.current.show(state.resting)
 
@@ -115,6 +119,8 @@ class GenerationTracker:
             return self.run_exclusively(state, call)
         finally:
             self._local.probing = False
+            for each in self._states:  # also after a KeyboardInterrupt, of which torch tells nobody
+                each.current.local.plan = None
 
     def _participants(self) -> list[SteererState]:
         only = self._local.only_participant
@@ -151,27 +157,32 @@ class GenerationTracker:
     # --- generate ---------------------------------------------------------------------------
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        outer = self._local.generation
-        generation = _open(self._root(), args, kwargs)
-        if outer is not None and outer.is_continued_by(generation):
+        outer, config = self._local.generation, kwargs.get("generation_config")
+        if outer is not None and getattr(config, "is_assistant", False):
             # Self-speculation: the model drafts for itself, in the frame of the outer call.
             return original(*args, **kwargs)
-        failed = True
+        generation = _open(args, kwargs)
+        plans, failed = self.plans(), True
         with _lock:
             self._generations += 1
         try:
-            self._begin(generation)
+            self._begin(generation, kwargs)
             found = original(*args, **kwargs)
             failed = False
         finally:
             self._end(generation)
-            self._resume(outer)
+            # A generation may run inside another one, or inside a direct call.
+            self._local.generation = outer
+            for state, plan in plans:
+                state.current.local.plan = plan
+            for run in outer.runs if outer is not None else ():
+                run.state.last = run
         if not failed:
             self._keep(generation, found)
             self._check(generation)
         return found
 
-    def _begin(self, generation: Generation) -> None:
+    def _begin(self, generation: Generation, options: dict[str, Any]) -> None:
         participants = self._participants()
         for state in participants:
             state.assignment.check(generation.batch)
@@ -187,17 +198,30 @@ class GenerationTracker:
         for run in generation.runs:
             run.state.current.local.plan = run.everywhere
         self._local.generation = generation
+        if self._may_be_compiled(options):
+            self._own_compiled(generation)
         self._show_all(generation)
 
-    def _resume(self, outer: Generation | None) -> None:
-        """Go back to the generation in which another one ran, if there is one."""
-        self._local.generation = outer
-        if outer is not None:
-            for state in self._states:
-                state.current.local.plan = NOTHING
-            for run in outer.runs:
-                run.state.current.local.plan = run.everywhere
-            self._show_all(outer)
+    def _may_be_compiled(self, options: dict[str, Any]) -> bool:
+        """Return whether this generation may run compiled code, now or from some token on."""
+        root: Any = self._root()
+        config = options.get("generation_config") or root.generation_config
+        names = ("cache_implementation", "compile_config")
+        asked = any(options.get(name) or getattr(config, name, None) for name in names)
+        traced = any(state.current.traced for state in self._states)
+        replaced = "forward" in vars(root) or root._compiled_call_impl is not None
+        return bool(asked or traced or replaced)
+
+    def _own_compiled(self, generation: Generation) -> None:
+        """Wait until no other generation runs compiled code, and keep others from it."""
+        if not generation.locked:
+            self._compiled.acquire()
+            generation.locked = True
+            self._owner = generation
+
+    def _may_show(self) -> bool:
+        """Return whether this thread may write what compiled graphs read."""
+        return self._owner is None or self._owner is self._local.generation
 
     def _end(self, generation: Generation) -> None:
         for run in generation.runs:
@@ -206,8 +230,10 @@ class GenerationTracker:
         for state in {*self._states, *(run.state for run in generation.runs)}:
             state.current.local.plan = None
             state.current.local.up.clear()
-            state.current.show(state.resting)
+            if self._may_show():
+                state.current.show(state.resting)
         if generation.locked:
+            self._owner = None
             self._compiled.release()
         with _lock:
             self._generations -= 1
@@ -253,7 +279,7 @@ class GenerationTracker:
             start = int(cache.get_seq_length()) - generation.offset if cache is not None else 0
         else:
             start = columns - length
-        generation.prepared = True
+        generation.prepared = generation.counted = True
         generation.token = start + length - generation.prompt
         generation.tokens = generation.token + 1
         new_plans = False
@@ -308,10 +334,10 @@ class GenerationTracker:
         if not generation.locked:
             for state in states:
                 if state.current.traced:
-                    self._compiled.acquire()
-                    generation.locked = new_plans = True
+                    self._own_compiled(generation)
+                    new_plans = True
                     break
-        if new_plans:
+        if new_plans and self._may_show():
             for state in states:
                 state.current.show(state.current.local.plan)
 
@@ -322,12 +348,13 @@ class GenerationTracker:
         if generation is not None and generation.prepared:
             generation.prepared = False
             return
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        shaped = ids if ids is not None else kwargs.get("inputs_embeds")
+        given = self._named(args, kwargs)
+        ids = given.get("input_ids")
+        shaped = ids if ids is not None else given.get("inputs_embeds")
         if shaped is None:
             return
         batch, length = int(shaped.shape[0]), int(shaped.shape[1])
-        if generation is not None:
+        if generation is not None and generation.counted:
             # A second look at the same token, as guidance takes it: it ends where the first does.
             for run in generation.runs:
                 if run.everywhere is None:
@@ -335,29 +362,32 @@ class GenerationTracker:
                     self._plan_forward(run, first, batch, length, None)
             self._show_all(generation)
             return
-        only = self._local.only_participant
+        # A loop of one's own, which may also be `custom_generate=` inside of `generate`.
+        takes_part = self._participants()
+        if generation is not None:
+            takes_part = [run.state for run in generation.runs]
         for state in self._states:
-            if state is only and self._local.probing:
+            if state in takes_part and self._local.probing:
                 state.current.local.plan = None
-            elif state.private or only is not None:
-                state.current.local.plan = NOTHING
+            elif state in takes_part:
+                state.current.local.plan = self._plan_direct(state, batch, length, given)
             else:
-                state.current.local.plan = self._plan_direct(state, ids, batch, length, kwargs)
-            state.current.show(state.current.local.plan)
+                state.current.local.plan = NOTHING
+            if self._may_show():
+                state.current.show(state.current.local.plan)
         root = self._root()
         if root is not None and root.training and torch.is_grad_enabled():
             self._keep_for_backward(root)
 
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call of the model by name."""
+        return {**dict(zip(self._arguments, args, strict=False)), **kwargs} if args else kwargs
+
     def _plan_direct(
-        self,
-        state: SteererState,
-        ids: Tensor | None,
-        batch: int,
-        length: int,
-        kwargs: dict[str, Any],
+        self, state: SteererState, batch: int, length: int, kwargs: dict[str, Any]
     ) -> Plan:
         """Return the plan of a direct call of the model."""
-        assignment = state.assignment
+        assignment, ids = state.assignment, kwargs.get("input_ids")
         if assignment.everywhere is not None:
             return constant(assignment.everywhere.row, batch, length)
         if kwargs.get("cu_seq_lens_q") is not None:
@@ -383,22 +413,24 @@ class GenerationTracker:
         first = start - prompt + 1
         return state.planner.plan(assignment.timelines, texts, first, batch, length)
 
-    def _after(self, kwargs: dict[str, Any], output: Any) -> None:
+    def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         generation = self._local.generation
-        if generation is not None:
+        if generation is not None and generation.counted:
             for run in generation.runs:
                 if run.everywhere is None:
                     self._count(run)
                     run.state.current.local.plan = None
             return
         cache = None if output is None else getattr(output, "past_key_values", None)
-        made_here = cache is not None and kwargs.get("past_key_values") is None
+        given = self._named(args, kwargs).get("past_key_values")
+        made_here = cache is not None and given is None
         untouched = False
         for state in self._states:
             plan = state.current.local.plan
             state.current.local.plan = None
             state.current.local.up.clear()
-            state.current.show(state.resting)
+            if self._may_show():
+                state.current.show(state.resting)
             if plan is None or output is None:
                 continue
             if made_here and state.assignment.everywhere is None:
@@ -437,12 +469,20 @@ class GenerationTracker:
         """Let layers that are run again in `backward()` be steered as they were in `forward()`."""
         for module in root.modules():
             function = module.__dict__.get("_gradient_checkpointing_func")
-            if function is not None and not isinstance(function, _Recomputed):
-                module.__dict__["_gradient_checkpointing_func"] = _Recomputed(function, self)
+            if isinstance(function, RecomputedLayer):
+                if function.tracker() is self:
+                    continue
+                function = function.original  # of steerers that have left
+            if function is not None:
+                module.__dict__["_gradient_checkpointing_func"] = RecomputedLayer(function, self)
 
-    def plans(self) -> list[tuple[CurrentPlan, Plan | None]]:
+    def plans(self) -> list[tuple[SteererState, Plan | None]]:
         """Return the plans of this thread."""
-        return [(state.current, state.current.local.plan) for state in self._states]
+        return [(state, state.current.local.plan) for state in self._states]
+
+    def is_attached(self, state: SteererState) -> bool:
+        """Return whether the steerer is still attached."""
+        return state in self._states
 
     # --- continuous batching ------------------------------------------------------------------
 
@@ -461,39 +501,7 @@ class GenerationTracker:
             raise _packed()
 
 
-class _Recomputed:
-    """A checkpointing function that runs a layer under the plans of its own forward pass."""
-
-    def __init__(self, original: Callable[..., Any], tracker: GenerationTracker) -> None:
-        self.original = original
-        self.tracker = weakref.ref(tracker)
-
-    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        tracker = self.tracker()
-        plans = [] if tracker is None else tracker.plans()
-
-        def under_the_same_plans(*args: Any, **kwargs: Any) -> Any:
-            # The first time these are in force anyway; in backward() it may be another thread.
-            before = [(current, current.local.plan) for current, _ in plans]
-            for current, plan in plans:
-                current.local.plan = plan
-            try:
-                return function(*args, **kwargs)
-            finally:
-                for current, plan in before:
-                    current.local.plan = plan
-
-        return self.original(under_the_same_plans, *args, **kwargs)
-
-    def __reduce__(self) -> Any:
-        return _same, (self.original,)  # a copy of the model has the function as it was
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _open(root: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
+def _open(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
     ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
     embeds = kwargs.get("inputs_embeds")
     batch = prompt = None
@@ -507,10 +515,7 @@ def _open(root: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generatio
         before = int(cache.get_seq_length())
         # Either the whole sequence is given again, or only what the cache does not hold yet.
         offset = before if int(mask.shape[1]) == prompt + before else 0
-    config = kwargs.get("generation_config") or root.generation_config
-    early = kwargs.get("assistant_early_exit", getattr(config, "assistant_early_exit", None))
-    drafts_itself = early is not None or kwargs.get("assistant_model") is root
-    return Generation(batch, prompt, offset, ids, drafts_itself)
+    return Generation(batch, prompt, offset)
 
 
 def _remember(state: SteererState, cache: Any, prompt: int) -> None:

@@ -71,14 +71,17 @@ class Plan:
             index, factors = self.index, self.factors
             if index is None:
                 index, factors = self._spread()
-            moved = None if factors is None else factors.to(device)
-            found = self.copies[device] = (index.to(device), moved)
+            # Not as inference tensors, which a later backward() could not use.
+            with torch.inference_mode(False):
+                moved = None if factors is None else factors.to(device)
+                found = self.copies[device] = (index.to(device), moved)
         return found
 
     def _spread(self) -> tuple[Tensor, Tensor | None]:
         number = 0 if self.row is None else self.row.number
-        index = torch.full((self.batch, self.length), number, dtype=torch.int64)
-        factors = torch.ones(self.batch, self.length, 1)
+        with torch.inference_mode(False):
+            index = torch.full((self.batch, self.length), number, dtype=torch.int64)
+            factors = torch.ones(self.batch, self.length, 1)
         for first, end, row, factor in self.spans or ():
             index[:, first:end] = 0 if row is None else row.number
             factors[:, first:end] = factor
@@ -203,6 +206,7 @@ class LayerHook:
             return None
         if row is MIXED:
             found = self._mixed(x, plan)
+            self.local.up.pop(self.number, None)
         else:
             view = row.views[self.number]
             if view is None:
@@ -225,7 +229,9 @@ class LayerHook:
             self._traced_up = up
             return
         plan = self.local.plan
-        if plan is None or plan.row is not None:
+        row = MIXED if plan is None else plan.row
+        sparse = None if row is None or row is MIXED else row.layers[self.number]
+        if row is MIXED or (sparse is not None and sparse.gain is not None):
             self.local.up[self.number] = up
 
     def view(self, row: Row, x: Tensor) -> View:
@@ -297,7 +303,10 @@ class LayerHook:
         return sparse
 
     def _up(self, x: Tensor) -> Tensor:
-        found = self._traced_up if is_compiling() else self.local.up.pop(self.number, None)
+        if is_compiling():
+            found, self._traced_up = self._traced_up, None
+        else:
+            found = self.local.up.pop(self.number, None)
         if found is None:
             raise HookError(
                 f"Steering at 'mlp.act' needs the up projection of layer {self.point.layer}, which "
@@ -354,7 +363,8 @@ class LayerHook:
         found = torch.addcmul(table.shift[index], x, table.scale[index])
         if table.gain is not None:
             found = torch.addcmul(found, self._up(x), table.gain[index])
-        return torch.lerp(x, found, factors.to(x.dtype))
+        # The tables may be of another dtype, under autocast or after model.to().
+        return torch.lerp(x, found.to(x.dtype), factors.to(x.dtype))
 
     def _ready_to_trace(self) -> Table:
         if is_exporting():
@@ -471,18 +481,18 @@ def _reader(hook: LayerHook, up: HookPoint) -> Callable[..., Any]:
 def watch_root(
     root: torch.nn.Module, before: Callable[..., None], after: Callable[..., None]
 ) -> Callable[[], None]:
-    """Call `before(args, kwargs)` and `after(kwargs, output)` around every call of the causal LM.
+    """Call `before` and `after` around every call of the causal LM, with its arguments.
 
-    `after` is also called when the forward pass ends in an exception.
+    `after` gets the output, too. It is also called when the forward pass ends in an exception.
     """
 
     def pre(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_compiling():
             before(args, kwargs)
 
-    def post(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def post(_module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if not is_compiling():
-            after(kwargs, output)
+            after(args, kwargs, output)
 
     removers = [_register(root, "pre_", pre, with_kwargs=True)]
     try:

@@ -6,7 +6,6 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import ParameterError
@@ -54,32 +53,23 @@ class Generation:
         batch: Rows of the batch as given (before beams), once known.
         prompt: Columns of the prompt in the frame of `input_ids`.
         offset: Cached positions that lie before that frame.
-        ids: The prompt, if it was given as token ids.
-        drafts_itself: Whether the model drafts for itself (self-speculation).
         runs: One per steerer that takes part; fixed when the generation begins.
         token: The generated token that the next forward pass predicts last.
         tokens: Generated tokens that have been planned for; in the end those that were returned.
         prepared: A forward pass has been prepared and not yet run.
+        counted: Forward passes are prepared, so that their tokens can be counted.
         locked: Whether compiled graphs are kept to this generation until it ends.
     """
 
     batch: int | None
     prompt: int | None
     offset: int
-    ids: Tensor | None = None
-    drafts_itself: bool = False
     runs: list[Run] = field(default_factory=list)
     token: int = 0
     tokens: int = 0
     prepared: bool = False
+    counted: bool = False
     locked: bool = False
-
-    def is_continued_by(self, other: Generation) -> bool:
-        """Return whether `other` drafts this one's next tokens: it has the same beginning."""
-        mine, given = self.ids, other.ids
-        if not self.drafts_itself or mine is None or given is None:
-            return False
-        return torch.equal(given[:, : mine.shape[1]], mine)
 
 
 @dataclass(eq=False)

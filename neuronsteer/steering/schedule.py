@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..errors import ScheduleError
 from .schedule_text import (
@@ -75,6 +75,8 @@ class Schedule:
                     f"A schedule repeating every {repeat} tokens never reaches its switch point at "
                     f"{times[-1]}; choose a longer period."
                 )
+        if not isinstance(cast(object, prompt), (bool, type(None))):
+            raise ScheduleError(f"'prompt' is true, false or not given; found {prompt!r}.")
         self._points = tuple(made)
         self.is_constant = len(made) == 1 and not made[0].ramp
         self.is_conditional = any(isinstance(point.at, Condition) for point in made)

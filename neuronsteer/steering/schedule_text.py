@@ -38,10 +38,12 @@ _HELP = (
     "expected labels with switch points in generated tokens, e.g. 'en,24:fr,64:ja', '24-40:fr', "
     "'24~40:fr', 'sentence:fr', 'text=STOP:fr', 'en,16:fr,repeat=32'"
 )
+# More digits than this are no number of tokens.
+_DIGITS = 18
 _WHEN = re.compile(
-    r"^(?:(?P<start>\d+)(?:(?P<kind>[-~])(?P<stop>\d+))?"
-    r"|(?P<sentence>sentence)(?:@(?P<after>\d+))?"
-    r"|text=(?P<text>[^@:]+)(?:@(?P<after2>\d+))?)$"
+    r"^(?:(?P<start>[0-9]{1,18})(?:(?P<kind>[-~])(?P<stop>[0-9]{1,18}))?"
+    r"|(?P<sentence>sentence)(?:@(?P<after>[0-9]{1,18}))?"
+    r"|text=(?P<text>[^@:]+)(?:@(?P<after2>[0-9]{1,18}))?)$"
 )
 
 
@@ -70,8 +72,10 @@ class Condition:
                 f"Unknown condition {self.kind!r}: expected 'sentence' (the next sentence end) or "
                 "'text' (after a given string)."
             )
-        if self.kind == "text" and not self.text:
-            raise ScheduleError("A 'text' condition needs the string to wait for; found ''.")
+        if self.kind == "text" and not (self.text and isinstance(cast(object, self.text), str)):
+            raise ScheduleError(
+                f"A 'text' condition needs the string to wait for; found {self.text!r}."
+            )
         if self.after < 0:
             raise ScheduleError(f"A condition cannot start before token 0; found {self.after}.")
 
@@ -284,7 +288,7 @@ def escape_label(label: str) -> str:
 
 
 def _number(text: str, schedule: str) -> int:
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdecimal() or len(text) > _DIGITS or int(text) == 0:
         raise ScheduleError(
             f"'repeat=' in the schedule {schedule!r} needs a positive number of tokens; "
             f"found {text!r}."

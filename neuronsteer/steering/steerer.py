@@ -194,7 +194,7 @@ class Steerer:
             )
         assignment = Assignment(timelines, per_row, prompt_length)
         tracker.assign(self._state, assignment)
-        if key is not None:
+        if key is not None and strength == 1:  # every step of a slider would be remembered
             with self._defining:
                 self._assigned[key] = assignment
                 if len(self._assigned) > _REMEMBERED:
@@ -225,6 +225,7 @@ class Steerer:
                 tracker.leave(self._state)
             self._attachment.remove()
             self._kept = []
+            self._assigned.clear()
             self._root = None
 
     def __enter__(self) -> Steerer:
@@ -294,6 +295,8 @@ class Steerer:
 
     def _row(self, state: State) -> Row | None:
         if state.idle:
+            if state.label is not None:
+                self._compiler.check(state.label)
             return None
         row = self._rows.get(state)
         if row is None:

@@ -368,8 +368,9 @@ class Planner:
         )
         known = self._known.get((batch, length, local))
         if known is None:
-            index = torch.zeros(batch, length, dtype=torch.int64)
-            factors = torch.ones(batch, length, 1)
+            with torch.inference_mode(False):  # it may be used again where gradients are wanted
+                index = torch.zeros(batch, length, dtype=torch.int64)
+                factors = torch.ones(batch, length, 1)
             for row, spans in enumerate(local):
                 for start, end, number, factor in spans:
                     index[row, start:end] = number

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import neuronsteer as ns
+from neuronsteer.errors import HookError
 from tests.steering.sets import greedy, toy_set
 from tests.tiny_models import tiny_ids, tiny_model
 
@@ -212,3 +213,43 @@ def test_training_after_attaching_in_inference_mode(target):
     with steer:
         loss(model, ids).backward()
         assert_same(gradients(model), wanted)
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
+def test_checkpointing_under_a_second_steerer(reentrant):
+    """S13: what a steerer left on the layers is not taken for the next one's."""
+    model, ids = tiny_model("llama").train(), tiny_ids(2)
+    neurons = toy_set(model)
+    with ns.attach(model, neurons) as steer:
+        steer.to("en,2:fr", prompt_length=PROMPT)
+        loss(model, ids).backward()
+        wanted = gradients(model)
+    checkpoint(model, reentrant)
+    for _ in range(2):
+        with ns.attach(model, neurons) as steer:
+            steer.to("en,2:fr", prompt_length=PROMPT)
+            loss(model, ids).backward()
+            assert_same(gradients(model), wanted)
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
+def test_detaching_before_backward_is_refused_where_layers_run_again(reentrant):
+    """S13: a wrong gradient would be silent."""
+    model, ids = tiny_model("llama").train(), tiny_ids(2)
+    checkpoint(model, reentrant)
+    with ns.attach(model, toy_set(model)) as steer:
+        steer.to("fr")
+        held = loss(model, ids)
+    with pytest.raises(HookError, match="before detach"):
+        held.backward()
+
+
+def test_training_after_labels_per_row_were_evaluated_in_inference_mode():
+    """S10: what is remembered from an evaluation can be differentiated through."""
+    model, ids = tiny_model("llama").train(), tiny_ids(2)
+    with ns.attach(model, toy_set(model)) as steer:
+        steer.to(["1~4:ja", "fr"], prompt_length=PROMPT)
+        with torch.inference_mode():
+            model(ids, use_cache=False)
+        loss(model, ids).backward()
+        assert gradients(model)

@@ -554,3 +554,85 @@ def test_a_generation_inside_another_one_is_one_of_its_own(target):
         assert torch.equal(greedy(model, ids, new=NEW, streamer=Streamer(5, ask)), wanted)
         assert_same(found[0], inner)
         assert torch.equal(found[1], plain_inner)
+
+
+def test_a_loop_of_ones_own_inside_generate_is_placed_by_its_cache():
+    """S8: `generate(custom_generate=…)` prepares nothing, so that its cache has to tell."""
+    model, ids = tiny_model("llama"), tiny_ids(1)
+
+    def loop(model, input_ids, generation_config=None, **_options):
+        cache, step = DynamicCache(config=model.config), input_ids
+        for _ in range(10):
+            step = model(step, past_key_values=cache).logits[:, -1].argmax(-1, keepdim=True)
+            input_ids = torch.cat([input_ids, step], 1)
+        return input_ids
+
+    with torch.no_grad(), ns.attach(model, toy_set(model)) as steer:
+        for target in ("-,2:fr", ["-,2:fr"], "fr"):
+            steer.to(target)
+            wanted = greedy(model, ids, new=10)
+            assert torch.equal(greedy(model, ids, new=10, custom_generate=loop), wanted)
+
+
+def test_a_cache_that_is_passed_by_position_is_found():
+    """S8: `model(ids, None, None, cache)` is the same call as with the keyword."""
+    model, ids = tiny_model("llama"), tiny_ids(1)
+    with torch.no_grad(), ns.attach(model, toy_set(model)) as steer:
+        steer.to("-,2:fr")
+        wanted = custom_loops(model, [ids])[0]
+        cache, step, logits = DynamicCache(config=model.config), ids, []
+        for _ in range(8):
+            logits.append(model(step, None, None, cache).logits[:, -1])
+            step = logits[-1].argmax(-1, keepdim=True)
+        assert torch.equal(torch.stack(logits), wanted)
+
+
+def test_a_compiled_generation_is_not_disturbed_by_other_threads(fresh_graphs):
+    """S2: only the generation that runs compiled code writes what compiled code reads."""
+    model, ids = tiny_model("llama"), tiny_ids(1)
+    with (
+        ns.attach(model, toy_set(model, seed=1), private=True) as mine,
+        ns.attach(model, toy_set(model, seed=2)) as theirs,
+    ):
+        mine.to("fr")
+        options = {"attention_mask": torch.ones_like(ids), "do_sample": False}
+        options["max_new_tokens"] = NEW
+        wanted = mine.generate(ids, **options)
+        model.forward = torch.compile(model.forward, backend="eager")
+        assert torch.equal(mine.generate(ids, **options), wanted)
+
+        def disturb():
+            theirs.to("en")
+            with torch.no_grad():
+                type(model).forward(model, ids)  # and not through the compiled code
+            ns.attach(model, toy_set(model, seed=3), probe=False).detach()
+            theirs.off()
+
+        streamer = Streamer(4, lambda: in_a_thread(disturb))
+        assert torch.equal(mine.generate(ids, streamer=streamer, **options), wanted)
+        del model.forward
+
+
+def test_compiled_generations_in_two_threads_equal_their_solo_runs(fresh_graphs):
+    """S2: also before anything was traced, they run one after another."""
+    model, ids = tiny_model("llama"), tiny_ids(1)
+    options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 8}
+    with (
+        ns.attach(model, toy_set(model, seed=1), private=True) as one,
+        ns.attach(model, toy_set(model, seed=2), private=True) as two,
+    ):
+        one.to("fr"), two.to("en,3:ja")
+        wanted = [one.generate(ids, **options), two.generate(ids, **options)]
+        model.forward = torch.compile(model.forward, backend="eager")
+        found = [None, None]
+
+        def run(i, steer):
+            found[i] = steer.generate(ids, **options)
+
+        threads = [threading.Thread(target=run, args=each) for each in enumerate((one, two))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert_same(found, wanted)
+        del model.forward

@@ -129,7 +129,7 @@ def test_mistakes_are_named():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     with pytest.raises(ParameterError, match="no tokens of its own"):
         likelihoods(model, tokenizer, [("a", "")])
-    with pytest.raises(ParameterError, match="padding is"):
+    with pytest.raises(ParameterError, match="padding must be"):
         likelihoods(model, tokenizer, PAIRS, padding="both")
     with pytest.raises(ParameterError, match="batch_size"):
         likelihoods(model, tokenizer, PAIRS, batch_size=0)

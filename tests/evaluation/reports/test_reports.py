@@ -164,7 +164,7 @@ def test_what_is_not_there_is_told(tmp_path):
     with pytest.raises(HubError, match="neuronsteer evaluate"):
         Report.load(tmp_path)
     (tmp_path / "report.json").write_text("{")
-    with pytest.raises(ArtifactError, match="not JSON"):
+    with pytest.raises(ArtifactError, match="not readable JSON"):
         Report.load(tmp_path)
 
 
