@@ -31,6 +31,7 @@ class RecomputedLayer:
         self.tracker = weakref.ref(tracker)
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the checkpointing function; what it runs keeps the plans of this moment."""
         tracker = self.tracker()
         plans = [] if tracker is None else tracker.plans()
 
