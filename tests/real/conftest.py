@@ -1,4 +1,4 @@
-"""Pretrained models for the tests marked `real`; without the models these tests skip."""
+"""Pretrained models for the tests marked `real`, which skip without them."""
 
 from __future__ import annotations
 
