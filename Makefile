@@ -6,6 +6,8 @@
 # Both may be run again at any time: what is done already is not done twice.
 #   make check   linters and type check only        make style   reformat, fix, renew tables
 #   make dev     only create the environment        make clean   remove it, and caches
+#   make real    lay out three small pretrained models (4 GB in the user's cache, or in
+#                NEURONSTEER_MODELS), and run the tests and the benchmark that need them
 #   make screenshots   take the pictures of the page again (needs chromium)
 #   make test-vllm   create .venv-vllm (3.4 GB) and run the tests of serving with vLLM on the CPU
 #
@@ -22,7 +24,7 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo screenshots test test-vllm check style clean dev
+.PHONY: help demo real screenshots test test-vllm check style clean dev
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -42,6 +44,11 @@ $(VENV)/.ready-dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.ready-demo
 
+# Pretrained models come as GGUF files; gguf reads them, and nothing else here needs it.
+$(VENV)/.ready-real: $(VENV)/.ready-dev
+	$(PY) -m pip install --quiet $(PIP_INSTALL) -c constraints.txt gguf==0.19.0
+	@touch $@
+
 dev: $(VENV)/.ready-dev
 
 demo: $(VENV)/.ready-demo
@@ -57,7 +64,12 @@ check: $(VENV)/.ready-dev
 
 # One torch thread per worker: more only makes the workers wait for one another.
 test: check
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest -n $(WORKERS) -m "not real"
+
+real: $(VENV)/.ready-real
+	$(PY) tools/real_models.py
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest -m real
+	$(PY) benchmarks/real_models.py
 
 # vLLM pins versions of its own, so it gets an environment of its own. One engine at a time, one
 # thread: it is about being right, not about speed.
