@@ -100,6 +100,38 @@ def test_new_states_do_not_disturb_a_generation_that_runs(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_tables_that_grow_are_whole_for_labels_per_row(family):
+    """S5: rows of a batch with labels of their own are read from the tables that grow."""
+    model, ids = tiny_model(family), tiny_ids(2)
+
+    def many(label, count):
+        later = [f"{10_000 + i}:ja*{1 / (2 + i)}" for i in range(count)]
+        return ns.Schedule.parse(",".join([label, *later, "prompt=yes"]))
+
+    with ns.attach(model, toy_set(model), private=True) as steer:
+        steer.to(["fr", "en"])
+        wanted = own(steer, ids, new=60)
+    for _ in range(3):  # tables grow once or twice in the life of a steerer
+        with ns.attach(model, toy_set(model), private=True) as steer:
+            steer.to(["fr", "en"])
+            done = threading.Event()
+
+            def generate(_failed, steer=steer, done=done):
+                try:
+                    assert torch.equal(own(steer, ids, new=60), wanted)
+                finally:
+                    done.set()
+
+            def define(failed, steer=steer, done=done):
+                for count in itertools.count(1, 4):
+                    if done.is_set() or failed.is_set():
+                        return
+                    steer.to([many("fr", count), many("en", count)])
+
+            together(generate, define)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_states_defined_while_the_first_forward_pass_builds_its_tables(family):
     """S5: a table is built from the rows there are, however many are added meanwhile."""
     model, ids = tiny_model(family), tiny_ids(1)
