@@ -68,7 +68,7 @@ test: check
 
 real: $(VENV)/.ready-real
 	$(PY) tools/real_models.py
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest -m real
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest tests/real
 	$(PY) benchmarks/real_models.py
 
 # vLLM pins versions of its own, so it gets an environment of its own. One engine at a time, one
