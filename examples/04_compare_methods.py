@@ -18,7 +18,6 @@ import neuronsteer as ns
 from neuronsteer.codecs.training import fit
 from neuronsteer.demo import model_folder
 from neuronsteer.demo.sentences import LANGUAGES, texts
-from neuronsteer.detectors import DETECTORS
 from neuronsteer.errors import NeuronSteerError
 from neuronsteer.evaluation.collect_many import collect_for, widened
 from neuronsteer.evaluation.comparison import compare
@@ -48,7 +47,7 @@ def main() -> None:
     unseen = {name: found[options.prompts : reserved] for name, found in some.items()}
 
     # Autoencoders for the method that reads features; then the statistics, in few passes.
-    chosen = options.methods.split(",") if options.methods else DETECTORS.names()
+    chosen = options.methods.split(",") if options.methods else ns.detectors.DETECTORS.names()
     mixed = list(itertools.chain(*zip(*kept.values(), strict=False)))
     middle = (model.config.num_hidden_layers - 1) // 2
     codec = fit(model, tokenizer, mixed, [middle], features=256) if "sae_lape" in chosen else None

@@ -12,6 +12,9 @@ from .loaded_model import LoadedModel
 from .loading import Progress, load
 from .settings import SpaceSettings
 
+#: Seconds that a server which closes waits for a model that is being loaded.
+_LONGEST_LOAD = 60.0
+
 
 class ModelCache:
     """Loads models, keeps the first one and a few more, and never drops one in use.
@@ -37,6 +40,14 @@ class ModelCache:
             target=self._load_first, name="neuronsteer-load", daemon=True
         )
         self._thread.start()
+
+    def close(self) -> None:
+        """Wait until nothing is being loaded.
+
+        A process that ends while a thread of it is inside native code is aborted by the system.
+        """
+        if self._thread is not None:
+            self._thread.join(_LONGEST_LOAD)
 
     def _load_first(self) -> None:
         try:

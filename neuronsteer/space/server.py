@@ -44,6 +44,7 @@ class PageServer:
         """Stop serving."""
         self._closed.set()
         self._blocks.close(verbose=False)
+        self.service.models.close()
 
 
 def serve(
