@@ -93,8 +93,9 @@ class GenerationTracker:
 
     def assign(self, state: SteererState, assignment: Assignment) -> None:
         """Let `state` follow `assignment` from the next token on, in every thread."""
-        batching = not state.private and any(each.is_running() for each in self._managers)
-        if batching and assignment.everywhere is None:
+        # Managers are looked at last: one label after another must cost next to nothing.
+        counted = assignment.everywhere is None and not state.private
+        if counted and any(each.is_running() for each in self._managers):
             raise _packed()
         state.assignment = assignment
         if self._local.generation is None:
