@@ -133,10 +133,9 @@ class CurrentPlan:
         if plan.spans is None and plan.index is None:
             shown = (0 if plan.row is None else plan.row.number, plan.factor)
             if shown != self._shown:
-                with torch.inference_mode(False), torch.no_grad():
-                    self._number.fill_(shown[0])
-                    if self._shown is None or shown[1] != self._shown[1]:
-                        self._factor.fill_(shown[1])
+                self._number.fill_(shown[0])
+                if self._shown is None or shown[1] != self._shown[1]:
+                    self._factor.fill_(shown[1])
                 self._shown, self.index, self.factors = shown, self._number, self._factor
             return
         self._shown = None

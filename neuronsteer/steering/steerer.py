@@ -148,17 +148,19 @@ class Steerer:
         tracker = self._tracker
         if tracker is None:
             raise _detached()
-        key = None
-        if away_from in (PREVIOUS, (PREVIOUS,), [PREVIOUS]) and PREVIOUS not in self.labels:
-            target, away_from = self._away_from_previous(target), None
-        elif target is None or isinstance(target, str):
-            # Switching back and forth is the common case, and happens between two tokens.
-            key = (target, operation, strength, away_from, away, prompt, prompt_length)
-            key = key if not any(isinstance(part, (Mapping, list)) for part in key) else None
+        # Switching back and forth is the common case, and happens between two tokens.
+        key = (target, operation, strength, away_from, away, prompt, prompt_length)
+        try:
             known = self._assigned.get(key)
-            if known is not None:
-                tracker.assign(self._state, known)
-                return self
+        except TypeError:  # lists and mappings are not kept
+            known = key = None
+        if known is not None:
+            tracker.assign(self._state, known)
+            return self
+        if away_from in (PREVIOUS, (PREVIOUS,), [PREVIOUS]) and PREVIOUS not in self.labels:
+            key, target, away_from = None, self._away_from_previous(target), None
+        elif not (target is None or isinstance(target, str)):
+            key = None
         if not math.isfinite(strength):
             raise ParameterError(f"The strength is {strength}; it must be a finite number.")
         chosen = None if operation is None else _operation(operation)

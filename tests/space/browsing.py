@@ -88,10 +88,10 @@ class Visit:
     @property
     def spans(self) -> list[tuple[str, int]]:
         """Label and first token of every span."""
-        return [
-            (each.get_attribute("data-label"), int(each.get_attribute("data-start")))
-            for each in self.page.locator("#steered .span").all()
-        ]
+        # One call reads all of them: the page replaces them at every token.
+        read = "all => all.map(each => [each.dataset.label, Number(each.dataset.start)])"
+        script = f"({read})([...document.querySelectorAll('#steered .span')])"
+        return [(label, start) for label, start in self.page.evaluate(script)]
 
     @property
     def schedule(self) -> str:
