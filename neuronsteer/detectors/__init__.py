@@ -15,7 +15,7 @@ import torch
 from ..errors import StatsError
 from ..models.layer_choice import spell_layers
 from ..neuron_set import NeuronSet
-from ..neuron_set.value_columns import MLP_SITES, gather
+from ..neuron_set.value_columns import MEANS, MLP_SITES, PROMPT, gather
 from ..registry import Plugin, Registry, create
 from ..stats.needs import Need
 
@@ -122,6 +122,7 @@ def neuron_set(
     results: dict[str, Any] | None = None,
     values: dict[str, torch.Tensor] | None = None,
     operation: dict[str, Any] | None = None,
+    source: str | None = None,
     keep: tuple[str, ...] | None = None,
 ) -> NeuronSet:
     """Return the rows as a neuron set with every value column that the statistics can fill.
@@ -138,7 +139,8 @@ def neuron_set(
         results: Numbers worth keeping beside the parameters, e.g. thresholds.
         values: Value columns of the method's own; they replace those of the same name.
         operation: What steering does by default; otherwise set to the mean, or to zero.
-        keep: Only value columns of these sources, e.g. `("mean",)`; all of them otherwise.
+        source: What steering leaves by default, if it is a label; otherwise read off the prompt.
+        keep: Only value columns of these sources, e.g. `("means",)`; all of them otherwise.
     """
     labels = tuple(stats.labels)
     gathered = gather(stats, labels, label, layer, index, site)
@@ -147,7 +149,7 @@ def neuron_set(
         values = {name: c for name, c in values.items() if name.rpartition(".")[2] in keep}
     # Steering sets the neurons to their mean where it is known: the recipe of the LAPE paper.
     steering_site = "mlp.neuron" if site in MLP_SITES else site
-    has_mean = f"{steering_site}.mean" in values
+    has_mean = f"{steering_site}.{MEANS}" in values
     method: dict[str, Any] = {"name": detector.name, "parameters": detector.parameters()}
     calibration: dict[str, Any] = stats.header.get("calibration", {})
     if results:
@@ -175,6 +177,8 @@ def neuron_set(
             }
             for name in labels
         },
+        means_of=labels if any(name.endswith(f".{MEANS}") for name in values) else (),
+        source=(source if source in labels else PROMPT) if has_mean and len(labels) > 1 else None,
         operation=operation or ({"name": "set", "value": "mean"} if has_mean else {"name": "zero"}),
         orphans=orphans,
     )

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import unknown_label
-from ..neuron_set.value_columns import MLP_SITES
+from ..neuron_set.value_columns import OTHERS
 from ._probability import require_several_labels
 
 if TYPE_CHECKING:
     from ..stats import Stats
-
-OTHERS = "others"
 
 
 def check_source(stats: Stats, source: str, who: str) -> None:
@@ -36,14 +34,3 @@ def source_mean(stats: Stats, each: torch.Tensor, source: str) -> torch.Tensor:
     found = each[at].expand_as(others).clone()
     found[at] = others[at]
     return found
-
-
-def source_columns(
-    stats: Stats, site: str, source: str, place: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Return the columns `<site>.other_mean` that make `diffmean` the difference to the source."""
-    return {
-        f"{where}.other_mean": source_mean(stats, stats.mean(where), source)[place]
-        for where in (MLP_SITES if site in MLP_SITES else (site,))
-        if stats.has("sum", where)
-    }

@@ -10,10 +10,11 @@ import torch
 from ..models import SITES
 from ..models.layer_choice import Layers, chosen_layers
 from ..neuron_set import NeuronSet
+from ..neuron_set.value_columns import MEANS, OTHERS
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
 from ._probability import places
-from ._sources import OTHERS, check_source, source_columns, source_mean
+from ._sources import check_source, source_mean
 
 if TYPE_CHECKING:
     from ..stats import Stats
@@ -35,8 +36,9 @@ class DiffMean(Detector):
         site: `"resid"`, `"mlp.neuron"`, or any other site whose sums were collected.
         layers: The layers, e.g. "0-3", 5 or [0, -1]. `None` means all of them, except at `resid`
             the one in the middle: each layer's vector contains those of the layers before it.
-        source: What is steered away from: a label, or "others", the mean of the other labels'
-            means. The source label's own rows are compared with all others.
+        source: What the scores compare with: a label, or "others", the mean of the other labels'
+            means. The source label's own rows are compared with all others. A label is also what
+            steering leaves by default; otherwise that is read off the prompt.
         factor: How much of the difference the default operation adds.
 
     Paper: Marks and Tegmark (2023), "The Geometry of Truth"; for languages CLaS-Bench
@@ -81,9 +83,9 @@ class DiffMean(Detector):
             *place,
             score,
             site=self.site,
-            values=source_columns(stats, self.site, self.source, place),
             # Dense rows: every further column would cost as much as the direction itself.
-            keep=("mean", "other_mean"),
+            keep=(MEANS,),
+            source=self.source,
             operation={"name": "add", "value": "diffmean", "factor": self.factor},
             results={"layers": chosen},
         )

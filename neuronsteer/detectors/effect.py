@@ -9,10 +9,11 @@ import torch
 
 from ..models.layer_choice import ALL, Layers, chosen_layers
 from ..neuron_set import NeuronSet
+from ..neuron_set.value_columns import OTHERS
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
 from ._probability import places
-from ._sources import OTHERS, check_source, source_columns, source_mean
+from ._sources import check_source, source_mean
 
 if TYPE_CHECKING:
     from ..stats import Stats
@@ -31,8 +32,8 @@ class Effect(Detector):
     as many for every label; a neuron that does not differ is never selected. Ties go to the lower
     layer and index.
 
-    The set's default operation is to add `factor` times that difference, which every row carries
-    (`mlp.neuron.mean` minus `mlp.neuron.other_mean`, the latter being the mean of the source).
+    The set's default operation is to add `factor` times the difference to what is left. Every row
+    carries the means of all labels, so that one set steers from each of them to each other.
 
     This is the selector for sets that *steer*. The share and factor it takes depend on the model,
     and too much of either breaks the text: compare with `diffmean` and with random neurons
@@ -47,8 +48,9 @@ class Effect(Detector):
     Args:
         rate: Share of all neurons to select for every label.
         per_label: Select this many for every label instead.
-        source: What is steered away from: a label, or "others", the mean of the other labels'
-            means. The source label's own neurons are compared with all others.
+        source: What the scores compare with: a label, or "others", the mean of the other labels'
+            means. The source label's own neurons are compared with all others. A label is also what
+            steering leaves by default; otherwise that is read off the prompt.
         normalise: "std" divides the difference by the tokens' standard deviation (the root of the
             mean of the variances within label and source), as an effect size does; "none" does not.
         norms: Multiply by the column's length. Without, layers with large activations win.
@@ -124,7 +126,7 @@ class Effect(Detector):
             *place,
             scores[place],
             site=SITE,
-            values=source_columns(stats, SITE, self.source, place),
+            source=self.source,
             operation=self._operation(),
             results={"budget": budget},
         )

@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 from ..errors import ParameterError
 from ..hub import new_folder
 from ..neuron_set import NeuronSet
+from ..neuron_set.row_values import fixed_source, names_of
 from ..operations import Operation
 from ..operations import operation as make_operation
 from ..registry import Registry, create
-from ..steering.compile import State
+from ..steering.compile import Compiler, State
 from ..steering.label_sums import arith
 from ..steering.schedule_text import is_arithmetic
 from ._base_model import BaseModel
@@ -101,6 +102,7 @@ def export(
     *,
     format: str = "ia3",
     away: OperationLike | None = None,
+    source: str | Sequence[str] | None = None,
     part: str = "all",
     revision: str | None = None,
     overwrite: bool = False,
@@ -123,6 +125,8 @@ def export(
             need neuronsteer), `"gguf"` (the constant of set and add, as a control vector),
             `"baked"` (a checkpoint; see `bake`), or a plugin's name.
         away: The operation that deactivates them; zero if not given.
+        source: What is left, as in `steer.to`. A file cannot read prompts: where the operation adds
+            a difference of means, and the set's header names no label, this has to be given.
         part: `"all"`, or only the `"scale"` or the `"constant"` part of `a * scale + constant`, to
             put the two into different files.
         revision: Revision of a Hub model; default: the one in the set's header.
@@ -136,7 +140,7 @@ def export(
     """
     writer = create(Export, EXPORTS, format, options)
     sets = _sets(neurons)
-    state = _state(sets, to, operation, strength, away_from, away)
+    state = _state(sets, to, operation, strength, away_from, away, source)
     if model is None:
         model = sets[0].base_model
         revision = revision or sets[0].base_revision
@@ -184,8 +188,9 @@ def bake(
         operation: As for `export`.
         strength: As for `export`.
         away_from: As for `export`.
-        **options: `away`, `part`, `revision` and `overwrite` as for `export`, and `tokenizer`,
-            which is saved along; a folder's or repository's own is copied without being asked.
+        **options: `away`, `source`, `part`, `revision` and `overwrite` as for `export`, and
+            `tokenizer`, which is saved along; a folder's or repository's own is copied without
+            being asked.
     """
     return export(
         model, neurons, directory, to, operation, strength, away_from, format="baked", **options
@@ -210,20 +215,24 @@ def _state(
     strength: float,
     away_from: str | Sequence[str] | None,
     away: OperationLike | None,
+    source: str | Sequence[str] | None,
 ) -> State:
-    sources = (away_from,) if isinstance(away_from, str) else tuple(away_from or ())
+    sources = names_of(away_from)
     known = {name for each in sets for name in each.labels}
     summed = to is not None and to not in known and is_arithmetic(to)
     total = arith(to) if to is not None and summed else None
     wanted = (to,) if total is None else [name for _, name in total.on]
     sources = tuple(source for source in sources if source not in wanted)
-    state = State(
-        to,
-        strength,
-        None if operation is None else make_operation(operation),
-        sources,
-        None if away is None else make_operation(away),
-    )
+    chosen = None if operation is None else make_operation(operation)
+    by = None if away is None else make_operation(away)
+    left: tuple[str, ...] = ()
+    if to is not None and total is None:
+        # What neurons there are does not matter for this, nor does the model.
+        told = Compiler(sets, True, {}).left(
+            chosen, names_of(source), sources if by is None else ()
+        )
+        left = fixed_source(told, to, "a file cannot read prompts")
+    state = State(to, strength, chosen, sources, by, left)
     if state.idle:
         raise ParameterError(
             "There is nothing to export: no label and nothing to steer away from."

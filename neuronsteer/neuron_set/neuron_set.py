@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from .. import hub
 from ..errors import ArtifactError, LabelError, MismatchError, ParameterError
 from . import card, hub_repository, peft_files, row_math, storage
 from .rows import COLUMNS, Rows
-from .value_columns import DIRECTION, ColumnSource, common_columns, gather, same_space
+from .value_columns import DIRECTION, MEANS, ColumnSource, common_columns, gather, same_space
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -64,6 +64,8 @@ class NeuronSet(Rows):
         self.require_labels(names)
         return self.replace(
             labels=tuple(names.get(name, name) for name in self.labels),
+            means_of=tuple(names.get(name, name) for name in self.means_of),
+            source=names.get(self.source or "", self.source),
             calibration={names.get(key, key): part for key, part in self.calibration.items()},
         )
 
@@ -99,15 +101,21 @@ class NeuronSet(Rows):
         else:
             values = gather(stats, self.labels, self.label, self.layer, index, self.site)
         method = {"name": "random", "parameters": {"seed": seed}, "like": self.method}
-        return self.replace(
-            index=index, score=torch.zeros_like(self.score), values=values, method=method, orphans=0
-        )
+        means_of = self.means_of if stats is None else tuple(stats.labels)
+        drawn: dict[str, Any] = {"index": index, "values": values, "means_of": means_of}
+        return self.replace(**drawn, score=torch.zeros_like(self.score), method=method, orphans=0)
 
     def with_values(self, stats: ColumnSource, *sources: str) -> NeuronSet:
-        """Return the set with more values to steer with, e.g. `"p25"` or `"layer_mean"`."""
+        """Return the set with more values to steer with, e.g. `"p25"`, `"layer_mean"` or `"means"`.
+
+        With `"means"` steering can leave any label of the statistics.
+        """
         place = (self.label, self.layer, self.index)
         more = gather(stats, self.labels, *place, self.site, sources)
-        return self.replace(values={**self.values, **more})
+        if MEANS not in sources:
+            return self.replace(values={**self.values, **more})
+        kept = {name: c for name, c in self.values.items() if not name.endswith(f".{MEANS}")}
+        return self.replace(values={**kept, **more}, means_of=tuple(stats.labels))
 
     def __and__(self, other: NeuronSet) -> NeuronSet:
         """Return the rows that both have, for the labels that both have; values from the left."""
@@ -136,6 +144,8 @@ class NeuronSet(Rows):
             name: torch.cat([getattr(left, name), getattr(right, name)]) for name in COLUMNS[:4]
         }
         calibration = {**other.calibration, **self.calibration}
+        means_of = tuple(name for name in left.means_of if name in right.means_of)
+        left, right = left.with_means_of(means_of), right.with_means_of(means_of)
         joined["values"] = common_columns(left.values, right.values)
         return left.replace(**joined, calibration=calibration)
 
@@ -173,6 +183,7 @@ class NeuronSet(Rows):
         save_directory: str | os.PathLike[str],
         peft: bool | str = False,
         *,
+        source: str | Sequence[str] | None = None,
         push_to_hub: bool = False,
         repo_id: str | None = None,
         **upload: Any,
@@ -186,6 +197,8 @@ class NeuronSet(Rows):
             save_directory: Folder; made if needed.
             peft: Also write what PEFT loads: an adapter per label in the subfolder `lang_<label>`,
                 and in the folder itself that of the first label with neurons, or of `peft="fr"`.
+            source: What these adapters leave, where the operation adds a difference of means: they
+                cannot read prompts. Default: the header's, which must then be a label or "others".
             push_to_hub: Also upload the set.
             repo_id: Where to; default: the name of the folder, in your own namespace.
             **upload: Further arguments of `push_to_hub`.
@@ -197,7 +210,7 @@ class NeuronSet(Rows):
         entries, files = {}, {}
         if peft:
             default = peft if isinstance(peft, str) else None
-            entries, weights = peft_files.write(folder, self, default)
+            entries, weights = peft_files.write(folder, self, default, source)
             files[peft_files.WEIGHTS] = weights
         else:
             peft_files.remove(folder)
@@ -212,7 +225,8 @@ class NeuronSet(Rows):
             files=files,
         )
         if push_to_hub:
-            self.push_to_hub(repo_id or folder.resolve().name, peft=peft or None, **upload)
+            upload = {"peft": peft or None, "source": source, **upload}
+            self.push_to_hub(repo_id or folder.resolve().name, **upload)
         return folder
 
     @classmethod
@@ -251,6 +265,7 @@ class NeuronSet(Rows):
         *,
         subfolder: str | None = None,
         peft: bool | str | None = None,
+        source: str | Sequence[str] | None = None,
         commit_message: str | None = None,
         **options: Unpack[hub.UploadOptions],
     ) -> CommitInfo:
@@ -262,6 +277,7 @@ class NeuronSet(Rows):
             repo_id: `owner/name`.
             subfolder: Folder inside the repository, for several sets in one.
             peft: As in `save_pretrained`; default: if this kind of set can be a PEFT adapter.
+            source: As in `save_pretrained`.
             commit_message: Default: what was uploaded.
             **options: `private` (an existing public repository is then refused), `revision` (a
                 branch, made if needed), `create_pr` and `token`.
@@ -274,9 +290,9 @@ class NeuronSet(Rows):
         """
         # The path of a folder on this machine must not be published.
         public = self if card.hub_id(self.base_model) else self.replace(base_model=None)
-        wanted = peft_files.possible(self) if peft is None else peft
+        wanted = peft_files.possible(self, source) if peft is None else peft
         with tempfile.TemporaryDirectory() as scratch:
-            files = hub.read_folder(public.save_pretrained(scratch, peft=wanted))
+            files = hub.read_folder(public.save_pretrained(scratch, peft=wanted, source=source))
         return hub_repository.push(
             files,
             public.summary(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ..errors import (
     unknown_label,
 )
 from ..operations import Operation, operation
+from .row_values import choose_left, fixed_source, names_of
 from .rows import Rows
 from .storage import BLOCK, CONFIG, PEFT_TYPE
 
@@ -78,6 +79,7 @@ def affine(
     how: str | Operation | Mapping[str, Any] | None = None,
     strength: float = 1.0,
     gated: bool = True,
+    source: str | Sequence[str] | None = None,
 ) -> dict[int, Affine]:
     """Return, per layer, what steering to `label` does to the down projection's input.
 
@@ -87,6 +89,8 @@ def affine(
         how: The operation; default: the set's own.
         strength: See `Operation.blended`.
         gated: Whether the model's MLP has a gate, so that `mlp.act` differs from `mlp.neuron`.
+        source: What is left, where the operation adds a difference of means; default: what the
+            set's header says, which must be a label or "others".
 
     Raises:
         ParameterError: If no scale and shift of the down projection's input does the same.
@@ -101,7 +105,9 @@ def affine(
             f"A PEFT adapter changes the input of the down projection, but this set acts at "
             f"{site!r}. Steer with attach(model, neurons) instead."
         )
-    scale, shift = chosen.blended(mine, site, strength)
+    told = choose_left([(mine, chosen)], names_of(source))
+    left = fixed_source(told, label, "a PEFT adapter cannot read prompts")
+    scale, shift = chosen.blended(mine.leaving(*left), site, strength)
     if site == "mlp.act" and gated and bool(shift.any()):
         raise ParameterError(
             f"The operation {chosen.name!r} at 'mlp.act' depends on the up projection, which no "
@@ -115,16 +121,22 @@ def affine(
     return found
 
 
-def write(folder: Path, rows: Rows, default: str | None = None) -> tuple[dict[str, Any], bytes]:
+def write(
+    folder: Path,
+    rows: Rows,
+    default: str | None = None,
+    source: str | Sequence[str] | None = None,
+) -> tuple[dict[str, Any], bytes]:
     """Write one folder per label, and return the root's own config entries and tensors.
 
     Args:
         folder: The artifact's folder.
         rows: The neuron set.
         default: Label of the adapter in the root; default: the first that has neurons.
+        source: As in `affine`.
     """
     # All is made before anything is written: a set that cannot be an adapter changes nothing.
-    adapters, path = _adapters(rows)
+    adapters, path = _adapters(rows, source)
     root = next(iter(adapters)) if default is None else default
     if root not in adapters:
         if root not in rows.labels:
@@ -140,10 +152,10 @@ def write(folder: Path, rows: Rows, default: str | None = None) -> tuple[dict[st
     return _entries(root, adapters[root]), _tensors(adapters[root], path)
 
 
-def possible(rows: Rows) -> bool:
+def possible(rows: Rows, source: str | Sequence[str] | None = None) -> bool:
     """Return whether the set can be written as PEFT adapters."""
     try:
-        _adapters(rows)
+        _adapters(rows, source)
     except NeuronSteerError:
         return False
     return True
@@ -170,10 +182,12 @@ def index_text(index: torch.Tensor) -> str:
     return " ".join(map(str, index.tolist()))
 
 
-def _adapters(rows: Rows) -> tuple[dict[str, dict[int, Affine]], str]:
+def _adapters(
+    rows: Rows, source: str | Sequence[str] | None
+) -> tuple[dict[str, dict[int, Affine]], str]:
     labels = steered_labels(rows)
     path, gated = _module_path(rows)
-    return {label: affine(rows, label, gated=gated) for label in labels}, path
+    return {label: affine(rows, label, gated=gated, source=source) for label in labels}, path
 
 
 def _entries(label: str, made: Mapping[int, Affine]) -> dict[str, Any]:

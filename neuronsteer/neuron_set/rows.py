@@ -12,8 +12,9 @@ import torch
 
 from ..errors import ArtifactError, MismatchError, ParameterError, unknown_label
 from . import row_math
+from .row_values import RowsLeaving
 from .validation import clean_columns, clean_header
-from .value_columns import read_value
+from .value_columns import MEANS, OTHERS, PROMPT
 
 R = TypeVar("R", bound="Rows")
 COLUMNS = ("label", "layer", "index", "score", "values")
@@ -40,7 +41,8 @@ class Rows:
         layer: Layer of each row.
         index: Neuron of each row, within its layer.
         score: How strongly the row was selected; larger is stronger (LAPE: minus the entropy).
-        values: Statistics per row, by `<site>.<source>`, e.g. `mlp.neuron.mean`.
+        values: Statistics per row, by `<site>.<source>`, e.g. `mlp.neuron.max`; `<site>.means` has
+            a column for every label in `means_of`.
         site: Where the neurons were found, e.g. `mlp.act`, whose neurons `mlp.neuron` shares.
         num_layers: Number of decoder layers of the model.
         width: Size of one layer's index space at `site`: the FFN width for MLP sites (all experts
@@ -51,6 +53,11 @@ class Rows:
         widths: Size of the index space of every layer, if layers differ; otherwise `None`.
         method: `{"name", "parameters"}` of the detector.
         calibration: What the statistics were taken from, per label.
+        means_of: Labels whose means every row carries, in the order of the columns of
+            `<site>.means`. They stay when labels are taken away: one can still be left.
+        source: What steering leaves unless told otherwise: one of `means_of`, "others" (the mean of
+            all others), or "prompt": what the prompt is written in, and after a switch the label
+            before it. `None` means "others".
         operation: What steering does by default, as `operation()` reads it.
         schedule: Default schedule, as text or dictionary.
         evaluation: Results, if the set was evaluated.
@@ -73,6 +80,8 @@ class Rows:
     widths: tuple[int, ...] | None = None
     method: dict[str, Any] = dataclasses.field(default_factory=_manual)
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    means_of: tuple[str, ...] = ()
+    source: str | None = None
     operation: dict[str, Any] = dataclasses.field(default_factory=_zero)
     schedule: str | dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
@@ -143,6 +152,14 @@ class Rows:
         """Return `layer * width + index` of every row, whatever its label."""
         return self.layer * self.width + self.index
 
+    def neurons_of(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the different neurons of a layer, and for each the position of one of its rows."""
+        here = (self.layer == layer).nonzero().flatten()
+        index, at = self.index[here].unique(return_inverse=True)
+        rows = here.new_empty(len(index))
+        rows[at] = here
+        return index, rows
+
     def neurons_per_layer(self) -> list[int]:
         """Return the number of different neurons of every layer."""
         layers = self.neuron_keys().unique() // self.width
@@ -166,14 +183,18 @@ class Rows:
         """Return one number per row: the statistic `source` at `site`.
 
         Args:
-            source: `mean`, `median`, `max`, `prob`, `other_mean`, or `diffmean` (mean minus
-                other_mean).
+            source: `mean`, `median`, `max`, `prob`, `other_mean` (of all other labels), or
+                `diffmean` (mean minus other_mean).
             site: E.g. `mlp.neuron`.
 
         Raises:
             ArtifactError: If the set does not store it.
         """
-        return read_value(self.values, source, site)
+        return self.leaving().value(source, site)
+
+    def leaving(self, *left: str) -> RowsLeaving:
+        """Return the rows with `other_mean` and `diffmean` taken from the labels in `left`."""
+        return RowsLeaving(self, left)
 
     def header(self) -> dict[str, Any]:
         """Return every field that is not a row column."""
@@ -183,7 +204,8 @@ class Rows:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of rows, values, labels and shape; the same after saving and loading."""
-        facts = [self.labels, self.site, self.num_layers, self.width, self.widths, self.model_type]
+        facts: list[Any] = [self.labels, self.site, self.num_layers, self.width, self.widths]
+        facts += [self.model_type, *([self.means_of] if self.means_of else [])]
         digest = hashlib.sha256(json.dumps([*facts, list(self.values)]).encode())
         for column in (self.label, self.layer, self.index, self.score, *self.values.values()):
             digest.update(column.numpy().tobytes())
@@ -254,3 +276,17 @@ class Rows:
             calibration={k: v for k, v in self.calibration.items() if k not in gone},
             orphans=0,
         )
+
+    def with_means_of(self: R, labels: Sequence[str]) -> R:
+        """Return the rows with the means of these labels only, which must be known."""
+        if tuple(labels) == self.means_of:
+            return self
+        columns = [self.means_of.index(name) for name in labels]
+        values: dict[str, torch.Tensor] = {}
+        for name, column in self.values.items():
+            if not name.endswith(f".{MEANS}"):
+                values[name] = column
+            elif columns:
+                values[name] = column[:, columns]
+        source = self.source if self.source in (None, OTHERS, PROMPT, *labels) else None
+        return self.replace(values=values, means_of=tuple(labels), source=source)

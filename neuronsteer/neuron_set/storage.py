@@ -19,11 +19,14 @@ import torch
 
 from ..errors import ArtifactError
 from ..hub import read_json, write_folder
+from .packed_means import pack_means, unpack_means
 
 CONFIG = "adapter_config.json"
 TENSORS = "neurons.safetensors"
 CARD = "README.md"
-FORMAT_VERSION = "1.0"
+#: Version 1 had the mean of the other labels in place of every label's mean; it is still read.
+FORMAT_VERSION = "2.0"
+_READABLE = (1, 2)
 PEFT_TYPE = "NEURONSTEER"
 BLOCK = "neuronsteer"
 _STAMP = "neuronsteer_fingerprint"
@@ -40,6 +43,8 @@ _FIELDS = (
     "site",
     "method",
     "calibration",
+    "means_of",
+    "source",
     "operation",
     "schedule",
     "evaluation",
@@ -91,7 +96,7 @@ def write(
         "neuronsteer_version": package_version(),
         "fingerprint": fingerprint,
     }
-    block.update({name: header[name] for name in _FIELDS if header.get(name) is not None})
+    block.update({name: header[name] for name in _FIELDS if header.get(name) not in (None, ())})
     config: dict[str, Any] = {
         "peft_type": PEFT_TYPE,
         "task_type": "CAUSAL_LM",
@@ -102,7 +107,7 @@ def write(
         BLOCK: block,
     }
     bounds = (len(header["labels"]), header["num_layers"], header["width"])
-    tensors = {name: column.contiguous() for name, column in columns.items()}
+    tensors = pack_means(columns, header["width"])
     for name, bound in zip(INTEGERS, bounds, strict=True):
         # The smallest type that holds the bound: half the size of a 7B-model set is these three.
         small = torch.int16 if bound <= torch.iinfo(torch.int16).max else torch.int32
@@ -129,7 +134,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], str | N
     """
     config = read_config(folder)
     header, fingerprint = _read_header(config)
-    columns, stamp = _read_columns(folder / TENSORS)
+    columns, stamp = _read_columns(folder / TENSORS, header["width"])
     if fingerprint is not None and stamp is not None and fingerprint != stamp:
         raise ArtifactError(
             f"Field 'fingerprint': {CONFIG} says {str(fingerprint)[:12]}…, {TENSORS} says "
@@ -194,16 +199,17 @@ def _check_format(found: object) -> bool:
             f"{FORMAT_VERSION!r}."
         ) from None
     known_major, known_minor = (int(part) for part in FORMAT_VERSION.split("."))
-    if major != known_major:
+    if major not in _READABLE:
+        readable = " and ".join(f"{each}.x" for each in _READABLE)
         raise ArtifactError(
             f"{CONFIG}: field '{BLOCK}.format_version' is {found!r}, but this neuronsteer "
-            f"({package_version()}) reads {known_major}.x. "
+            f"({package_version()}) reads {readable}. "
             + ("Update neuronsteer." if major > known_major else "Detect the set again.")
         )
-    return minor > known_minor
+    return (major, minor) > (known_major, known_minor)
 
 
-def _read_columns(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+def _read_columns(path: Path, width: object) -> tuple[dict[str, torch.Tensor], str | None]:
     if not path.is_file():
         raise ArtifactError(
             f"{TENSORS} is missing (the folder has {_listing(_names(path.parent))}): the row "
@@ -223,7 +229,7 @@ def _read_columns(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
             f"{TENSORS}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing "
             f"(found: {', '.join(sorted(columns)) or 'none'})."
         )
-    return columns, stamp
+    return unpack_means(columns, width), stamp
 
 
 def explain(names: Iterable[str], where: str = "folder") -> str:

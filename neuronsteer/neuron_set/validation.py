@@ -13,7 +13,7 @@ import torch
 
 from ..errors import ArtifactError
 from . import row_math
-from .value_columns import DIRECTION, check_name
+from .value_columns import DIRECTION, MEANS, OTHERS, PROMPT, check_name
 
 INTEGER_COLUMNS = ("label", "layer", "index")
 
@@ -41,6 +41,15 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
     clean["widths"] = _widths(fields["widths"], clean["num_layers"], clean["width"])
     modules = fields["target_modules"]
     clean["target_modules"] = None if modules is None else _strings("target_modules", modules)
+    clean["means_of"] = _strings("means_of", fields["means_of"])
+    if len(set(clean["means_of"])) != len(clean["means_of"]):
+        raise ArtifactError(f"Field 'means_of' repeats a label ({', '.join(clean['means_of'])}).")
+    clean["source"] = fields["source"]
+    if clean["source"] not in (None, OTHERS, PROMPT, *clean["means_of"]):
+        raise ArtifactError(
+            f"Field 'source' is {clean['source']!r}; expected {OTHERS!r}, {PROMPT!r}, or a label "
+            f"in 'means_of' ({', '.join(clean['means_of']) or 'none'})."
+        )
     for name in ("method", "operation", "calibration"):
         clean[name] = _json_object(name, fields[name])
     for name in ("method", "operation"):
@@ -66,6 +75,11 @@ def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[
     for name, column in fields["values"].items():
         check_name(name, (*INTEGER_COLUMNS, "score"))
         floats[name] = _floats(name, column)
+        if name.endswith(f".{MEANS}") and floats[name].shape[1:] != (len(header["means_of"]),):
+            raise ArtifactError(
+                f"Column {name!r} has shape {list(floats[name].shape)}, but 'means_of' has "
+                f"{len(header['means_of'])} labels; expected one column for each."
+            )
     named = dict(zip(INTEGER_COLUMNS, rows, strict=True)) | floats
     for name, column in named.items():
         if len(column) != len(rows[0]):
@@ -137,8 +151,8 @@ def _tensor(name: str, column: Any) -> torch.Tensor:
         tensor = torch.as_tensor(column).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"Column {name!r} is not a column of numbers: {error}.") from error
-    # A vector per row: what one unit of a feature adds to the residual stream.
-    if tensor.ndim == 2 and name.endswith(f".{DIRECTION}") and tensor.shape[1]:
+    # A vector per row: what one unit of a feature adds to the residual stream, or a mean per label.
+    if tensor.ndim == 2 and name.endswith((f".{DIRECTION}", f".{MEANS}")) and tensor.shape[1]:
         return tensor
     if tensor.ndim != 1:
         raise ArtifactError(

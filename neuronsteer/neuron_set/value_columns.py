@@ -1,7 +1,9 @@
 """The value columns of a neuron set: their names, and how they are taken from statistics.
 
-A column is called `<site>.<source>`, for instance `mlp.neuron.mean`: the mean of that neuron over
-the calibration tokens of the row's label. Operations find the values they set or add there.
+A column is called `<site>.<source>`, for instance `mlp.neuron.max`: the maximum of that neuron over
+the calibration tokens of the row's label. `<site>.means` has a column of its own for every label,
+so that a set can steer from any of its labels to any other. Operations find the values they set or
+add there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,12 @@ MLP_SITES = ("mlp.act", "mlp.neuron")
 # are steered by adding decoder rows, kept in the one column that has a vector per row.
 FEATURE_SITES = ("sae.resid", "sae.mlp")
 DIRECTION = "direction"
+#: The means of every label, one per column, in the order of the set's `means_of`.
+MEANS = "means"
+
+#: What steering may leave beside a label: the mean of the other labels, and the language of the
+#: prompt, which the set itself tells from the prompt's activations.
+OTHERS, PROMPT = "others", "prompt"
 
 
 class ColumnSource(Protocol):
@@ -47,10 +55,6 @@ class ColumnSource(Protocol):
 
     def mean(self, site: str) -> torch.Tensor:
         """Return the token means, `[labels, layers, width]`."""
-        ...
-
-    def other_mean(self, site: str) -> torch.Tensor:
-        """Return the mean over the other labels, `[labels, layers, width]`."""
         ...
 
     def max(self, site: str) -> torch.Tensor:
@@ -92,8 +96,8 @@ def gather(
             the usual ones that `stats` can fill.
 
     Returns:
-        `{"<site>.<source>": float32 [rows]}`. Where no token reached a neuron (an expert that was
-        never routed to) the value is 0.
+        `{"<site>.<source>": float32 [rows]}`; of the means `[rows, labels of stats]`. Where no
+        token reached a neuron (an expert that was never routed to) the value is 0.
 
     Raises:
         ParameterError: If a source that was asked for does not exist, or `stats` cannot fill it.
@@ -109,22 +113,20 @@ def gather(
     for source in _USUAL if sources is None else sources:
         reducer = _reducer(source)
         having = [place for place in places if stats.has(reducer, place)]
-        if sources is None and source == "other_mean" and len(known) < 2:
-            continue
         if sources is not None and not having:
             raise ParameterError(
                 f"The value {source!r} comes from {reducer!r} at {site!r}, which these statistics "
                 f"do not hold. Collect again with needs=[..., '{reducer}@{site}']."
             )
         for place in having:
-            columns[f"{place}.{source}"] = _read(stats, source, place, where)
+            read = _means if source == MEANS else _read
+            columns[f"{place}.{source}"] = read(stats, source, place, where)
     return columns
 
 
 # Source -> the reducer it comes from.
 _REDUCERS = {
-    "mean": "sum",
-    "other_mean": "sum",
+    MEANS: "sum",
     "max": "max",
     "prob": "count",
     "median": "quantile",
@@ -139,7 +141,7 @@ def _reducer(source: str) -> str:
         return _REDUCERS[source]
     if percentile(source) is not None:
         return "quantile"
-    if source == "layer_mean":
+    if source in ("mean", "layer_mean"):
         return "sum"
     raise ParameterError(
         f"Statistics have no value {source!r}; expected {', '.join(_USUAL)}, layer_mean, or "
@@ -162,30 +164,22 @@ def _read(
     return _tidy(read(site)[where])
 
 
+def _means(
+    stats: ColumnSource, _source: str, site: str, where: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
+    _, layer, index = where
+    found = _tidy(stats.mean(site)[:, layer, index].T.contiguous())
+    if site not in MLP_SITES:
+        return found
+    # Sixteen bits are plenty for a neuron's mean, and files keep what fits in them that short.
+    short = found.half().float()
+    return torch.where(short.isfinite(), short, found)
+
+
 def _tidy(column: torch.Tensor) -> torch.Tensor:
     # +inf stays: it is an overflow in the model, and validation must refuse it.
     column = column.detach().to(device="cpu", dtype=torch.float32)
     return torch.where(column.isnan() | (column == -torch.inf), 0.0, column)
-
-
-def read_value(values: Mapping[str, torch.Tensor], source: str, site: str) -> torch.Tensor:
-    """Return the column `<site>.<source>`; `diffmean` is the mean minus the other labels' mean.
-
-    Raises:
-        ArtifactError: If a column is missing; the message lists the columns there are.
-    """
-    needed = ["mean", "other_mean"] if source == "diffmean" else [source]
-    missing = [f"{site}.{part}" for part in needed if f"{site}.{part}" not in values]
-    if missing:
-        have = ", ".join(sorted(values)) or "none"
-        raise ArtifactError(
-            f"Missing value column{'s' if len(missing) > 1 else ''} {', '.join(missing)}: this "
-            f"neuron set stores {have}. Add them with neurons.with_values(stats, {source!r}), "
-            f"detect again from statistics that hold them, or use an operation that needs no "
-            f"stored value (zero, scale, a number)."
-        )
-    first, *rest = (values[f"{site}.{part}"] for part in needed)
-    return first - rest[0] if rest else first
 
 
 def common_columns(
@@ -199,5 +193,5 @@ def check_name(name: str, taken: Iterable[str]) -> None:
     """Raise `ArtifactError` unless `name` is a usable name of a value column."""
     if name in taken or "." not in name.strip("."):
         raise ArtifactError(
-            f"Value column {name!r}: a name is '<site>.<source>', e.g. 'mlp.neuron.mean'."
+            f"Value column {name!r}: a name is '<site>.<source>', e.g. 'mlp.neuron.max'."
         )

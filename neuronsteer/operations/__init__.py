@@ -58,6 +58,11 @@ class Operation(Plugin):
 
     site: str | None = None
 
+    @property
+    def relative(self) -> bool:
+        """Whether it depends on what is left: on the mean of another label than the rows' own."""
+        return False
+
     def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `(scale, shift)`, float32, one entry per row."""
         raise NotImplementedError

@@ -66,6 +66,11 @@ class _Valued(Operation):
                 f"expected a number, one of {', '.join(SOURCES)}, or a percentile such as p10",
             )
 
+    @property
+    def relative(self) -> bool:
+        """Whether the value is taken from, or compared with, what is left."""
+        return self.value in ("diffmean", "other_mean")
+
 
 @OPERATIONS.register("set")
 @dataclasses.dataclass(frozen=True)

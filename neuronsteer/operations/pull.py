@@ -40,6 +40,11 @@ class Pull(Operation):
         self.require_share("share", zero=True)
         self.require_finite("factor")
 
+    @property
+    def relative(self) -> bool:
+        """Always: it moves by the difference to what is left."""
+        return True
+
     def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what is left of the neuron as scale, mean and difference as shift."""
         shift = self.factor * rows.value("diffmean", site).to(torch.float32)

@@ -16,6 +16,7 @@ from ..models import Anatomy, HookPoint
 from ..models.expert_blocks import change_experts
 from ..models.probe import run_tokens
 from ..neuron_set import NeuronSet
+from ..neuron_set.value_columns import FEATURE_SITES
 from .compile import Compiled, steered_site
 from .expert_hooks import ExpertHook
 from .layer_hooks import CurrentPlan, LayerHook, install
@@ -129,6 +130,19 @@ class Attachment:
                 hook.define(row)
         return row
 
+    def readable(self, site: str) -> list[tuple[int, HookPoint]]:
+        """Return number and place of the hooks that meet the activations of `site` as they are.
+
+        Experts meet those of some tokens only, and features are not activations of the model.
+        """
+        return [
+            (hook.number, hook.point)
+            for hook, key in zip(self.hooks, self._keys, strict=True)
+            if key[0] == steered_site(site)
+            and key not in self._blocks
+            and site not in FEATURE_SITES
+        ]
+
     def report(self) -> list[dict[str, Any]]:
         """Return, per hook, how often and at how many positions it changed something."""
         if self._left is not None:
@@ -152,14 +166,14 @@ class Attachment:
         if sparse is None:
             return None
         if block is None:
-            return replace(sparse, columns=_tensor_columns(point, sparse.columns))
+            return replace(sparse, columns=tensor_columns(point, sparse.columns))
         routed = block.num_experts * block.expert_width
         mine = sparse.columns < routed if point.experts is not None else sparse.columns >= routed
         if not bool(mine.any()):
             return None
         columns = sparse.columns[mine]
         if point.experts is None:
-            columns = _tensor_columns(point, columns - routed)
+            columns = tensor_columns(point, columns - routed)
         gain = None if sparse.gain is None else sparse.gain[mine]
         return SparseRow(columns, sparse.scale[mine], sparse.shift[mine], gain)
 
@@ -189,7 +203,8 @@ class Attachment:
         return devices[0] if devices else torch.device("cpu")
 
 
-def _tensor_columns(point: HookPoint, neurons: Tensor) -> Tensor:
+def tensor_columns(point: HookPoint, neurons: Tensor) -> Tensor:
+    """Return where neurons of a layer are in the tensor that its hook meets."""
     if point.columns is None:
         return neurons
     if isinstance(point.columns, slice):

@@ -16,6 +16,7 @@ import torch
 
 from ..errors import LabelError, MismatchError, ParameterError, unknown_label
 from ..neuron_set import NeuronSet
+from ..neuron_set.row_values import choose_left, is_relative
 from ..neuron_set.value_columns import DIRECTION, FEATURE_SITES
 from ..operations import SITES_OF_MLP, Operation, operation
 from .label_sums import Arithmetic, arith
@@ -36,6 +37,8 @@ class State:
         operation: `None` means each set's own default.
         away_from: Labels that are deactivated first.
         away: What deactivates them; `None` means `Compiler.opposite`.
+        left: Labels that differences of means are taken from; empty for all others. Sums are what
+            they say, so for them it is empty.
     """
 
     label: str | None
@@ -43,6 +46,7 @@ class State:
     operation: Operation | None = None
     away_from: tuple[str, ...] = ()
     away: Operation | None = None
+    left: tuple[str, ...] = ()
 
     @property
     def idle(self) -> bool:
@@ -94,6 +98,21 @@ class Compiler:
         """Return the operation that a set's header asks for."""
         return operation(neurons.operation)
 
+    def relative(self, chosen: Operation | None) -> list[NeuronSet]:
+        """Return the sets that change with what is left.
+
+        Args:
+            chosen: The operation; `None` means each set's own default.
+        """
+        return [each for each in self.sets if is_relative(each, chosen or self.default(each))]
+
+    def left(
+        self, chosen: Operation | None, source: tuple[str, ...] = (), away: tuple[str, ...] = ()
+    ) -> tuple[str, ...]:
+        """Return what the first label leaves, as `choose_left` does."""
+        acting = [(each, chosen or self.default(each)) for each in self.sets]
+        return choose_left(acting, source, away)
+
     def compile(self, state: State) -> Compiled:
         """Return what `state` does, per steered site and layer."""
         total = None if state.label is None else self.sum_of(state.label)
@@ -104,10 +123,13 @@ class Compiler:
             on = [(factor * state.strength, label) for factor, label in total.on]
         elif state.label is not None:
             on = [(state.strength, state.label)]
+        told = self.relative(state.operation) if state.left else []
         work: dict[tuple[str, int], SparseRow] = {}
         for strength, label in off:
             self.check(label)
             for neurons in self.sets:
+                if label in state.left and state.away is None and neurons in told:
+                    continue  # it is subtracted from the target's means
                 chosen = state.away or self.opposite(neurons)
                 # Nothing can be more than switched off, however strong the rest is.
                 bounded = strength if chosen.unbounded else min(strength, 1.0)
@@ -117,7 +139,8 @@ class Compiler:
             for neurons in self.sets:
                 chosen = state.operation or self.default(neurons)
                 if strength:
-                    self._apply(work, neurons, label, chosen, strength)
+                    left = state.left if neurons in told else ()
+                    self._apply(work, neurons, label, chosen, strength, left)
         return work
 
     def opposite(self, neurons: NeuronSet) -> Operation:
@@ -140,12 +163,13 @@ class Compiler:
         label: str,
         chosen: Operation,
         strength: float,
+        left: tuple[str, ...] = (),
     ) -> None:
         if not neurons.counts.get(label):
             return
         rows = neurons.rows(label)
         site = chosen.site_for(neurons.site)
-        scale, shift = chosen.blended(rows, site, strength)
+        scale, shift = chosen.blended(rows.leaving(*left), site, strength)
         if site in FEATURE_SITES:
             self._add_features(work, rows, site, chosen, scale, shift)
             return

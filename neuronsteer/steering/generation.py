@@ -16,7 +16,7 @@ import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from ..errors import HookError, ScheduleError
 from ..models.plain_copies import keep_copies_plain, ours, release
-from .layer_hooks import Plan, uncounted, watch_root
+from .layer_hooks import MIXED, Plan, uncounted, watch_root
+from .prompt_reader import end_of_prompt
 from .recomputed_layers import RecomputedLayer
-from .runs import NOTHING, Assignment, Generation, Run, SteererState
+from .runs import NOTHING, Assignment, Generation, Prompt, Run, SteererState, ids_of
 from .timeline import RowText, constant, follow_all
 
 _TRACKER = "_neuronsteer_tracker"
@@ -49,6 +50,10 @@ class _Local(threading.local):
     #: The only steerer that takes part in what this thread runs.
     only_participant: SteererState | None = None
     probing: bool = False
+
+    def __init__(self) -> None:
+        #: What the prompts of a direct call are written in, until its cache is known.
+        self.languages: dict[SteererState, Sequence[str | None]] = {}
 
 
 class GenerationTracker:
@@ -162,12 +167,12 @@ class GenerationTracker:
         if outer is not None and getattr(config, "is_assistant", False):
             # Self-speculation: the model drafts for itself, in the frame of the outer call.
             return original(*args, **kwargs)
-        generation = _open(args, kwargs)
+        generation = Generation.of(args, kwargs)
         plans, failed = self.plans(), True
         with _lock:
             self._generations += 1
         try:
-            self._begin(generation, kwargs)
+            self._begin(generation, {**kwargs, "input_ids": ids_of(args, kwargs)})
             found = original(*args, **kwargs)
             failed = False
         finally:
@@ -190,8 +195,7 @@ class GenerationTracker:
         for state in participants:
             assignment = state.assignment
             run = Run(state, generation, assignment, assignment.timelines)
-            if assignment.everywhere is not None:
-                run.everywhere = constant(assignment.everywhere.row)
+            run.start(functools.partial(self._read, state, options))
             generation.runs.append(run)
             state.running[generation] = state.last = run
         for state in self._states:
@@ -292,14 +296,20 @@ class GenerationTracker:
                     plan.steered = batch * length
             else:
                 first = start - generation.prompt + 1
-                self._plan_forward(run, first, batch, length, input_ids)
+                self._plan_forward(run, first, batch, length, input_ids, kwargs)
                 new_plans = True
         if new_plans or not generation.locked:
             self._show_all(generation, new_plans)
         return out
 
     def _plan_forward(
-        self, run: Run, first: int, batch: int, length: int, ids: Tensor | None
+        self,
+        run: Run,
+        first: int,
+        batch: int,
+        length: int,
+        ids: Tensor | None,
+        given: dict[str, Any],
     ) -> None:
         """Plan one forward pass of a generation.
 
@@ -309,12 +319,14 @@ class GenerationTracker:
             batch: Rows now.
             length: Positions per row.
             ids: The token sequence so far, or `None` where it is not the generation's own.
+            given: Further arguments of the forward pass.
         """
         state, generation = run.state, run.generation
         assignment = state.assignment
         if assignment is not run.assignment:
             assignment.check(generation.batch)
-            run.switch(assignment, generation.token)
+            now = {**given, "input_ids": ids}
+            run.switch(assignment, generation.token, functools.partial(self._read, state, now))
             run.everywhere = None
         if ids is not None and any(each.needs_text for each in run.timelines):
             run.texts = follow_all(run.texts, ids[:, generation.prompt or 0 :].cpu())
@@ -360,7 +372,7 @@ class GenerationTracker:
             for run in generation.runs:
                 if run.everywhere is None:
                     first = generation.token - length + 1
-                    self._plan_forward(run, first, batch, length, None)
+                    self._plan_forward(run, first, batch, length, None, given)
             self._show_all(generation)
             return
         # A loop of one's own, which may also be `custom_generate=` inside of `generate`.
@@ -396,23 +408,50 @@ class GenerationTracker:
         assignment.check(batch)
         cache = kwargs.get("past_key_values")
         start = int(cache.get_seq_length()) if cache is not None else 0
-        prompt = assignment.prompt_length
-        if prompt is None:
-            # A sequence that starts here is a prompt; what follows on its cache is output.
-            prompt = length if start == 0 else state.prompts.get(cache)
-        if prompt is None:
+        # A sequence that starts here is a prompt; what follows on its cache is output.
+        known = Prompt(length) if start == 0 else state.prompts.get(cache)
+        prompt = assignment.prompt_length or (known and known.length)
+        if known is None and (prompt is None or assignment.leaving is not None):
             raise ScheduleError(
                 "A schedule counts generated tokens, but this call continues a cache that was "
-                "filled before, so where the prompt ended is unknown. Pass prompt_length=… to "
+                "filled before, so the prompt is unknown. Pass prompt_length=… (and source=…) to "
                 "to(), or use model.generate()."
             )
+        timelines, languages = assignment.timelines, known.languages if known else ()
+        if assignment.leaving is not None:
+            if start == 0:
+                languages = self._read(state, kwargs, prompt)
+            timelines = assignment.timelines_leaving(languages or [None])
         if cache is not None and start == 0:
-            _remember(state, cache, prompt)
+            _remember(state, cache, Prompt(prompt, languages))
+        self._local.languages[state] = languages
         texts: list[RowText] = []
-        if any(each.needs_text for each in assignment.timelines) and start == 0 and ids is not None:
+        if any(each.needs_text for each in timelines) and start == 0 and ids is not None:
             texts = follow_all([], ids[:, prompt:].cpu())
         first = start - prompt + 1
-        return state.planner.plan(assignment.timelines, texts, first, batch, length)
+        return state.planner.plan(timelines, texts, first, batch, length)
+
+    def _read(
+        self, state: SteererState, given: dict[str, Any], prompt: int | None = None
+    ) -> Sequence[str | None]:
+        """Return what each row of a prompt is written in; nothing is steered meanwhile."""
+        root: Any = self._root()
+        found = None if state.reader is None else end_of_prompt(given, prompt)
+        if state.reader is None or found is None:
+            return [None]
+        inputs, counted = found
+        reading, before = state.reader.start(counted), self.plans()
+        try:
+            for each in self._states:
+                each.current.local.plan = NOTHING
+            state.current.local.plan = Plan(MIXED, 1.0, *counted.shape, reading=reading)
+            with torch.no_grad():
+                root.get_decoder()(**inputs, use_cache=False)
+        finally:
+            for each, plan in before:
+                each.current.local.plan = plan
+                each.current.local.up.clear()
+        return state.reader.languages(reading)
 
     def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         generation = self._local.generation
@@ -435,7 +474,8 @@ class GenerationTracker:
             if plan is None or output is None:
                 continue
             if made_here and state.assignment.everywhere is None:
-                _remember(state, cache, state.assignment.prompt_length or plan.length)
+                prompt = state.assignment.prompt_length or plan.length
+                _remember(state, cache, Prompt(prompt, self._local.languages.pop(state, ())))
             untouched |= bool(plan.steered and not plan.hits and not state.current.traced)
         if untouched:
             raise _untouched()
@@ -502,24 +542,7 @@ class GenerationTracker:
             raise _packed()
 
 
-def _open(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
-    ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
-    embeds = kwargs.get("inputs_embeds")
-    batch = prompt = None
-    if ids is not None:
-        batch, prompt = int(ids.shape[0]), int(ids.shape[1])
-    elif embeds is not None:  # generate starts counting columns after the embeddings
-        batch, prompt = int(embeds.shape[0]), 0
-    cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-    offset = 0
-    if cache is not None and mask is not None and prompt is not None:
-        before = int(cache.get_seq_length())
-        # Either the whole sequence is given again, or only what the cache does not hold yet.
-        offset = before if int(mask.shape[1]) == prompt + before else 0
-    return Generation(batch, prompt, offset)
-
-
-def _remember(state: SteererState, cache: Any, prompt: int) -> None:
+def _remember(state: SteererState, cache: Any, prompt: Prompt) -> None:
     try:
         state.prompts[cache] = prompt
     except TypeError:
@@ -555,7 +578,8 @@ def _wrap(root: Any, name: str, around: Callable[..., Any]) -> Callable[[], None
 def _packed() -> ScheduleError:
     return ScheduleError(
         "Continuous batching packs all requests into one row, so labels per row and schedules "
-        "cannot be followed there. Use one label, or model.generate()."
+        "cannot be followed there, nor can a prompt's language be read. Use one label, with "
+        "source=… if it adds a difference of means, or model.generate()."
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import ParameterError
+from ..neuron_set.value_columns import MEANS
 from .schedule_text import terms
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Arithmetic:
             raise ParameterError(
                 f"{self.text!r} only takes away; a set needs a label to take from, as in 'fr - en'."
             )
-        key = neurons.layer * neurons.width + neurons.index
+        key = neurons.neuron_keys()
 
         def owned(label: str) -> torch.Tensor:
             return neurons.label == neurons.labels.index(label)
@@ -93,13 +94,19 @@ class Arithmetic:
         for _, label in self.off:
             kept &= ~torch.isin(key, key[owned(label)])
         position = torch.zeros(int(kept.sum()), dtype=torch.int64)
+        # The sum has no mean of its own: a row keeps that of the label it came from.
+        values = dict(neurons.values)
+        for name in neurons.values:
+            if name.endswith(f".{MEANS}"):
+                site = name.removesuffix(f".{MEANS}")
+                values[f"{site}.mean"] = neurons.value("mean", site)
         return neurons.replace(
             labels=(self.text,),
             label=position,
             layer=neurons.layer[kept],
             index=neurons.index[kept],
             score=neurons.score[kept],
-            values={name: column[kept] for name, column in neurons.values.items()},
+            values={name: column[kept] for name, column in values.items()},
             calibration={},
             orphans=0,
         )

@@ -47,6 +47,7 @@ class Plan:
         index: Numbers of rows `[batch, length]`, if they are chosen per row of the batch.
         factors: How far to go `[batch, length, 1]`, if that differs between positions.
         held: Whatever must stay alive, so that its numbers in `index` keep their meaning.
+        reading: With `MIXED`: takes in the activations of every layer, which stay as they are.
         steered: How many positions are changed.
         hits: How many layers have been changed so far.
         copies: Index and factors per device.
@@ -60,6 +61,7 @@ class Plan:
     index: Tensor | None = None
     factors: Tensor | None = None
     held: object = None
+    reading: Callable[[int, Tensor], None] | None = None
     steered: int = 0
     hits: int = 0
     copies: dict[torch.device, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
@@ -205,6 +207,9 @@ class LayerHook:
         if row is None:
             return None
         if row is MIXED:
+            if plan.reading is not None:
+                plan.reading(self.number, x)
+                return None
             found = self._mixed(x, plan)
             self.local.up.pop(self.number, None)
         else:
@@ -385,8 +390,9 @@ class LayerHook:
 def uncounted(what: str) -> str:
     """Return why a schedule cannot be followed where `what` was called directly."""
     return (
-        f"A schedule counts generated tokens, but {what} was called directly, where they are not "
-        "counted. Call the causal LM itself or model.generate(), or use one label."
+        "A schedule counts generated tokens, and a label whose source is not given leaves what the "
+        f"prompt is written in; but {what} was called directly, where neither is known. Call the "
+        "causal LM itself or model.generate(), or use one label with source=…."
     )
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..errors import ParameterError
 from .layer_hooks import CurrentPlan, Plan
+from .prompt_reader import PromptReader
 from .timeline import Planner, RowText, RowTimeline, constant
 
 #: The plan of whoever takes no part.
 NOTHING = constant(None)
+
+
+def constant_plan(timelines: Sequence[RowTimeline]) -> Plan | None:
+    """Return the plan of one row that holds everywhere; `None` if there is more to it."""
+    alone = len(timelines) == 1 and timelines[0].is_constant
+    return constant(timelines[0].constant_row) if alone else None
 
 
 @dataclass(eq=False)
@@ -24,17 +32,35 @@ class Assignment:
         timelines: One for the whole batch, or one per row.
         per_row: Whether there is one per row.
         prompt_length: Where the prompt ends in direct calls, if the user said so.
+        leaving: If it depends on what the prompt is written in: makes the timeline of one target
+            when that is known. `timelines` then change nothing.
     """
 
     timelines: list[RowTimeline]
     per_row: bool = False
     prompt_length: int | None = None
+    leaving: Callable[[int, str | None], RowTimeline] | None = None
     #: The plan where one row holds everywhere, else `None`.
     everywhere: Plan | None = None
 
     def __post_init__(self) -> None:
-        if not self.per_row and self.timelines[0].is_constant:
-            self.everywhere = constant(self.timelines[0].constant_row)
+        self._known: dict[tuple[int, str | None], RowTimeline] = {}
+        if self.leaving is None:
+            self.everywhere = constant_plan(self.timelines)
+
+    def timelines_leaving(self, languages: Sequence[str | None]) -> list[RowTimeline]:
+        """Return the timelines of a batch whose rows leave these languages."""
+        if self.leaving is None:
+            return self.timelines
+        if not self.per_row and len(set(languages)) == 1:
+            languages = languages[:1]
+        found: list[RowTimeline] = []
+        for row, language in enumerate(languages):
+            key = (row if self.per_row else 0, language)
+            if key not in self._known:
+                self._known[key] = self.leaving(*key)
+            found.append(self._known[key])
+        return found
 
     def check(self, batch: int | None) -> None:
         """Raise if there is one label per row but not as many as rows."""
@@ -43,6 +69,11 @@ class Assignment:
                 f"{len(self.timelines)} labels were given, one per row, but the batch has {batch} "
                 "rows. Give one label, or as many as there are prompts."
             )
+
+
+def ids_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the token sequence in the arguments of `generate`."""
+    return args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
 
 
 @dataclass(eq=False)
@@ -71,6 +102,23 @@ class Generation:
     counted: bool = False
     locked: bool = False
 
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
+        """Return what `generate(*args, **kwargs)` begins."""
+        ids, embeds = ids_of(args, kwargs), kwargs.get("inputs_embeds")
+        batch = prompt = None
+        if ids is not None:
+            batch, prompt = int(ids.shape[0]), int(ids.shape[1])
+        elif embeds is not None:  # generate starts counting columns after the embeddings
+            batch, prompt = int(embeds.shape[0]), 0
+        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        offset = 0
+        if cache is not None and mask is not None and prompt is not None:
+            before = int(cache.get_seq_length())
+            # Either the whole sequence is given again, or only what the cache does not hold yet.
+            offset = before if int(mask.shape[1]) == prompt + before else 0
+        return cls(batch, prompt, offset)
+
 
 @dataclass(eq=False)
 class Run:
@@ -83,6 +131,7 @@ class Run:
         timelines: One for the whole batch, or one per row.
         texts: The generated tokens per row, kept only for schedules that wait for text.
         sequences: The generated tokens that were returned, kept only for those, too.
+        languages: What each row of the prompt is written in; empty if nobody asked.
         everywhere: The plan of this thread, where one row holds everywhere in this generation.
         wanted: Positions that should have been changed.
         hits: Layers changed over all forward passes.
@@ -94,6 +143,7 @@ class Run:
     timelines: list[RowTimeline]
     texts: list[RowText] = field(default_factory=list)
     sequences: Tensor | None = None
+    languages: Sequence[str | None] = ()
     everywhere: Plan | None = None
     wanted: int = 0
     hits: int = 0
@@ -103,14 +153,43 @@ class Run:
         """Generated tokens so far."""
         return self.generation.tokens
 
-    def switch(self, assignment: Assignment, token: int) -> None:
-        """Follow `assignment` from generated token `token` on."""
+    def start(self, read: Callable[[], Sequence[str | None]]) -> None:
+        """Begin; `read` tells what each row of the prompt is written in, if that matters."""
+        if self.assignment.leaving is not None:
+            self.languages = read()
+            self.timelines = self.assignment.timelines_leaving(self.languages)
+        self.everywhere = constant_plan(self.timelines)
+
+    def switch(
+        self, assignment: Assignment, token: int, read: Callable[[], Sequence[str | None]]
+    ) -> None:
+        """Follow `assignment` from generated token `token` on.
+
+        Args:
+            assignment: The new one.
+            token: The generated token.
+            read: Tells what each row is written in, where no label has been in force before.
+        """
         old, new = self.timelines, assignment.timelines
+        if assignment.leaving is not None:
+            new = assignment.timelines_leaving(self._left(token, read))
         self.assignment = assignment
         self.timelines = [
             old[i % len(old)].switched(token, new[i % len(new)])
             for i in range(max(len(old), len(new)))
         ]
+
+    def _left(self, token: int, read: Callable[[], Sequence[str | None]]) -> list[str | None]:
+        rows = self.generation.batch or len(self.timelines)
+        found: list[str | None] = []
+        for row in range(rows):
+            timeline, text = self.text(row)
+            label = timeline.label_before(token, text)
+            if label is None:
+                self.languages = self.languages or read()
+                label = self.languages[row] if row < len(self.languages) else None
+            found.append(label)
+        return found
 
     def text(self, row: int) -> tuple[RowTimeline, RowText | None]:
         """Return the timeline and the text of one row of the batch as it was given."""
@@ -124,6 +203,13 @@ class Run:
         text = RowText()
         text.follow(self.sequences[row * each, : self.tokens])
         return timeline, text
+
+
+class Prompt(NamedTuple):
+    """Where a prompt ended, and what its rows are written in, as far as that matters."""
+
+    length: int
+    languages: Sequence[str | None] = ()
 
 
 class SteererState:
@@ -143,8 +229,11 @@ class SteererState:
         self.generations = 0
         self.planner = Planner()
         self.running: dict[Generation, Run] = {}
-        #: Where the prompt ended, per cache of a loop that calls the model itself.
-        self.prompts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        #: Tells what a prompt is written in, if the sets can.
+        self.reader: PromptReader | None = None
+        #: Where the prompt ended and what it is written in, per cache of a loop that calls the
+        #: model itself.
+        self.prompts: weakref.WeakKeyDictionary[Any, Prompt] = weakref.WeakKeyDictionary()
 
     @property
     def resting(self) -> Plan | None:

@@ -14,12 +14,14 @@ from weakref import WeakValueDictionary
 from ..errors import HookError, ParameterError, ScheduleError
 from ..models import inspect
 from ..neuron_set import NeuronSet
-from ..neuron_set.value_columns import FEATURE_SITES
+from ..neuron_set.row_values import names_of
+from ..neuron_set.value_columns import FEATURE_SITES, PROMPT
 from ..operations import Operation, operation
 from .attachment import Attachment
 from .compile import Compiler, State, steered_site
 from .generation import GenerationTracker
 from .label_sums import Arithmetic
+from .prompt_reader import PromptReader
 from .runs import Assignment, Run, SteererState
 from .schedule import Schedule
 from .schedule_text import is_arithmetic, terms
@@ -88,7 +90,7 @@ class Steerer:
         self._rows: WeakValueDictionary[State, Row] = WeakValueDictionary()
         self._assigned: OrderedDict[Any, Assignment] = OrderedDict()
         self._defining = threading.Lock()
-        off = RowTimeline(Schedule(None), lambda _label, _strength: None, None)
+        off = RowTimeline(Schedule(None), lambda _label, _strength, _left: None, None)
         self._state = SteererState(self._attachment.current, Assignment([off]), private)
         self._tracker: GenerationTracker | None = None
         try:
@@ -96,6 +98,7 @@ class Steerer:
             self._tracker = GenerationTracker.join(anatomy.root, self._state)
             if probe:
                 self._tracker.probe(self._state, self._attachment.probe)
+            self._state.reader = self._prompt_reader()
             self._kept = self._rows_of_labels()
         except BaseException:
             self._let_go()
@@ -120,6 +123,7 @@ class Steerer:
         away_from: str | Sequence[str] | None = None,
         *,
         away: OperationLike | None = None,
+        source: str | Sequence[str] | None = None,
         prompt: bool | None = None,
         prompt_length: int | None = None,
     ) -> Steerer:
@@ -133,11 +137,17 @@ class Steerer:
                 with operators (`"fr - en"`) a sum of labels, see `arith`.
             operation: What to do with the neurons; default: what the set's header says.
             strength: How much of it, see `Operation.blended`.
-            away_from: Labels whose neurons are deactivated first. Neurons that source and target
-                share end as the target wants them. "previous": at each switch, live ones included,
-                the label before, see `Schedule.leaving`.
+            away_from: Labels to take away first. Operations that add a difference of means take it
+                from them (as `source` does); of other sets their neurons are deactivated, and
+                neurons that source and target share end as the target wants them. "previous": at
+                each switch, live ones included, the label before.
             away: The operation that deactivates them, and what a sum takes away. Default: zero;
                 directions (rows at `resid`) are subtracted, what is pulled is pulled back.
+            source: What is left: the label, or labels, whose mean a difference of means is taken
+                from; "others" for all other labels. "prompt" (the default of sets that carry the
+                means of all labels): what the prompt is written in, which the set itself tells;
+                text that is in the target's language already is left alone. After a switch it is
+                the label before. Sums of labels say themselves what they take away.
             prompt: Whether the prompt is steered too. Default: yes for one label, no otherwise.
             prompt_length: For direct `model(...)` calls on a whole sequence: how many of its tokens
                 are prompt.
@@ -149,7 +159,7 @@ class Steerer:
         if tracker is None:
             raise _detached()
         # Switching back and forth is the common case, and happens between two tokens.
-        key = (target, operation, strength, away_from, away, prompt, prompt_length)
+        key = (target, operation, strength, away_from, away, source, prompt, prompt_length)
         try:
             known = self._assigned.get(key)
         except TypeError:  # lists and mappings are not kept
@@ -157,14 +167,17 @@ class Steerer:
         if known is not None:
             tracker.assign(self._state, known)
             return self
-        if away_from in (PREVIOUS, (PREVIOUS,), [PREVIOUS]) and PREVIOUS not in self.labels:
-            key, target, away_from = None, self._away_from_previous(target), None
-        elif not (target is None or isinstance(target, str)):
+        if target is not None and not isinstance(target, str):
             key = None
         if not math.isfinite(strength):
             raise ParameterError(f"The strength is {strength}; it must be a finite number.")
         chosen = None if operation is None else _operation(operation)
-        sources = (away_from,) if isinstance(away_from, str) else tuple(away_from or ())
+        sources, given = names_of(away_from), names_of(source)
+        if sources == (PREVIOUS,) and PREVIOUS not in self.labels:
+            sources = ()
+            if not self._compiler.relative(chosen):  # the others leave the label before anyway
+                key, target = None, self._away_from_previous(target)
+        left = self._left(chosen, given, sources if away is None else ())
         per_row = not (target is None or isinstance(target, (str, Schedule, Arithmetic)))
         if per_row and not isinstance(target, Sequence):
             raise _not_a_target(target)
@@ -172,7 +185,7 @@ class Steerer:
         if not targets:
             raise ParameterError("to([]) names no label; pass one per row of the batch.")
 
-        def state(label: str | None, weight: float, alone: bool) -> State:
+        def state(label: str | None, weight: float, alone: bool, leaving: tuple[str, ...]) -> State:
             if label is None and not (alone and sources):
                 return State(None)
             total = None if label is None else self._compiler.sum_of(label)
@@ -181,20 +194,38 @@ class Steerer:
             by = None if away is None else _operation(away)
             if not away_sources and (total is None or not total.off):
                 by = None  # one state, whatever would have deactivated
-            return State(label, weight * strength, chosen, away_sources, by)
+            leaving = leaving if label is not None and total is None else ()
+            return State(label, weight * strength, chosen, away_sources, by, leaving)
 
-        timelines: list[RowTimeline] = []
-        for each in targets:
-            schedule = _scheduled(each, self.labels, prompt)
+        reads = left == (PROMPT,)
+
+        def timeline(schedule: Schedule, leaving: tuple[str, ...], known: bool) -> RowTimeline:
             alone = schedule.is_constant
-            timelines.append(
-                RowTimeline(
-                    schedule,
-                    lambda label, weight, alone=alone: self._row(state(label, weight, alone)),
-                    self._conditions,
-                )
-            )
-        assignment = Assignment(timelines, per_row, prompt_length)
+
+            def row_of(label: str | None, weight: float, before: tuple[str, ...]) -> Row | None:
+                if not known and label is not None:
+                    self._compiler.check(label)
+                if not known:
+                    return None
+                if not left or (before == (label,) and not reads):
+                    before = ()  # of a source, too, something can be left: all others
+                return self._row(state(label, weight, alone, before))
+
+            return RowTimeline(schedule, row_of, self._conditions, leaving)
+
+        schedules = [_scheduled(each, self.labels, prompt) for each in targets]
+        # Sums and nothing at all leave what they say.
+        reads = reads and any(
+            self._compiler.sum_of(label) is None
+            for schedule in schedules
+            for label in schedule.labels
+        )
+        timelines = [timeline(each, () if reads else left, not reads) for each in schedules]
+
+        def leaving(row: int, language: str | None) -> RowTimeline:
+            return timeline(schedules[row], () if language is None else (language,), True)
+
+        assignment = Assignment(timelines, per_row, prompt_length, leaving if reads else None)
         tracker.assign(self._state, assignment)
         if key is not None and strength == 1:  # every step of a slider would be remembered
             with self._defining:
@@ -202,6 +233,19 @@ class Steerer:
                 if len(self._assigned) > _REMEMBERED:
                     self._assigned.popitem(last=False)
         return self
+
+    def _left(
+        self, chosen: Operation | None, given: tuple[str, ...], away: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        left = self._compiler.left(chosen, given, away)
+        if left != (PROMPT,) or self._state.reader is not None:
+            return left
+        if given == (PROMPT,):
+            raise ParameterError(
+                "What the prompt is written in cannot be read here: the attached sets have rows "
+                "only in experts or features. Say what is left: source='en'."
+            )
+        return ()
 
     def off(self) -> Steerer:
         """Stop steering; the model behaves as if nothing were attached."""
@@ -311,13 +355,20 @@ class Steerer:
                     self._rows[state] = row
         return row
 
+    def _prompt_reader(self) -> PromptReader | None:
+        """Return what tells the language of prompts; `None` if no set can."""
+        told = [each for each in self.sets if len(each.means_of) > 1]
+        readers = (PromptReader(each, self._attachment) for each in told)
+        return next((reader for reader in readers if reader), None)
+
     def _rows_of_labels(self) -> list[Row | None]:
         """Return the rows that are kept, so that switching to a label finds it ready."""
+        left = self._left(None, (), ())
         found: list[Row | None] = []
-        for label in self._compiler.labels:
+        for label in self._compiler.labels if left != (PROMPT,) else ():
             if any(each.counts.get(label) for each in self.sets):
                 try:
-                    found.append(self._row(State(label)))
+                    found.append(self._row(State(label, left=left if left != (label,) else ())))
                 except ValueTooLargeError:
                     continue  # to() says so, if somebody wants this label at full strength
         return found

@@ -21,10 +21,12 @@ from torch import Tensor
 from ..errors import ParameterError, ScheduleError
 from .layer_hooks import MIXED, Plan, Span
 from .schedule import Condition, Point, Schedule
+from .schedule_text import target_label
 from .tables import Row
 
-#: Maps `(label, strength)` to a row of the tables; `None` leaves activations alone.
-RowOf = Callable[["str | None", float], "Row | None"]
+#: Maps `(label, strength, labels that are left)` to a row of the tables; `None` leaves activations
+#: alone.
+RowOf = Callable[["str | None", float, tuple[str, ...]], "Row | None"]
 
 _SENTENCE_END = re.compile(r"(?:[!?…。！？؟।]|(?<!\d)\.|\.(?=\s))[\"'”’»)\]」』]*\s*$")
 # A character is spread over at most this many tokens; what is still unfinished then never ends.
@@ -162,7 +164,13 @@ class TextConditions:
 class _Part:
     """One schedule in rows."""
 
-    def __init__(self, schedule: Schedule, row_of: RowOf, conditions: TextConditions | None):
+    def __init__(
+        self,
+        schedule: Schedule,
+        row_of: RowOf,
+        conditions: TextConditions | None,
+        left: tuple[str, ...],
+    ) -> None:
         self.schedule = schedule
         self.conditions = conditions
         if schedule.is_conditional and conditions is None:
@@ -170,9 +178,20 @@ class _Part:
                 f"The schedule {str(schedule)!r} waits for text, which needs a tokenizer: pass "
                 "tokenizer=… to attach()."
             )
+
         # Unknown labels are found now, not in mid-generation.
-        self._rows = {point: row_of(point.label, point.strength) for point in schedule.points}
-        self.rows = tuple(row for row in self._rows.values() if row is not None)
+        def rows(left: tuple[str, ...], before: str | None) -> dict[Point, Row | None]:
+            return {
+                point: row_of(point.label, point.strength, leaving)
+                for point, leaving in _leaving(schedule.points, left, before)
+            }
+
+        self._rows = rows(left, None)
+        # From the second round on, the first label leaves the last one.
+        last = _last_label(schedule.points) if schedule.repeat else None
+        self._rows_again = rows(left, last) if last is not None else self._rows
+        made = (*self._rows.values(), *self._rows_again.values())
+        self.rows = tuple(row for row in made if row is not None)
         self._starts = schedule.started()
         first = schedule.points[0]
         self.prompt_row = self._rows[first] if schedule.prompt else None
@@ -195,7 +214,8 @@ class _Part:
             else:
                 limit = times[i + 1] if i + 1 < len(times) else (period or math.inf)
                 stop = int(min(end, at + limit - inside))
-            _extend(found, at, stop, self._rows[point], factor)
+            rows = self._rows if not period or at < period else self._rows_again
+            _extend(found, at, stop, rows[point], factor)
             at = stop
         return found
 
@@ -212,12 +232,23 @@ class _Part:
 
 
 class RowTimeline:
-    """The rows of one batch row over time: a schedule, and what replaced it on the way."""
+    """The rows of one batch row over time: a schedule, and what replaced it on the way.
+
+    Args:
+        schedule: The schedule.
+        row_of: Finds its rows.
+        conditions: Reads the text that a schedule waits for.
+        left: What the first label leaves; every later one leaves the label before it.
+    """
 
     def __init__(
-        self, schedule: Schedule, row_of: RowOf, conditions: TextConditions | None
+        self,
+        schedule: Schedule,
+        row_of: RowOf,
+        conditions: TextConditions | None,
+        left: tuple[str, ...] = (),
     ) -> None:
-        part = _Part(schedule, row_of, conditions)
+        part = _Part(schedule, row_of, conditions, left)
         self._parts: list[tuple[int, _Part]] = [(0, part)]
         #: Whether one row holds for prompt and output alike, and which.
         self.is_constant = schedule.is_constant and schedule.prompt
@@ -254,6 +285,11 @@ class RowTimeline:
                     _extend(found, *span)
         return found
 
+    def label_before(self, token: int, text: RowText | None) -> str | None:
+        """Return the last label that was in force before generated token `token`."""
+        rows = [row for _, _, row, _ in self.spans(0, token, text) if row is not None]
+        return target_label(rows[-1].label) if rows and rows[-1].label is not None else None
+
     def flattened(self, tokens: int, text: RowText | None) -> Schedule:
         """Return one schedule for what was in force in the first `tokens` tokens, and is now."""
         if len(self._parts) == 1:
@@ -266,6 +302,26 @@ class RowTimeline:
             if last:
                 points += _afterwards(part.schedule, part.fired(text), end)
         return Schedule(*_merged(points), prompt=self._parts[0][1].schedule.prompt)
+
+
+def _leaving(
+    points: Sequence[Point], left: tuple[str, ...], before: str | None
+) -> list[tuple[Point, tuple[str, ...]]]:
+    """Return what each point leaves: the label before it, and `left` where there is none."""
+    found: list[tuple[Point, tuple[str, ...]]] = []
+    for point in points:
+        label = None if point.label is None else target_label(point.label)
+        if label is not None:
+            if before not in (None, label):
+                left = (str(before),)
+            before = label
+        found.append((point, left))
+    return found
+
+
+def _last_label(points: Sequence[Point]) -> str | None:
+    labels = [point.label for point in points if point.label is not None]
+    return target_label(labels[-1]) if labels else None
 
 
 def _between(

@@ -28,14 +28,17 @@ def test_rows_are_the_difference_of_means(stats, site, source):
     width = HIDDEN if site == "resid" else stats.width
     assert neurons.counts == dict.fromkeys("abc", 2 * width)
     assert neurons.site == site and sorted(set(neurons.layer.tolist())) == [0, 2]
-    assert sorted(neurons.values) == [f"{site}.mean", f"{site}.other_mean"]
+    assert list(neurons.values) == [f"{site}.means"] and neurons.means_of == ("a", "b", "c")
+    assert neurons.source == ("b" if source == "b" else "prompt")
     mean = (stats.get("sum", site) / torch.tensor([[[stats.tokens[n]]] for n in "abc"])).numpy()
     for k, name in enumerate("abc"):
         away = [j for j in range(3) if j != k] if source == "others" or name == "b" else [1]
         expected = (mean[k] - mean[away].mean(0))[[0, 2]].reshape(-1)
         rows = neurons.rows(name)
-        found = rows.value("diffmean", site).numpy()
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        left = () if source == "others" or name == "b" else ("b",)
+        found = rows.leaving(*left).value("diffmean", site).numpy()
+        # The means of neurons are kept in 16 bits.
+        np.testing.assert_allclose(found, expected, atol=1e-5 if site == "resid" else 1e-3)
         np.testing.assert_allclose(rows.score.numpy(), np.abs(expected), atol=1e-5)
     assert neurons.operation == {"name": "add", "value": "diffmean", "factor": 2.0}
 
@@ -63,7 +66,7 @@ def test_the_same_steerer_adds_it_where_it_was_measured(stats, tmp_path):
     with torch.no_grad(), ns.attach(model, neurons) as steer:
         seen.clear()
         model(ids)
-        steer.to("a", strength=1.5)
+        steer.to("a", strength=1.5, source="others")
         model(ids)
     before, after = seen[:3], seen[3:]
     expected = 1.5 * neurons.rows("a").value("diffmean", "resid")
@@ -77,7 +80,7 @@ def test_a_schedule_switches_directions(stats):
         options = {"max_new_tokens": 8, "do_sample": False}
         outs = []
         for schedule in ("a", "b", "a,4:b"):
-            steer.to(ns.Schedule.parse(schedule))
+            steer.to(ns.Schedule.parse(schedule), source="others")
             outs.append(model.generate(ids, **options)[:, ids.shape[1] :])
     assert torch.equal(outs[2][:, :4], outs[0][:, :4])
     assert not torch.equal(outs[2], outs[0])

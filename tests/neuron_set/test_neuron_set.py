@@ -133,7 +133,7 @@ def test_value_columns():
     assert neurons.value("diffmean", "mlp.neuron").equal(difference)
     with pytest.raises(ArtifactError, match=r"mlp\.neuron\.max.*stores mlp\.act\.prob"):
         neurons.value("max", "mlp.neuron")
-    with pytest.raises(ArtifactError, match=r"mlp\.act\.mean, mlp\.act\.other_mean"):
+    with pytest.raises(ArtifactError, match=r"mlp\.act\.mean"):
         neurons.value("diffmean", "mlp.act")
 
 
@@ -361,11 +361,8 @@ def test_random_control_with_its_own_values():
         def mean(self, site):
             return self.table
 
-        def other_mean(self, site):
-            return -self.table
-
     control = example().random_like(0, stats=Means())
-    assert set(control.values) == {"mlp.neuron.mean", "mlp.neuron.other_mean"}
+    assert set(control.values) == {"mlp.neuron.means"} and control.means_of == Means.labels
     for row, value in zip(row_list(control), control.value("mean", "mlp.neuron"), strict=True):
         assert value == Means.table[Means.labels.index(row[0]), row[1], row[2]]
     with pytest.raises(LabelError, match="these statistics"):
@@ -424,7 +421,7 @@ def test_format_that_other_programs_rely_on(tmp_path):
     assert config["inference_mode"] is True
     assert {"target_modules", "peft_version"} <= set(config)
     block = config["neuronsteer"]
-    assert block["format_version"] == "1.0"
+    assert block["format_version"] == "2.0"
     assert block["labels"] == ["fr", "ja", "empty", "C++"]
     assert set(block) >= {
         *("neuronsteer_version", "model_type", "num_layers", "width", "site", "method"),
@@ -506,7 +503,7 @@ def rewrite_columns(folder, change):
 
 
 CONFIG_DAMAGE = [
-    (lambda c: c["neuronsteer"].update(format_version="2.0"), r"format_version' is '2\.0'.*Update"),
+    (lambda c: c["neuronsteer"].update(format_version="3.0"), r"format_version' is '3\.0'.*Update"),
     (lambda c: c["neuronsteer"].update(format_version="0.9"), r"format_version' is '0\.9'"),
     (lambda c: c["neuronsteer"].update(format_version="new"), r"format_version' is 'new'"),
     (lambda c: c["neuronsteer"].pop("labels"), r"'neuronsteer\.labels' is missing"),
@@ -543,8 +540,8 @@ def test_unreadable_config(saved):
 
 
 def test_newer_minor_version_warns_and_loads(saved):
-    rewrite_config(saved, lambda c: c["neuronsteer"].update(format_version="1.7", mood="good"))
-    with pytest.warns(UserWarning, match=r"'mood'.*format 1\.7; update neuronsteer"):
+    rewrite_config(saved, lambda c: c["neuronsteer"].update(format_version="2.7", mood="good"))
+    with pytest.warns(UserWarning, match=r"'mood'.*format 2\.7; update neuronsteer"):
         assert NeuronSet.from_pretrained(saved) == example()
 
 

@@ -210,6 +210,7 @@ def as_peft_model(
     labels: Sequence[str] | None = None,
     operation: str | Operation | Mapping[str, Any] | None = None,
     strength: float = 1.0,
+    source: str | Sequence[str] | None = None,
 ) -> PeftModel:
     """Return `model` wrapped by PEFT, with one adapter `lang_<label>` per label of a neuron set.
 
@@ -222,6 +223,8 @@ def as_peft_model(
         labels: Which labels; default: all that have neurons.
         operation: What to do with the neurons; default: what the set's header says.
         strength: How much of it, see `Operation.blended`.
+        source: What is left, where the operation adds a difference of means; default: what the
+            set's header says, which must be a label or "others": adapters cannot read prompts.
     """
     loaded = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_pretrained(neurons)
     if isinstance(model, PeftModel) and not isinstance(model.base_model, NeuronSteerModel):
@@ -234,7 +237,7 @@ def as_peft_model(
     chosen = loaded if labels is None else loaded.only(*labels)
     # Everything is made before the model is touched.
     adapters = {
-        label: affine(chosen, label, operation, strength, anatomy.gated)
+        label: affine(chosen, label, operation, strength, anatomy.gated, source)
         for label in steered_labels(chosen)
     }
     loaded.check_model(anatomy.model_type, anatomy.num_layers, anatomy.widths)

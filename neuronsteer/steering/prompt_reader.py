@@ -1,0 +1,119 @@
+"""Tells what a prompt is written in, from the means that a neuron set carries for every label.
+
+The prompt's last tokens are run once, unsteered. What the set's neurons do there is compared with
+what they do on average in each label's text; the label whose averages point the same way is it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..neuron_set import NeuronSet
+from ..neuron_set.value_columns import MEANS
+from .attachment import Attachment, tensor_columns
+from .compile import steered_site
+
+#: Tokens at the end of the prompt that are looked at: the language that is left is the last one.
+TOKENS = 64
+
+
+class PromptReader:
+    """Reads the language of prompts with the neurons of one set.
+
+    Args:
+        neurons: The set; it carries the means of several labels.
+        attachment: Where its neurons are.
+    """
+
+    def __init__(self, neurons: NeuronSet, attachment: Attachment) -> None:
+        self.labels = neurons.means_of
+        means_of_all = neurons.values.get(f"{steered_site(neurons.site)}.{MEANS}")
+        readable = [] if means_of_all is None else attachment.readable(neurons.site)
+        self._columns: dict[int, Tensor] = {}
+        means: list[Tensor] = [torch.zeros(0, len(self.labels))]
+        for number, point in readable:
+            index, rows = neurons.neurons_of(point.layer)
+            if len(index) and means_of_all is not None:
+                self._columns[number] = tensor_columns(point, index)
+                means.append(means_of_all[rows])
+        joined = torch.cat(means)
+        self._centre = joined.mean(1, keepdim=True)
+        spread = joined.std(1, keepdim=True)
+        # A neuron that does the same everywhere tells nothing.
+        self._weight = torch.where(spread > 0, 1 / spread, 0.0)
+        apart = (joined - self._centre) * self._weight
+        self._directions = torch.nn.functional.normalize(apart, dim=0)
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything to read with."""
+        return bool(self._columns)
+
+    def start(self, counted: Tensor) -> Reading:
+        """Return what collects one forward pass.
+
+        Args:
+            counted: Which positions count `[batch, length]`.
+        """
+        return Reading(self._columns, counted)
+
+    def languages(self, reading: Reading) -> list[str | None]:
+        """Return the label of every row of the batch; `None` where no position counted."""
+        if set(reading.means) != set(self._columns):
+            return [None] * len(reading.counted)  # layers that are compiled cannot be read
+        values = torch.cat([reading.means[number] for number in self._columns], 1)
+        known = (values.T - self._centre) * self._weight
+        best = (self._directions.T @ known).argmax(0).tolist()
+        any_counted = reading.counted.any(1).tolist()
+        return [
+            self.labels[k] if counted else None
+            for k, counted in zip(best, any_counted, strict=True)
+        ]
+
+
+class Reading:
+    """The mean activations of one forward pass, per row of the batch."""
+
+    def __init__(self, columns: dict[int, Tensor], counted: Tensor) -> None:
+        self.counted = counted
+        self.means: dict[int, Tensor] = {}
+        self._columns = columns
+        self._weight = counted / counted.sum(1, keepdim=True).clamp(min=1)
+
+    def __call__(self, number: int, x: Tensor) -> None:
+        """Take in what one layer does."""
+        columns = self._columns.get(number)
+        if columns is not None:
+            batch, length = self.counted.shape
+            here = x.reshape(batch, length, -1)[..., columns.to(x.device)].float().cpu()
+            self.means[number] = torch.einsum("bl,bln->bn", self._weight, here)
+
+
+def end_of_prompt(
+    given: Mapping[str, Any], prompt: int | None = None
+) -> tuple[dict[str, Tensor], Tensor] | None:
+    """Return the end of a prompt as arguments of the decoder, and which positions count.
+
+    Padding does not count, nor the first token: it holds outliers that say nothing of a language.
+
+    Args:
+        given: Arguments of the forward pass, or of `generate`.
+        prompt: How many positions the prompt has; default: all that are given.
+    """
+    name = "inputs_embeds" if given.get("input_ids") is None else "input_ids"
+    shown = given.get(name)
+    if shown is None or not shown.shape[1]:
+        return None
+    length, mask = int(shown.shape[1]), given.get("attention_mask")
+    end = min(prompt or length, length)
+    found = {name: shown[:, :end][:, -TOKENS:]}
+    real = torch.ones(found[name].shape[:2], dtype=torch.bool)
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= length:
+        found["attention_mask"] = mask[:, -length:][:, :end][:, -TOKENS:]
+        real = found["attention_mask"].bool().cpu()
+    first = real & (real.cumsum(1) == 1)
+    several = real.sum(1, keepdim=True) > 1
+    return found, real & ~(first & several)
