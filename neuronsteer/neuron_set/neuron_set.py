@@ -67,6 +67,7 @@ class NeuronSet(Rows):
             means_of=tuple(names.get(name, name) for name in self.means_of),
             source=names.get(self.source or "", self.source),
             calibration={names.get(key, key): part for key, part in self.calibration.items()},
+            strengths={names.get(key, key): part for key, part in self.strengths.items()},
         )
 
     def top(self, n: int, per_label: bool = True) -> NeuronSet:
@@ -144,10 +145,11 @@ class NeuronSet(Rows):
             name: torch.cat([getattr(left, name), getattr(right, name)]) for name in COLUMNS[:4]
         }
         calibration = {**other.calibration, **self.calibration}
+        strengths = {**other.strengths, **self.strengths}
         means_of = tuple(name for name in left.means_of if name in right.means_of)
         left, right = left.with_means_of(means_of), right.with_means_of(means_of)
         joined["values"] = common_columns(left.values, right.values)
-        return left.replace(**joined, calibration=calibration)
+        return left.replace(**joined, calibration=calibration, strengths=strengths)
 
     def __sub__(self, other: NeuronSet) -> NeuronSet:
         """Return the rows that only the left has, with all labels of the left."""

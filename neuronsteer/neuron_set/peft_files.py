@@ -107,7 +107,8 @@ def affine(
         )
     told = choose_left([(mine, chosen)], names_of(source))
     left = fixed_source(told, label, "a PEFT adapter cannot read prompts")
-    scale, shift = chosen.blended(mine.leaving(*left), site, strength)
+    tuned = rows.strengths.get(label, 1.0) if how is None else 1.0
+    scale, shift = chosen.blended(mine.leaving(*left), site, strength * tuned)
     if site == "mlp.act" and gated and bool(shift.any()):
         raise ParameterError(
             f"The operation {chosen.name!r} at 'mlp.act' depends on the up projection, which no "

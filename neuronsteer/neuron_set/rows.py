@@ -59,6 +59,7 @@ class Rows:
             all others), or "prompt": what the prompt is written in, and after a switch the label
             before it. `None` means "others".
         operation: What steering does by default, as `operation()` reads it.
+        strengths: How strongly it does so, per label; 1 where nothing is said. Found by `tune`.
         schedule: Default schedule, as text or dictionary.
         evaluation: Results, if the set was evaluated.
         orphans: Neurons that the detector selected but that no label owns. Set algebra drops them.
@@ -83,6 +84,7 @@ class Rows:
     means_of: tuple[str, ...] = ()
     source: str | None = None
     operation: dict[str, Any] = dataclasses.field(default_factory=_zero)
+    strengths: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
     schedule: str | dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
     orphans: int = 0
@@ -274,6 +276,7 @@ class Rows:
             label=position[mask],
             **columns,
             calibration={k: v for k, v in self.calibration.items() if k not in gone},
+            strengths={k: v for k, v in self.strengths.items() if k not in gone},
             orphans=0,
         )
 

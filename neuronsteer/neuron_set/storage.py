@@ -46,6 +46,7 @@ _FIELDS = (
     "means_of",
     "source",
     "operation",
+    "strengths",
     "schedule",
     "evaluation",
     "orphans",
@@ -96,7 +97,7 @@ def write(
         "neuronsteer_version": package_version(),
         "fingerprint": fingerprint,
     }
-    block.update({name: header[name] for name in _FIELDS if header.get(name) not in (None, ())})
+    block.update({name: header[name] for name in _FIELDS if header.get(name) not in (None, (), {})})
     config: dict[str, Any] = {
         "peft_type": PEFT_TYPE,
         "task_type": "CAUSAL_LM",

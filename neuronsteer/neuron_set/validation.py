@@ -6,6 +6,7 @@ Every check names the field, because these files are written by other programs t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,15 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("method", "operation"):
         if not isinstance(clean[name].get("name"), str):
             raise ArtifactError(f"Field {name!r} has no 'name' (found {clean[name]!r}).")
+    clean["strengths"] = _json_object("strengths", fields["strengths"])
+    for name, strength in clean["strengths"].items():
+        if name not in labels:
+            raise ArtifactError(f"Field 'strengths' names {name!r}, which is not a label.")
+        number = isinstance(strength, int | float) and not isinstance(strength, bool)
+        if not (number and 0 <= strength < math.inf):
+            raise ArtifactError(
+                f"Field 'strengths' has {strength!r} for {name!r}; expected a number >= 0."
+            )
     evaluation = fields["evaluation"]
     clean["evaluation"] = None if evaluation is None else _json_object("evaluation", evaluation)
     schedule = fields["schedule"]

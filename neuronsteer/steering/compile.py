@@ -138,9 +138,11 @@ class Compiler:
             self.check(label)
             for neurons in self.sets:
                 chosen = state.operation or self.default(neurons)
+                # What was tuned is the set's own operation.
+                tuned = neurons.strengths.get(label, 1.0) if state.operation is None else 1.0
                 if strength:
                     left = state.left if neurons in told else ()
-                    self._apply(work, neurons, label, chosen, strength, left)
+                    self._apply(work, neurons, label, chosen, strength * tuned, left)
         return work
 
     def opposite(self, neurons: NeuronSet) -> Operation:

@@ -108,6 +108,7 @@ class Arithmetic:
             score=neurons.score[kept],
             values={name: column[kept] for name, column in values.items()},
             calibration={},
+            strengths={},
             orphans=0,
         )
 

@@ -136,7 +136,8 @@ class Steerer:
                 per row of the batch. A string with switch points (`"en,24:fr"`) is a schedule, one
                 with operators (`"fr - en"`) a sum of labels, see `arith`.
             operation: What to do with the neurons; default: what the set's header says.
-            strength: How much of it, see `Operation.blended`.
+            strength: How much of it, see `Operation.blended`; 1 is what the set was tuned to, if it
+                was.
             away_from: Labels to take away first. Operations that add a difference of means take it
                 from them (as `source` does); of other sets their neurons are deactivated, and
                 neurons that source and target share end as the target wants them. "previous": at

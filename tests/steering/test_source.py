@@ -257,3 +257,26 @@ def test_beams_samples_and_assisted_decoding(demo_model, neurons, batch):
             read = written(demo_model, inputs, **options)
             steer.to("fr", source="en")
             assert written(demo_model, part, **options)[0] == read[0]
+
+
+def test_strength_one_is_what_the_set_was_tuned_to(demo_model, neurons, batch, tmp_path):
+    encoded = batch("en")
+    neurons.replace(strengths={"fr": 0.5}).save_pretrained(tmp_path)
+    tuned = ns.NeuronSet.from_pretrained(tmp_path)
+    with ns.attach(demo_model, neurons) as steer:
+        steer.to("fr", strength=0.5)
+        half = demo_model(**encoded).logits
+        steer.to("de")
+        other = demo_model(**encoded).logits
+    with ns.attach(demo_model, tuned) as steer:
+        steer.to("fr")
+        assert torch.equal(demo_model(**encoded).logits, half)
+        steer.to("de")
+        assert torch.equal(demo_model(**encoded).logits, other)
+        # An operation of one's own has strengths of its own.
+        steer.to("fr", neurons.operation, strength=0.5)
+        assert torch.equal(demo_model(**encoded).logits, half)
+    assert tuned.only("de").strengths == {} and tuned.relabel({"fr": "x"}).strengths == {"x": 0.5}
+    for wrong in ({"xx": 1.0}, {"fr": -1.0}, {"fr": "1"}):
+        with pytest.raises(ArtifactError, match="strengths"):
+            neurons.replace(strengths=wrong)
