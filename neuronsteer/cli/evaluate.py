@@ -95,6 +95,14 @@ def evaluate(
         ),
     ] = False,
     strength: Annotated[float, typer.Option(help="How much of the set's operation.")] = 1,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="What is left, where a difference of means is added: labels, 'others', or "
+            "'prompt'; by default what the set says.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 64,
     seed: Annotated[int, typer.Option(help="Of sampling and bootstraps.")] = 0,
     resume: options.Resume = False,
@@ -128,6 +136,7 @@ def evaluate(
         languages=chosen,
         generation={"do_sample": False, "repetition_penalty": 1.1} if greedy else None,
         strength=strength,
+        source=options.read_list(source),
         batch_size=batch_size,
         seed=seed,
         out=out,
@@ -207,7 +216,7 @@ def lm_eval(context: typer.Context) -> None:
     """Run lm-evaluation-harness with --model neuronsteer: any of its tasks on a steered model.
 
     All arguments are the harness's own. --model_args takes those of its hf model, and neurons=SET,
-    to=LABEL, operation=, value=, strength=, away_from=A+B, site=.
+    to=LABEL, operation=, value=, strength=, away_from=A+B, source=A, site=.
     """
     from ..integrations.lm_eval import main
 

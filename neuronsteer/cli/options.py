@@ -127,7 +127,9 @@ class SteeringOptions:
     away_from: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="LABEL", help="Also switch off the neurons of this label; repeatable."
+            metavar="LABEL",
+            help="Also take away this label: its neurons are switched off, or what is added is the "
+            "difference to it; repeatable.",
         ),
     ] = None
     away: Annotated[
@@ -136,6 +138,15 @@ class SteeringOptions:
             metavar="VALUE",
             help="What switched-off neurons are set to: a number or mean, median, p10 …; 0 if not "
             "given.",
+        ),
+    ] = None
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="What is left, where a difference of means is added: a label, 'others', or "
+            "'prompt', what the prompt is written in (the default of newer sets; files have no "
+            "prompt, so exports need a label); repeatable.",
         ),
     ] = None
 
@@ -148,6 +159,7 @@ class SteeringOptions:
             "strength": self.strength,
             "away_from": self.away_from or [],
             "away": None if self.away is None else chosen_operation({}, "set", self.away),
+            "source": self.source or None,
         }
 
 

@@ -31,6 +31,7 @@ class GenerationRequest:
         strength: How much of it.
         away_from: Labels whose neurons are switched off; "previous": at switches, the one before.
         away: How; `None` leaves it to the set.
+        source: What is left, as in `steer.to`.
         max_new_tokens: How many tokens at most.
         min_new_tokens: The text does not end before that many.
         temperature: 0 takes the likeliest token.
@@ -43,6 +44,7 @@ class GenerationRequest:
     strength: float = 1.0
     away_from: Sequence[str] = ()
     away: Operation | None = None
+    source: Sequence[str] | None = None
     max_new_tokens: int = 64
     min_new_tokens: int = 0
     temperature: float = 0.0
@@ -55,7 +57,7 @@ class GenerationRequest:
 
         away = () if tuple(self.away_from) == (PREVIOUS,) else self.away_from
         for label in (*self.schedule.labels, *away):
-            if label in neurons.labels:
+            if label in neurons.labels or label in neurons.means_of:
                 continue
             for each in arith(label).labels if is_arithmetic(label) else (label,):
                 if each not in neurons.labels:
@@ -104,6 +106,7 @@ def generate_text(
             strength=request.strength,
             away_from=request.away_from,
             away=request.away,
+            source=request.source,
         )
         streamer = None
         if printer is not None:

@@ -59,6 +59,7 @@ def _make() -> type[Any]:
             value: str | float | None = None,
             strength: float = 1.0,
             away_from: str | None = None,
+            source: str | None = None,
             site: str | None = None,
             **kwargs: Any,
         ) -> None:
@@ -71,7 +72,8 @@ def _make() -> type[Any]:
                 operation: `zero`, `scale`, `set` or `add`; default: what the set says.
                 value: What is set or added, or the factor of `scale`.
                 strength: How much of it.
-                away_from: Labels that are switched off, joined by `+`.
+                away_from: Labels that are taken away, joined by `+`.
+                source: What is left, as in `steer.to`: labels joined by `+`.
                 site: Where the operation acts.
                 **kwargs: Of the harness's `hf` model.
             """
@@ -87,7 +89,10 @@ def _make() -> type[Any]:
             chosen = chosen_operation(found.operation, operation, value, site)
             if target is None and chosen is not None and not sources:
                 raise ParameterError("The arguments name an operation but no label: add to=LABEL.")
-            self.neuronsteer.to(target, chosen, float(strength), sources or None)
+            left = [part for part in (source or "").split("+") if part]
+            self.neuronsteer.to(
+                target, chosen, float(strength), sources or None, source=left or None
+            )
 
         def get_model_info(self) -> dict[str, Any]:
             """Return what the harness records about the model, and the steering with it."""

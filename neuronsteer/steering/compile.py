@@ -70,6 +70,8 @@ class Compiler:
         self._gated = gated
         self._widths = widths
         self.labels = tuple(dict.fromkeys(label for each in sets for label in each.labels))
+        #: What a label leaves unless told otherwise, see `left`.
+        self.usually_left = self.left(None)
 
     def sum_of(self, label: str) -> Arithmetic | None:
         """Return the sum of labels that `label` writes down; `None` if it is a label itself."""

@@ -173,12 +173,12 @@ class Steerer:
         if not math.isfinite(strength):
             raise ParameterError(f"The strength is {strength}; it must be a finite number.")
         chosen = None if operation is None else _operation(operation)
-        sources, given = names_of(away_from), names_of(source)
+        sources = () if away_from is None else names_of(away_from)
         if sources == (PREVIOUS,) and PREVIOUS not in self.labels:
             sources = ()
             if not self._compiler.relative(chosen):  # the others leave the label before anyway
                 key, target = None, self._away_from_previous(target)
-        left = self._left(chosen, given, sources if away is None else ())
+        left = self._left(chosen, source, sources if away is None else ())
         per_row = not (target is None or isinstance(target, (str, Schedule, Arithmetic)))
         if per_row and not isinstance(target, Sequence):
             raise _not_a_target(target)
@@ -236,12 +236,14 @@ class Steerer:
         return self
 
     def _left(
-        self, chosen: Operation | None, given: tuple[str, ...], away: tuple[str, ...]
+        self, chosen: Operation | None, source: str | Sequence[str] | None, away: tuple[str, ...]
     ) -> tuple[str, ...]:
-        left = self._compiler.left(chosen, given, away)
+        left = self._compiler.usually_left
+        if not (chosen is None and source is None and not away):
+            left = self._compiler.left(chosen, names_of(source), away)
         if left != (PROMPT,) or self._state.reader is not None:
             return left
-        if given == (PROMPT,):
+        if source is not None:
             raise ParameterError(
                 "What the prompt is written in cannot be read here: the attached sets have rows "
                 "only in experts or features. Say what is left: source='en'."
@@ -364,7 +366,7 @@ class Steerer:
 
     def _rows_of_labels(self) -> list[Row | None]:
         """Return the rows that are kept, so that switching to a label finds it ready."""
-        left = self._left(None, (), ())
+        left = self._left(None, None, ())
         found: list[Row | None] = []
         for label in self._compiler.labels if left != (PROMPT,) else ():
             if any(each.counts.get(label) for each in self.sets):

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 
 from ...neuron_set import NeuronSet
+from ...neuron_set.row_values import is_relative
+from ...operations import operation as make_operation
 from ...steering.steerer import OperationLike, Steerer, Target, attach
 from ..continuations import continue_rows, decode
 from ..metrics.codes import canonical, same
@@ -38,6 +40,7 @@ class EvaluationSettings:
         floor: Confidence below which a language counts as unclear.
         chat: Whether prompts go through the tokenizer's chat template.
         strength: How much of the set's operation.
+        source: What is left, as in `steer.to`; default: what the set's header says.
     """
 
     limit: int | None = None
@@ -49,6 +52,7 @@ class EvaluationSettings:
     floor: float = 0.0
     chat: bool = False
     strength: float = 1.0
+    source: str | Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ class ModelUnderTest:
 
         def put(label: str | None) -> None:
             if self._steer is not None:
-                self._steer.to(label, operation, chosen if label is not None else 1.0)
+                strong = chosen if label is not None else 1.0
+                self._steer.to(label, operation, strong, source=self._source(operation))
 
         return put
 
@@ -299,7 +304,16 @@ class ModelUnderTest:
             # Rows of one call share what is switched off.
             self._steer.to(None, away_from=tuple(away_from), away="zero")
         else:
-            self._steer.to(targets, operation, chosen)
+            self._steer.to(targets, operation, chosen, source=self._source(operation))
+
+    def _source(self, operation: OperationLike | None) -> str | Sequence[str] | None:
+        """Return what is left; nothing where an experiment's own operation does not ask."""
+        given = self.settings.source
+        neurons = self.treatment.neurons
+        if given is None or neurons is None:
+            return None
+        chosen = make_operation(neurons.operation if operation is None else operation)
+        return given if is_relative(neurons, chosen) else None
 
     def _decoding(self, tokens: int, greedy: bool) -> dict[str, Any]:
         if greedy:

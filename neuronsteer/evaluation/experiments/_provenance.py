@@ -51,6 +51,7 @@ def plan_of(
             "floor": settings.floor,
             "chat": settings.chat,
             "strength": settings.strength,
+            "source": settings.source,
         },
     }
 

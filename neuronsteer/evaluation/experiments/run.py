@@ -50,6 +50,7 @@ def evaluate(
     floor: float = 0.0,
     generation: Mapping[str, Any] | None = None,
     strength: float = 1.0,
+    source: str | Sequence[str] | None = None,
     chat: bool | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -80,6 +81,7 @@ def evaluate(
             temperature 0.8. Papers that force languages decode greedily with a repetition penalty
             of 1.1: `{"do_sample": False, "repetition_penalty": 1.1}`.
         strength: How much of the set's operation.
+        source: What is left, as in `steer.to`; default: what the set's header says.
         chat: Whether prompts go through the chat template; default: if the tokenizer has one.
         batch_size: Rows per batch.
         seed: Of sampling and of bootstraps.
@@ -115,6 +117,7 @@ def evaluate(
         floor=floor,
         chat=bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat,
         strength=strength,
+        source=source,
     )
     tested = ModelUnderTest(model, rows, tokenizer, able, sources, settings)
     chosen, left_out = _possible(chosen, tested, asked=tasks is not None)
