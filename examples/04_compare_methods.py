@@ -62,7 +62,7 @@ def main() -> None:
             skipped[name] = error
             continue
         is_mlp = found.site in ("mlp.act", "mlp.neuron")
-        ranked[name] = found.with_values(base, "mean", "other_mean") if is_mlp else found
+        ranked[name] = found.with_values(base, "means") if is_mlp else found
         if codec and found.site == codec.site:
             ranked[name] = codec.with_directions(found)
 
