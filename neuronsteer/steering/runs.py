@@ -45,7 +45,7 @@ class Assignment:
 
     def __post_init__(self) -> None:
         self._known: dict[tuple[int, str | None], RowTimeline] = {}
-        if self.leaving is None:
+        if self.leaving is None and not self.per_row:
             self.everywhere = constant_plan(self.timelines)
 
     def timelines_leaving(self, languages: Sequence[str | None]) -> list[RowTimeline]:
@@ -158,7 +158,8 @@ class Run:
         if self.assignment.leaving is not None:
             self.languages = read()
             self.timelines = self.assignment.timelines_leaving(self.languages)
-        self.everywhere = constant_plan(self.timelines)
+        if not self.assignment.per_row:
+            self.everywhere = constant_plan(self.timelines)
 
     def switch(
         self, assignment: Assignment, token: int, read: Callable[[], Sequence[str | None]]

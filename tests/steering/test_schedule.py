@@ -136,7 +136,7 @@ ROWS = {label: Row(label, i + 1, ()) for i, label in enumerate(("en", "fr", "ja"
 
 
 def timeline(schedule, conditions=None):
-    return RowTimeline(schedule, lambda label, _strength: ROWS.get(label), conditions)
+    return RowTimeline(schedule, lambda label, _strength, _left: ROWS.get(label), conditions)
 
 
 def labels_in(spans):
