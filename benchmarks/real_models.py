@@ -121,7 +121,7 @@ class ModelUnderTest:
         languages, tokens = (SOURCE, *self.options.languages), self.options.tokens
         folder = self.options.output.parent / f"stats-{self.name}-{'-'.join(languages)}-{tokens}"
         if folder.exists():
-            return ns.load_stats(folder)
+            return ns.Stats.from_pretrained(folder)
         data, tokenizer = self.options.data, self.tokenizer
         texts = {each: texts_of(data, each, tokens, tokenizer) for each in languages}
         kept = {"out": folder, "checkpoint": folder.with_suffix(".unfinished"), "resume": True}
