@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 SITE = "resid"
 #: A coordinate is massive if its mean size is this many times the median of its layer.
 MASSIVE = 20.0
-#: Layers are as good as the best one if they are apart by this share more, at most.
-_TOLERANCE = 0.1
+#: Layers in which labels are apart by up to this share more than the least count as good ones. The
+#: choice then depends least on which labels there are: of the 26 ways to take two or more of five
+#: languages, 15 gave layer 9 of gemma-3-270m and 18 layer 9 of Qwen2.5-Coder-0.5B.
+_TOLERANCE = 0.25
 
 
 def massive_coordinates(mean: torch.Tensor, times: float = MASSIVE) -> torch.Tensor:
@@ -57,8 +59,8 @@ def automatic_layer(mean: torch.Tensor) -> int:
     Languages are far apart where a model reads its input, and again where it writes its output; in
     between, what they have in common is largest. A direction that is added there still says which
     language is to be written, while what is to be written is not tied to words yet. So this is the
-    layer in the middle of those that are hardly more apart (by a tenth of it) than the one that is
-    least: of an even number the lower one.
+    layer in the middle of those in which labels are apart by at most a quarter more than the least:
+    of an even number the lower one.
 
     Args:
         mean: Mean of every label, `[labels, layers, width]`.
@@ -70,8 +72,8 @@ def automatic_layer(mean: torch.Tensor) -> int:
     least = apart.min()
     if not bool(least.isfinite()):
         raise StatsError("No layer can be chosen: every mean in these statistics is 0.")
-    close = (apart <= (1 + _TOLERANCE) * least).nonzero()[:, 0]
-    return int(close[(len(close) - 1) // 2])
+    near = (apart <= (1 + _TOLERANCE) * least).nonzero()[:, 0]
+    return int(near[(len(near) - 1) // 2])
 
 
 def direction_layers(
