@@ -34,7 +34,9 @@ def massive_coordinates(mean: torch.Tensor, times: float = MASSIVE) -> torch.Ten
             coordinate is the mean, over the labels, of the absolute value of its mean.
     """
     size = mean.double().abs().mean(0)
-    return size > times * size.median(1, keepdim=True).values
+    median = size.median(1, keepdim=True).values
+    # Where most coordinates are 0, every other one would be infinitely larger.
+    return (size > times * median) & (median > 0)
 
 
 def apartness(mean: torch.Tensor) -> torch.Tensor:

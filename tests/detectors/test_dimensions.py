@@ -35,7 +35,7 @@ def massive_by_hand(mean, layer, times):
     size = [sum(abs(mean[k, layer, i]) for k in range(labels)) / labels for i in range(width)]
     # The lower one of the middle two, as torch has it.
     median = sorted(size)[(width - 1) // 2]
-    return [i for i in range(width) if size[i] > times * median]
+    return [i for i in range(width) if size[i] > times * median > 0]
 
 
 def apart_by_hand(mean, layer):
@@ -95,6 +95,14 @@ def test_a_massive_coordinate_is_listed_and_left_out():
     kept = detect(stats_of(mean), "dimensions", per_label=5, massive=None)
     assert kept.method["results"]["massive"] == {"1": []} and kept.counts["l2"] == 5
     assert [int((kept.index[kept.label == k] == 7).sum()) for k in range(3)] == [1, 1, 1]
+
+
+def test_nothing_is_massive_where_most_coordinates_are_zero():
+    mean = np.zeros((2, 1, 9))
+    mean[0, 0, 2], mean[1, 0, 5] = 3, 4
+    neurons = detect(stats_of(mean), "dimensions")
+    assert neurons.method["results"]["massive"] == {"0": []}
+    assert rows_of(neurons) == {(k, 0, i) for k in (0, 1) for i in (2, 5)}
 
 
 def test_rows_are_those_of_diffmean():
