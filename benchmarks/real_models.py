@@ -121,7 +121,7 @@ class ModelUnderTest:
         languages, tokens = (SOURCE, *self.options.languages), self.options.tokens
         folder = self.options.output.parent / f"stats-{self.name}-{'-'.join(languages)}-{tokens}"
         if folder.exists():
-            return ns.load_stats(folder)
+            return ns.Stats.from_pretrained(folder)
         data, tokenizer = self.options.data, self.tokenizer
         texts = {each: texts_of(data, each, tokens, tokenizer) for each in languages}
         kept = {"out": folder, "checkpoint": folder.with_suffix(".unfinished"), "resume": True}
@@ -197,9 +197,12 @@ class Results:
         started = time.monotonic()
         found = {"languages": measure(), **facts, "seconds": round(time.monotonic() - started, 1)}
         self.content["cells"][key] = found
+        self.write()
+        print(f"{key}: {found['seconds']} s", file=sys.stderr, flush=True)
+
+    def write(self) -> None:
         text = json.dumps(self.content, ensure_ascii=False, indent=1)
         write_file(self.file, lambda path: path.write_text(text, encoding="utf-8"))
-        print(f"{key}: {found['seconds']} s", file=sys.stderr, flush=True)
 
     def table(self, languages: list[str]) -> str:
         heads = ["model", "neurons and strength", "texts", *languages]

@@ -38,6 +38,8 @@ class Detector(Plugin, ABC):
     granularity: ClassVar[str] = "neuron"
     #: What running it costs beyond the statistics.
     cost: ClassVar[str] = "seconds, no model"
+    #: Whether `layers` may be "auto", for the layer that the statistics speak for.
+    chooses_layer: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse parameters of the wrong type; subclasses add their ranges after this."""
@@ -45,6 +47,9 @@ class Detector(Plugin, ABC):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name == "layers" and value is not None:
+                if self.chooses_layer and isinstance(value, str) and value.strip() == AUTO:
+                    object.__setattr__(self, field.name, AUTO)
+                    continue
                 # One text for all forms, so that it is saved and compared alike.
                 object.__setattr__(self, field.name, spell_layers(value, self.title))
                 continue
@@ -70,6 +75,9 @@ def _is(value: object, kind: Any) -> bool:
         return False
     return isinstance(value, int | float if kind is float else kind)
 
+
+#: What `layers` may be where a detector chooses the layer itself.
+AUTO = "auto"
 
 DETECTORS: Registry[type[Detector]] = Registry("detector", "neuronsteer.detectors")
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from ..models import SITES
-from ..models.layer_choice import Layers, chosen_layers
+from ..models.layer_choice import Layers
 from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import MEANS, OTHERS
 from ..stats.needs import Need
-from . import DETECTORS, Detector, neuron_set
+from . import AUTO, DETECTORS, Detector, neuron_set
+from ._directions import SITE, direction_layers
 from ._probability import places
 from ._sources import check_source, source_mean
 
@@ -36,6 +37,12 @@ class DiffMean(Detector):
         site: `"resid"`, `"mlp.neuron"`, or any other site whose sums were collected.
         layers: The layers, e.g. "0-3", 5 or [0, -1]. `None` means all of them, except at `resid`
             the one in the middle: each layer's vector contains those of the layers before it.
+            "auto", at `resid`, chooses one layer from the means alone. In every layer, coordinates
+            whose mean size (the mean over the labels of |mean|) is more than 20 times the layer's
+            median are left out. Labels are apart by the root mean square distance of their means
+            from the mean of the means, divided by the mean length of their means. Of the layers in
+            which they are apart by at most 1.25 times the least, the middle one is chosen, of an
+            even number the lower. `results` keeps the measure of every layer.
         source: What the scores compare with: a label, or "others", the mean of the other labels'
             means. The source label's own rows are compared with all others. A label is also what
             steering leaves by default; otherwise that is read off the prompt.
@@ -50,6 +57,7 @@ class DiffMean(Detector):
     name: ClassVar[str] = "diffmean"
     paper: ClassVar[str] = "Marks and Tegmark 2023 (arXiv:2310.06824); CLaS-Bench 2026"
     granularity: ClassVar[str] = "direction"
+    chooses_layer: ClassVar[bool] = True
 
     site: str = "resid"
     layers: Layers | None = None
@@ -60,6 +68,8 @@ class DiffMean(Detector):
         super().__post_init__()
         self.require_one_of("site", SITES)
         self.require_finite("factor")
+        if self.layers == AUTO and self.site != SITE:
+            raise self.invalid("layers", f"'auto' chooses a layer of {SITE!r} only")
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -69,7 +79,7 @@ class DiffMean(Detector):
     def select(self, stats: Stats) -> NeuronSet:
         """Return a row for every unit of the chosen layers and every label."""
         check_source(stats, self.source, self.title)
-        chosen = self._layers(stats)
+        chosen, results = direction_layers(stats, self.layers, self.site, self.title)
         _, layer, index = places(stats, self.site)
         kept = torch.isin(layer, torch.tensor(chosen))
         layer, index, count = layer[kept], index[kept], len(stats.labels)
@@ -87,12 +97,5 @@ class DiffMean(Detector):
             keep=(MEANS,),
             source=self.source,
             operation={"name": "add", "value": "diffmean", "factor": self.factor},
-            results={"layers": chosen},
+            results=results,
         )
-
-    def _layers(self, stats: Stats) -> list[int]:
-        total = len(stats.site_widths[self.site])
-        if self.layers is None:
-            # The output of layer (L - 1) // 2 is halfway through the model.
-            return [(total - 1) // 2] if self.site == "resid" else list(range(total))
-        return chosen_layers(self.layers, total, self.title)

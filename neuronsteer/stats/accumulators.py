@@ -143,12 +143,23 @@ class CurrentBatch:
     texts: int = 0
     all_count: bool = False
     _copies: dict[torch.device, Tensor] = field(default_factory=dict)
+    _last: dict[torch.device, Tensor] = field(default_factory=dict)
 
     def weight_on(self, device: torch.device) -> Tensor:
         """Return the weights on a device."""
         found = self._copies.get(device)
         if found is None:
             found = self._copies[device] = self.weight.to(device, non_blocking=True)
+        return found
+
+    def last_tokens(self, device: torch.device) -> Tensor:
+        """Return the position of each text's last counted token, `[texts]`, on a device."""
+        found = self._last.get(device)
+        if found is None:
+            weight = self.weight[: self.texts]
+            # Every text has a token that counts, so the largest is that of one.
+            places = (weight > 0) * torch.arange(1, weight.shape[1] + 1)
+            found = self._last[device] = places.argmax(1).to(device, non_blocking=True)
         return found
 
 
@@ -174,9 +185,11 @@ class ActivationReader:
         self.layer = layer
         self.offset = offset
         self.accumulators = accumulators
+        self.of_last = [each for each in accumulators if each.reducer.last_only]
+        every = [each for each in accumulators if not each.reducer.last_only]
         # The sign of the reading is that of the value, which then need not be computed.
-        self.of_readings = [each for each in accumulators if each.reducer.sign_only]
-        self.of_values = [each for each in accumulators if not each.reducer.sign_only]
+        self.of_readings = [each for each in every if each.reducer.sign_only]
+        self.of_values = [each for each in every if not each.reducer.sign_only]
         self.text_rows = text_rows
         self.activation = activation
 
@@ -185,12 +198,24 @@ class ActivationReader:
         weight = batch.weight_on(tensor.device)
         flat = tensor.reshape(-1, tensor.shape[-1])
         self.fold(flat, weight.reshape(-1), batch.all_count, self.offset, scratch)
+        if self.of_last:
+            self._read_last(tensor.reshape(*weight.shape, -1), batch, scratch)
         if self.text_rows:
             values = tensor if self.activation is None else self.activation(tensor)
             shaped = values.reshape(*weight.shape, -1)[: batch.texts]
             rows = Responses.rows(shaped, weight[: batch.texts])
             for each in self.text_rows:
                 each.add(self.layer, rows)
+
+    def _read_last(self, shaped: Tensor, batch: CurrentBatch, scratch: Scratch) -> None:
+        """Fold the last counted token of every text of `[rows, length, width]`."""
+        device = shaped.device
+        last = shaped[torch.arange(batch.texts, device=device), batch.last_tokens(device)]
+        values = last if self.activation is None else self.activation(last)
+        chunk = Chunk(values, torch.ones(len(values), device=device), True, scratch)
+        part = slice(self.offset, self.offset + values.shape[1])
+        for each in self.of_last:
+            each.reducer.observe(chunk, each.pending(device)[self.layer, part])
 
     def fold(
         self, flat: Tensor, weight: Tensor, all_count: bool, offset: int, scratch: Scratch
@@ -253,6 +278,8 @@ class PerTextReader:
         step = max(16, limit // width)
         targets = [(a.reducer, a.pending(device)[layer, :width]) for a in self.accumulators]
         means = torch.zeros(batch.texts, width, device=device) if self.text_rows else None
+        last = torch.zeros_like(weight[: batch.texts])
+        last.scatter_(1, batch.last_tokens(device)[:, None], 1.0)
         for row in range(batch.texts):
             active = torch.zeros(width, device=device)
             share = weight[row] / weight[row].sum().clamp(min=1)
@@ -265,7 +292,9 @@ class PerTextReader:
                 found = piece if self.values is None else self.values(piece)
                 chunk = Chunk(found, counts, bool((counts == 1).all()), scratch)
                 for reducer, pending in targets:
-                    if isinstance(reducer, TextCount):
+                    if reducer.last_only:
+                        reducer.observe(Chunk(found, last[row, part], False, scratch), pending)
+                    elif isinstance(reducer, TextCount):
                         torch.maximum(active, reducer.marks(found, counts), out=active)
                     else:
                         reducer.observe(chunk, pending)

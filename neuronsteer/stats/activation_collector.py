@@ -77,7 +77,7 @@ class ActivationCollector:
             experts = [point.experts for point in points if point.experts is not None]
             if not experts:
                 continue
-            if any(n.site == site for n in self.text_rows) or Need(BY_TEXT, site) in needs:
+            if any(need.site == site and _by_text(need) for need in needs):
                 raise LayoutError(
                     f"Per-text responses are not available at {site!r} of "
                     f"{anatomy.model_type!r}: every token sees other experts. Choose another site."
@@ -263,6 +263,11 @@ class ActivationCollector:
                 routed[reader.layer, expert] += weight.sum()
 
         return read
+
+
+def _by_text(need: Need) -> bool:
+    reducer = REDUCERS.get(need.reducer)
+    return reducer.per_text or reducer.last_only or reducer.name == BY_TEXT
 
 
 def _activation(anatomy: Anatomy, layer: int, gate: Tensor) -> Tensor:

@@ -238,7 +238,10 @@ def _check_pairs(policy: TokenPolicy, needs: tuple[Need, ...]) -> None:
     per_text = [
         need
         for need, reducer in found
-        if reducer.per_text or reducer.document_measure or reducer.name == BY_TEXT
+        if reducer.per_text
+        or reducer.document_measure
+        or reducer.last_only
+        or reducer.name == BY_TEXT
     ]
     if per_text and policy.packed:
         raise ParameterError(

@@ -253,7 +253,7 @@ class CollectionRun:
 
 def _check_finite(need: Need, array: Tensor) -> None:
     """Raise if a sum is not a number: half precision overflows beyond 65504."""
-    if need.reducer not in ("sum", "sumsq"):
+    if need.reducer not in ("sum", "sumsq", "last"):
         return
     bad = (~torch.isfinite(array)).nonzero()
     if len(bad):

@@ -49,7 +49,10 @@ def stats_for(needs, labels=LABELS, seed=0):
             bins = REDUCERS.get("quantile").entry_shape[0]
             arrays[need] = torch.randint(0, 4, (*shape, bins), generator=generator).int()
         else:
-            arrays[need] = {"sum": values, "sumsq": values**2, "max": values}[need.reducer].sum(-1)
+            # As many texts as below; the rest are over tokens.
+            last = values[..., :5]
+            kept = {"sum": values, "sumsq": values**2, "max": values, "last": last}
+            arrays[need] = kept[need.reducer].sum(-1)
     return Stats(
         labels=tuple(labels),
         tokens=dict.fromkeys(labels, TOKENS),

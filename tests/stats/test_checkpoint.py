@@ -15,7 +15,13 @@ from tests.tiny_models import tiny_model, tiny_tokenizer
 from .material import corpus, stop_after, texts
 from .processes import kill_after
 
-NEEDS = ["count@mlp.act", "sum@mlp.act", "max@mlp.neuron", "responses@mlp.neuron"]
+NEEDS = [
+    "count@mlp.act",
+    "sum@mlp.act",
+    "max@mlp.neuron",
+    "responses@mlp.neuron",
+    "last@mlp.neuron",
+]
 DATA = corpus("a", "b", "c", count=40)
 
 

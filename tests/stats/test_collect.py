@@ -145,6 +145,43 @@ def test_responses_are_means_per_text_in_the_order_of_the_texts():
     assert stats.responses("mlp.act")["a"].shape == (9, 2, 80)
 
 
+@pytest.mark.parametrize("more", [(), ("texts@mlp.neuron", "texts@mlp.act")])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
+def test_last_tokens_add_up_over_texts_of_any_length(family, more):
+    model, tok, data = tiny_model(family), tiny_tokenizer(), corpus(*LABELS, count=11)
+    data["a"].insert(3, "")  # no token that counts: not a text
+    needs = ["last@mlp.act", "last@mlp.neuron", "sum@mlp.neuron", *more]
+    for size in (1, 4, "auto"):
+        stats = run(model, data, needs=needs, batch_size=size)
+        for k, label in enumerate(LABELS):
+            want = {"mlp.act": 0.0, "mlp.neuron": 0.0}
+            for ids in tok([text for text in data[label] if text])["input_ids"]:
+                found = one_by_one(model, [(ids, [True] * len(ids))])
+                want = {site: total + found[site][-1].double() for site, total in want.items()}
+            assert stats.texts[label] == 11
+            for site, total in want.items():
+                assert torch.allclose(stats.get("last", site)[k], total, atol=1e-4)
+    halves = [{label: part[i::2] for label, part in data.items()} for i in (0, 1)]
+    first, second = (run(model, half, needs=needs) for half in halves)
+    both = first.merge(second)
+    assert both.texts == stats.texts
+    assert torch.allclose(both.get("last", "mlp.act"), stats.get("last", "mlp.act"), atol=1e-4)
+
+
+def test_the_last_token_is_the_last_that_counts():
+    model, tok = tiny_model("llama"), tiny_tokenizer()
+    pairs = [("ab ", "cde"), ("f", "gh abc"), ("abc", " d")]
+    needs = ["last@mlp.neuron"]
+    stats = run(model, {"a": pairs}, needs=needs, response_only=True, max_length=5)
+    want = 0.0
+    for first, second in pairs:
+        ids = tok(first + second)["input_ids"][:5]
+        want = want + one_by_one(model, [(ids, [True] * len(ids))])["mlp.neuron"][-1].double()
+    assert torch.allclose(stats.get("last", "mlp.neuron")[0], want, atol=1e-5)
+    with pytest.raises(ParameterError, match="last@mlp.neuron is kept per text"):
+        run(model, {"a": ["abc"]}, needs=needs, block_size=4)
+
+
 def test_quantiles_are_within_the_stated_error():
     model, tok, data = tiny_model("llama"), tiny_tokenizer(), corpus("a", count=25)
     stats = run(model, data, needs=["quantile@mlp.neuron"])

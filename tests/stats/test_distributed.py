@@ -13,7 +13,7 @@ from tests.tiny_models import tiny_model, tiny_tokenizer
 from .material import corpus, stop_after
 from .processes import together
 
-NEEDS = [*st.DEFAULT_NEEDS, "responses@mlp.act", "quantile@mlp.neuron"]
+NEEDS = [*st.DEFAULT_NEEDS, "responses@mlp.act", "quantile@mlp.neuron", "last@mlp.neuron"]
 DATA = corpus("a", "b", count=50)
 
 

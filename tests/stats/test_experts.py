@@ -107,6 +107,7 @@ def test_counts_do_not_depend_on_batch_size_in_bfloat16():
         assert off <= 0.001 * first.get("count", "mlp.act").sum()
 
 
-def test_per_text_responses_are_refused():
+@pytest.mark.parametrize("reducer", ["responses", "texts", "last"])
+def test_per_text_responses_are_refused(reducer):
     with pytest.raises(LayoutError, match="responses"):
-        run(tiny_model("mixtral"), corpus("a", count=2), needs=["responses@mlp.neuron"])
+        run(tiny_model("mixtral"), corpus("a", count=2), needs=[f"{reducer}@mlp.neuron"])

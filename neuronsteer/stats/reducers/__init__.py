@@ -86,6 +86,8 @@ class Reducer(ABC):
     sign_only: ClassVar[bool] = False
     #: Whether it keeps something per text; then `rows` is called instead of `observe`.
     per_text: ClassVar[bool] = False
+    #: Whether it is shown the last counted token of each text only.
+    last_only: ClassVar[bool] = False
     #: The measure that gives it one number per document (see `document_measures/`); then `fold`
     #: is called.
     document_measure: ClassVar[str] = ""

@@ -1,4 +1,4 @@
-"""What is kept text by text: mean responses, and in how many texts a neuron was active at all."""
+"""What is kept text by text: mean responses, how many texts a neuron was active in, last tokens."""
 
 from __future__ import annotations
 
@@ -50,5 +50,17 @@ class TextCount(Reducer):
         return ((values > 0) & (weight > 0)[:, None]).any(0).float()
 
 
-for _reducer in (Responses(), TextCount()):
+class Last(Reducer):
+    """Sum, over the texts, of the value at the last counted token: where an answer would begin."""
+
+    name = "last"
+    last_only = True
+    error: ClassVar[str] = "float32 inside a batch of texts, float64 beyond"
+
+    def observe(self, chunk: Chunk, pending: Tensor) -> None:
+        """Add the sum of a chunk of last tokens."""
+        pending.add_(chunk.total(chunk.floats))
+
+
+for _reducer in (Responses(), TextCount(), Last()):
     REDUCERS.register(_reducer.name)(_reducer)
