@@ -48,9 +48,22 @@ def serve(
             metavar="SCHEDULE", help="What requests get that do not say: a label or a schedule."
         ),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="What is left, where an operation adds a difference of means: a label (repeat for "
+            "several) or 'others'; for requests that do not say. A server cannot read it off the "
+            "prompt. After a switch it is the label before.",
+        ),
+    ] = None,
     capacity: Annotated[
         int | None,
-        typer.Option(min=1, help="How many labels fit at once; default: 64, or what SETs need."),
+        typer.Option(
+            min=1,
+            help="How many labels, or pairs of a label and what it leaves, fit at once; default: "
+            "64, or one per label of SETs.",
+        ),
     ] = None,
     manage: Annotated[
         bool,
@@ -65,13 +78,14 @@ def serve(
     r"""Serve a model over HTTP, every request in a language of its own.
 
     A request says what it wants in vllm_xargs, as a label or a schedule:
-    {"neuronsteer": "en,24:fr,64:ja"}. Needs vLLM: pip install 'neuronsteer\[vllm]'.
+    {"neuronsteer": "en,24:fr,64:ja"}, and what is left, if it matters, as
+    {"neuronsteer": "fr", "neuronsteer_source": "en"}. Needs vLLM: pip install 'neuronsteer\[vllm]'.
     """
     cut = next((i for i, text in enumerate(sets) if text.startswith("-")), len(sets))
     named, passed = sets[:cut], [text for text in sets[cut:] if text != "--"]
     if not named:
         raise ParameterError("Name at least one neuron set: neuronsteer serve MODEL SET.")
-    block = _block(named, default, capacity)
+    block = _block(named, default, source or [], capacity)
     path = model_path(model)
     wanted = [sys.executable, *_SERVER, "--model", path, "--additional-config", json.dumps(block)]
     if model == DEMO and not any(text.startswith("--served-model-name") for text in passed):
@@ -94,7 +108,9 @@ def serve(
     os.execv(sys.executable, wanted)
 
 
-def _block(named: list[str], default: str | None, capacity: int | None) -> dict[str, Any]:
+def _block(
+    named: list[str], default: str | None, source: list[str], capacity: int | None
+) -> dict[str, Any]:
     """Return vLLM's `additional_config`, after loading every set to see that it can be served."""
     from ..integrations.vllm.served_sets import ServedSets
     from ..integrations.vllm.settings import CAPACITY, KEY, ServeSettings
@@ -103,6 +119,8 @@ def _block(named: list[str], default: str | None, capacity: int | None) -> dict[
     block: dict[str, Any] = {"sets": sets}
     if default is not None:
         block["default"] = default
+    if source:
+        block["source"] = source
     # Whether they fit the model is checked by vLLM, which loads it.
     found = ServedSets(ServeSettings.read({**block, "capacity": capacity or sys.maxsize}))
     rows = found.describe()["used"]

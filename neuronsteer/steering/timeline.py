@@ -182,13 +182,13 @@ class _Part:
         # Unknown labels are found now, not in mid-generation.
         def rows(left: tuple[str, ...], before: str | None) -> dict[Point, Row | None]:
             return {
-                point: row_of(point.label, point.strength, leaving)
-                for point, leaving in _leaving(schedule.points, left, before)
+                point: row_of(point.label, point.strength, leaves)
+                for point, leaves in leaving(schedule.points, left, before)
             }
 
         self._rows = rows(left, None)
         # From the second round on, the first label leaves the last one.
-        last = _last_label(schedule.points) if schedule.repeat else None
+        last = last_label(schedule.points) if schedule.repeat else None
         self._rows_again = rows(left, last) if last is not None else self._rows
         made = (*self._rows.values(), *self._rows_again.values())
         self.rows = tuple(row for row in made if row is not None)
@@ -304,7 +304,7 @@ class RowTimeline:
         return Schedule(*_merged(points), prompt=self._parts[0][1].schedule.prompt)
 
 
-def _leaving(
+def leaving(
     points: Sequence[Point], left: tuple[str, ...], before: str | None
 ) -> list[tuple[Point, tuple[str, ...]]]:
     """Return what each point leaves: the label before it, and `left` where there is none."""
@@ -319,7 +319,8 @@ def _leaving(
     return found
 
 
-def _last_label(points: Sequence[Point]) -> str | None:
+def last_label(points: Sequence[Point]) -> str | None:
+    """Return the label that is in force at the end; `None` if there is none at all."""
     labels = [point.label for point in points if point.label is not None]
     return target_label(labels[-1]) if labels else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,25 @@ def test_show_prints_the_command(disk: Disk, call: Call):
         "default": "fr",
     }
     assert arguments[-2:] == ["--port", "81"]
+
+
+def test_the_source_is_passed_on_where_it_means_something(disk: Disk, call: Call, tmp_path: Path):
+    import neuronsteer as ns
+
+    found = ns.NeuronSet.from_pretrained(disk.set)
+    found.replace(operation={"name": "add", "value": "diffmean"}).save_pretrained(tmp_path / "add")
+    label, other = found.labels[:2]
+    options = ["--default", label, "--show", "--source", other]
+    done = call("serve", disk.model, str(tmp_path / "add"), *options)
+    assert (done.code, done.err) == (0, "")
+    assert config(command(done.out)[1])["source"] == other
+    done = call("serve", disk.model, str(tmp_path / "add"), *options, "--source", label)
+    assert config(command(done.out)[1])["source"] == [other, label]
+    for given, message in (("xx", "Unknown label 'xx'"), ("prompt", "which a server cannot read")):
+        done = call("serve", disk.model, str(tmp_path / "add"), "--show", "--source", given)
+        assert done.code == 2 and message in done.err
+    done = call("serve", disk.model, disk.set, "--show", "--source", other)
+    assert done.code == 2 and "makes no difference" in done.err
 
 
 def test_capacity_follows_the_sets_or_the_user(disk: Disk, call: Call):

@@ -22,6 +22,7 @@ from neuronsteer.integrations.vllm import (
     workers,
 )
 from neuronsteer.integrations.vllm.admission import rows_in_use, schedule_of
+from neuronsteer.integrations.vllm.compiled_labels import ServedSet
 from neuronsteer.integrations.vllm.runner_v1 import BatchTracker
 from neuronsteer.integrations.vllm.served_sets import ServedSets
 from neuronsteer.integrations.vllm.settings import KEY, ServeSettings
@@ -114,8 +115,9 @@ def test_sets_are_added_and_removed(served: ServedSets, tmp_path: Path):
     engine = Engine(served)
     other = save(tmp_path / "other", "de", seed=1)
     assert add_set(engine, other)["used"] == 3
-    [(name, freed, labels)] = engine.calls
-    assert name == "neuronsteer_change" and freed == [] and len(labels) == 1
+    [(name, kept, added)] = engine.calls
+    assert name == "neuronsteer_change" and len(kept) == len(added) == 1
+    assert ServedSet.from_wire(added[0]).labels == ("de",)
     assert list(remove_set(engine, "one")["sets"]) == ["other"]
     engine.answers = [None, "no memory"]
     with pytest.raises(NeuronSteerError, match="cannot be served: no memory"):
@@ -141,7 +143,7 @@ def test_rows_are_in_use_until_their_request_has_finished():
 
 
 def test_the_batch_of_runner_v1_is_tracked():
-    tables, _ = worker("en", "fr")
+    tables, _ = worker(capacity=2)
 
     def state(text: str) -> SimpleNamespace:
         schedule = request(text, 2)
@@ -162,16 +164,24 @@ def test_the_batch_of_runner_v1_is_tracked():
         tracker.update(runner, positions, len(positions))
         return tables.tokens.rows[: len(positions)].tolist()
 
+    first = step("a", "b", "c")
     english, french = tables._rows["en"], tables._rows["fr"]
-    assert step("a", "b", "c") == [english] * 2 + [0] * 2 + [french] * 2
+    assert first == [english] * 2 + [0] * 2 + [french] * 2
     assert step("c", "a") == [french] * 2 + [english] * 2
     states["a"] = state("fr")  # another request under the same name
     assert step("c", "a") == [french] * 4
     assert step("b") == [0, 0] and not tables.tokens.steering
+    # The tables are full, and what is over comes after what is new.
+    states["d"] = state("ja")
+    assert step("c", "b") == [french] * 2 + [0] * 2
+    states["a"] = state("en")
+    assert step("c", "a") == [french] * 2 + [english] * 2
+    assert step("d", "a") == [french] * 2 + [english] * 2 and "ja" in tables.keys
+    assert step("c", "d") == [english] * 2 + [french] * 2
 
 
 def test_the_state_of_runner_v2_is_subclassed(monkeypatch: pytest.MonkeyPatch):
-    tables, _ = worker("en", "fr")
+    tables, _ = worker(capacity=2)
     monkeypatch.setattr(runner_v2, "build_tables", lambda *_: tables)
     settings = SimpleNamespace(additional_config={KEY: {"sets": ["a/b"]}})
 

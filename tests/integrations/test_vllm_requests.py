@@ -10,7 +10,7 @@ import torch
 import neuronsteer as ns
 from neuronsteer.errors import ArtifactError, LabelError, NeuronSteerError, ParameterError
 from neuronsteer.integrations.vllm import served_sets as served_sets_module
-from neuronsteer.integrations.vllm.compiled_labels import CompiledLabel, load_set
+from neuronsteer.integrations.vllm.compiled_labels import ServedSet, load_set
 from neuronsteer.integrations.vllm.request_schedule import (
     MAX_STEPS,
     TOKEN_LIMIT,
@@ -218,16 +218,15 @@ def test_sets_for_another_model_are_refused(two: dict):
         ServedSets(ServeSettings.read({"sets": two}), ModelShape("llama", 2, 32))
 
 
-def test_compiled_labels_are_what_the_operation_says_and_travel_as_bytes(two: dict):
+def test_rows_are_what_the_operation_says_and_sets_travel_as_bytes(two: dict):
     served = load_set(SetSource("one", two["one"]))
     rows = served.neurons.rows("fr")
-    label = CompiledLabel.from_wire(served.compiled["fr"].to_wire())
+    assert ServedSet.from_wire(served.to_wire()) == served
     scale, shift = served.operation.affine(rows, "mlp.neuron")
-    for layer, (columns, scales, shifts) in label.layers.items():
+    for layer, (columns, scales, shifts) in served.compile("fr").items():
         mine = rows.layer == layer
         assert torch.equal(columns, rows.index[mine])
         assert torch.equal(scales, scale[mine]) and torch.equal(shifts, shift[mine])
-    assert label.key == served.compiled["fr"].key != served.compiled["en"].key
 
 
 # --- adding and removing sets --------------------------------------------------------------------
@@ -278,7 +277,7 @@ def test_names_are_unique_and_must_exist(served: ServedSets, two: dict):
 
 def test_a_step_is_plain_data():
     step = ScheduleStep(3, "key", 0.5, 4)
-    assert RequestSchedule(9, (step,)).to_wire() == [9, 0, False, [[3, "key", 0.5, 4]]]
+    assert RequestSchedule(9, (step,)).to_wire() == [9, 0, False, 0, [[3, "key", 0.5, 4]]]
 
 
 def test_a_long_ramp_is_one_step(served: ServedSets):

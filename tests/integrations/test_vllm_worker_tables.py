@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from neuronsteer.errors import HookError, MismatchError
-from neuronsteer.integrations.vllm.compiled_labels import CompiledLabel
+from neuronsteer.integrations.vllm.compiled_labels import (
+    CompiledRow,
+    ServedSet,
+    WorkerSets,
+    load_set,
+    row_key,
+)
 from neuronsteer.integrations.vllm.layers import SteeredLayer, TokenRows
 from neuronsteer.integrations.vllm.request_schedule import RequestSchedule
+from neuronsteer.integrations.vllm.settings import SetSource
 from neuronsteer.integrations.vllm.worker_tables import WorkerTables
 from neuronsteer.steering.schedule import Schedule
+
+from .test_vllm_requests import save
 
 WIDTH, CAPACITY, REQUESTS = 12, 4, 6
 LABELS = ("en", "fr", "ja")
@@ -32,35 +43,39 @@ class Rows(nn.Module):
         return x * 1.0
 
 
-def compiled(label: str, layers=(0, 1)) -> CompiledLabel:
-    draw = torch.Generator().manual_seed(LABELS.index(label))
+def compiled(key: str) -> CompiledRow:
+    if key == "set":
+        return {0: (torch.tensor([3]), torch.zeros(1), torch.tensor([0.1]))}
+    # A key of two labels: the first one, leaving the second.
+    seeds = {ord(letter) * (i + 1) for i, letter in enumerate(key)}
+    draw = torch.Generator().manual_seed(sum(seeds))
     columns = torch.randperm(WIDTH, generator=draw)[:5].sort().values
     affine = torch.randn(2, 5, generator=draw)
-    return CompiledLabel(
-        label, {layer: (columns, affine[0], affine[1] + layer) for layer in layers}
-    )
+    return {layer: (columns, affine[0], affine[1] + layer) for layer in (0, 1)}
 
 
-def worker(*labels: str, python: bool = True, rank: int = 0, ranks: int = 1):
+def worker(python: bool = True, rank: int = 0, ranks: int = 1, capacity: int = CAPACITY):
     tokens = TokenRows(64, CPU)
+    sets = SimpleNamespace(compile=compiled)
     modules = [Rows(rank, ranks) for _ in range(2)]
-    layers = {i: SteeredLayer(i, f"layers.{i}", m, CAPACITY, CPU) for i, m in enumerate(modules)}
-    made = WorkerTables(layers, tokens, CAPACITY, REQUESTS)
-    made.load([compiled(label) for label in labels])
+    layers = {i: SteeredLayer(i, f"layers.{i}", m, capacity, CPU) for i, m in enumerate(modules)}
+    made = WorkerTables(layers, tokens, capacity, REQUESTS, sets)  # pyright: ignore
     for layer in layers.values():
         layer.install(tokens, python)
     return made, modules
 
 
 def request(text: str, prompt: int) -> RequestSchedule | None:
-    return RequestSchedule.of(Schedule.parse(text), lambda label, strength: label, prompt)
+    return RequestSchedule.of(
+        Schedule.parse(text), lambda label, strength, _: (label, strength), prompt
+    )
 
 
 def expected(x, schedule: Schedule, token: int, layer: int):
     label, strength = schedule.at(token)
     found = x.clone()
     if label is not None and strength:
-        columns, scale, shift = compiled(label).layers[layer]
+        columns, scale, shift = compiled(label)[layer]
         found[columns] = found[columns] * (1 + strength * (scale - 1)) + strength * shift
     return found
 
@@ -85,7 +100,7 @@ TEXTS = [
 @pytest.mark.parametrize("python", [True, False])
 @pytest.mark.parametrize("texts", [TEXTS, ["-"], ["en", "fr,3:ja"]], ids=["many", "none", "full"])
 def test_every_token_gets_what_its_schedule_says(texts: list[str], python: bool):
-    made, modules = worker(*LABELS, python=python)
+    made, modules = worker(python=python)
     chosen = random.Random(0)
     for step in range(40):
         # Batches as a scheduler makes them: any requests in any places, prompts in parts, several
@@ -118,7 +133,7 @@ def test_every_token_gets_what_its_schedule_says(texts: list[str], python: bool)
 
 def test_unsteered_tokens_are_left_bit_for_bit():
     for python in (True, False):
-        made, (module, _) = worker(*LABELS, python=python)
+        made, (module, _) = worker(python=python)
         made.assign(0, request("fr*0.3", 4))
         made.fill(torch.tensor([1, 0, 1]), torch.tensor([3, 3, 4]), 3)
         x = torch.randn(3, WIDTH)
@@ -130,7 +145,6 @@ def test_unsteered_tokens_are_left_bit_for_bit():
 def test_full_strength_is_the_operation_exactly():
     # What is set must be that number, not a rounding of x + (v - x).
     made, (module, _) = worker()
-    made.load([CompiledLabel("set", {0: (torch.tensor([3]), torch.zeros(1), torch.tensor([0.1]))})])
     made.assign(0, request("set", 1))
     made.fill(torch.tensor([0]), torch.tensor([0]), 1)
     for dtype in (torch.float32, torch.bfloat16):
@@ -140,7 +154,7 @@ def test_full_strength_is_the_operation_exactly():
 
 def test_the_hook_of_graphs_has_no_break_and_reads_what_is_there_now():
     torch.compiler.reset()
-    made, (module, _) = worker(*LABELS, python=False)
+    made, (module, _) = worker(python=False)
     graph = torch.compile(module, backend="eager", fullgraph=True, dynamic=True)
     for text, size in (("en", 3), ("fr,2:ja", 5), ("-", 4), ("ja*0.5", 6)):
         made.assign(0, request(text, 1))
@@ -154,7 +168,7 @@ def test_ranks_of_tensor_parallelism_steer_their_slices():
     x = torch.randn(4, WIDTH)
     parts = []
     for rank in range(3):
-        made, (_, module) = worker(*LABELS, rank=rank, ranks=3)
+        made, (_, module) = worker(rank=rank, ranks=3)
         made.assign(0, request("fr,2:ja", 1))
         made.fill(torch.zeros(4, dtype=torch.int64), torch.arange(4), 4)
         parts.append(module(x[:, rank * 4 : (rank + 1) * 4]))
@@ -163,40 +177,84 @@ def test_ranks_of_tensor_parallelism_steer_their_slices():
 
 
 def test_activations_with_a_batch_axis_are_steered_too():
-    made, (module, _) = worker(*LABELS)
+    made, (module, _) = worker()
     made.assign(0, request("fr", 1))
     made.fill(torch.zeros(3, dtype=torch.int64), torch.arange(3), 3)
     x = torch.randn(3, WIDTH)
     assert torch.equal(module(x[None])[0], module(x))
 
 
-def test_rows_are_given_up_and_filled_again():
-    made, (module, _) = worker("en", "fr")
-    for _ in range(2 * CAPACITY):
-        made.unload(["en", "ja"])
-        assert made.keys == ["fr"]
-        made.load([compiled("ja"), compiled("fr")])
-    x = torch.randn(1, WIDTH)
-    for label in ("ja", "fr"):
-        made.assign(0, request(label, 1))
-        made.fill(torch.tensor([0]), torch.tensor([0]), 1)
-        assert torch.allclose(module(x)[0], expected(x[0], Schedule(label), 0, 0), atol=1e-5)
+def test_rows_that_no_request_needs_make_room():
+    made, (module, _) = worker(capacity=2)
+    made.assign(0, request("fr", 1))
+    for label in ("en", "ja", "de", "en"):
+        made.assign(1, request(label, 1))
+        assert len(made.keys) <= 2 and {"fr", label} <= set(made.keys)
+        made.fill(torch.tensor([0, 1]), torch.tensor([0, 0]), 2)
+        x = torch.randn(2, WIDTH)
+        for row, written in enumerate(("fr", label)):
+            wanted = expected(x[row], Schedule(written), 0, 0)
+            assert torch.allclose(module(x)[row], wanted, atol=1e-5)
+    # What was used last goes last.
+    made.assign(1, request("ja", 1))
+    made.assign(0, None)
+    made.assign(1, request("de", 1))
+    assert made.keys == ["ja", "de"]
+    made.assign(0, request("ja", 1))
+    with pytest.raises(HookError, match="more rows than the 2"):
+        made.assign(2, request("en", 1))
 
 
-def test_what_does_not_fit_changes_nothing():
-    made, _ = worker("en")
-    outside = CompiledLabel("x", {0: (torch.tensor([WIDTH]), torch.ones(1), torch.ones(1))})
-    with pytest.raises(MismatchError, match=f"neuron {WIDTH} in layer 0"):
-        made.load([compiled("fr"), outside])
-    with pytest.raises(MismatchError, match="layer 7"):
-        made.load([CompiledLabel("y", {7: compiled("fr").layers[0]})])
-    many = [CompiledLabel(f"m{i}", compiled("fr").layers) for i in range(CAPACITY)]
-    with pytest.raises(MismatchError, match="4 rows are needed, and 3 are free"):
-        made.load(many)
-    assert made.keys == ["en"]
+@pytest.mark.parametrize(
+    "text",
+    [
+        "en,3:fr,repeat=7",
+        "-,2:en,4:fr*0.5,6:ja,repeat=9",
+        "en,3~6:fr,repeat=8,prompt=yes",
+        "2:en,4:en*0.5,6:fr,repeat=8",
+        "en,5:-,repeat=6",
+        "1:fr,4:ja,6:-,7:ja,repeat=9",
+    ],
+)
+def test_later_labels_leave_the_one_before_in_every_round(text: str):
+    schedule, prompt = Schedule.parse(text), 4
+    period = schedule.repeat or 0
+
+    def row_of(label: str, strength: float, left: tuple[str, ...]) -> tuple[str, float]:
+        return label + "".join(left), strength
+
+    made, (module, _) = worker(capacity=8)
+    found = RequestSchedule.of(schedule, row_of, prompt)
+    assert found is not None and found == RequestSchedule.from_wire(found.to_wire())
+    made.assign(2, found)
+    # The same, written out: the label in force at each token, and the last other one before it.
+    count = 4 * period
+    made.fill(torch.full((count,), 2), torch.arange(count) + prompt - 1, count)
+    x = torch.randn(count, WIDTH)
+    steered = module(x)
+    left, before = "", None
+    for token in range(count):
+        label, strength = schedule.at(token)
+        wanted = x[token].clone()
+        if label is not None:
+            left = str(before) if before not in (None, label) else left
+            before = label
+            columns, scale, shift = compiled(label + left)[0]
+            wanted[columns] = wanted[columns] * (1 + strength * (scale - 1)) + strength * shift
+        assert torch.allclose(steered[token], wanted, atol=1e-5), token
 
 
-def test_a_row_that_is_not_there_is_an_error_and_never_unsteered():
-    made, _ = worker("en")
-    with pytest.raises(HookError, match="restart it"):
-        made.assign(0, request("fr", 3))
+def test_sets_that_do_not_fit_are_refused_and_missing_ones_are_an_error(tmp_path: Path):
+    served = load_set(SetSource("one", save(tmp_path / "one", "en", "fr")))
+    for widths, message in (({0: 16}, "layer 1"), ({0: 16, 1: 2}, "neuron 5 in layer 1")):
+        with pytest.raises(MismatchError, match=message):
+            WorkerSets(widths).change((), [served])
+    sets = WorkerSets({0: 16, 1: 16})
+    sets.change((), [ServedSet.from_wire(served.to_wire())])
+    key = row_key(served.key, "fr")
+    for layer, columns in sets.compile(key).items():
+        wanted = served.compile("fr")[layer]
+        assert all(torch.equal(a, b) for a, b in zip(columns, wanted, strict=True))
+    sets.change((), [])
+    with pytest.raises(HookError, match="restart it"):  # and never unsteered
+        sets.compile(key)

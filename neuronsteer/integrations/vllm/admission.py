@@ -6,14 +6,17 @@ can only stop the whole engine.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
+import time
 from collections.abc import Callable
 from typing import Any
 
 from ...errors import NeuronSteerError, ParameterError, require
+from . import served_sets
 from .request_schedule import RequestSchedule
 from .served_sets import ALL_SERVED_SETS, ModelShape, ServedSets
-from .settings import KEY, ServeSettings, settings_of
+from .settings import KEY, SOURCE, ServeSettings, settings_of
 from .vllm_internals import FRONT_END, HTTP, WORKERS, verify, wrap
 
 #: Ways of speculative decoding whose output was shown to be that of the steered model.
@@ -116,7 +119,10 @@ def _load_sets(original: Callable[..., Any]) -> Callable[..., Any]:
     def init(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         original(self, vllm_config, *args, **kwargs)
         settings = settings_of(vllm_config)
-        self.neuronsteer = None if settings is None else ServedSets(settings, shape_of(vllm_config))
+        processes = getattr(vllm_config.parallel_config, "_api_process_count", 1)
+        self.neuronsteer = (
+            None if settings is None else ServedSets(settings, shape_of(vllm_config), processes)
+        )
 
     return init
 
@@ -136,46 +142,60 @@ def _admit(original: Callable[..., Any]) -> Callable[..., Any]:
     return process_inputs
 
 
-def _wanted(served: ServedSets | None, extra: dict[str, Any]) -> Any:
-    """Return what a request says about steering, `None` if nothing; raise for a mistake."""
-    wanted = extra.get(KEY)
-    if wanted is None:
-        near = difflib.get_close_matches(KEY, [name for name in extra if name != KEY], 1, 0.8)
-        if near:
-            raise ParameterError(f"Unknown field {near[0]!r}; did you mean {KEY!r}?")
-    elif served is None:
-        raise ParameterError(f"Cannot steer to {wanted!r}: {_OFF}.")
-    return wanted
+def _wanted(served: ServedSets | None, extra: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the schedule and source a request asks for, `None` if none; raise for a mistake."""
+    found: list[Any] = []
+    for field in (KEY, SOURCE):
+        value = extra.get(field)
+        found.append(value)
+        if value is None:
+            others = [name for name in extra if name not in (KEY, SOURCE)]
+            near = difflib.get_close_matches(field, others, 1, 0.8)
+            if near:
+                raise ParameterError(f"Unknown field {near[0]!r}; did you mean {field!r}?")
+        elif served is None:
+            what = f"steer to {value!r}" if field == KEY else f"steer, with {SOURCE!r} {value!r}"
+            raise ParameterError(f"Cannot {what}: {_OFF}.")
+    return found[0], found[1]
 
 
 def _resolve(served: ServedSets | None, request: Any, params: Any) -> None:
     extra: dict[str, Any] = params.extra_args or {}
-    wanted = _wanted(served, extra)
+    wanted, source = _wanted(served, extra)
     if served is None:
         return
     ids, embeds = request.prompt_token_ids, request.prompt_embeds
-    schedule = served.resolve(wanted, len(embeds if ids is None else ids))
+    schedule = served.resolve(wanted, len(embeds if ids is None else ids), source)
     if schedule is not None and request.resumable:
         raise ParameterError(
             "A request whose prompt comes in parts cannot be steered, because switch points are "
             "counted from the end of the prompt. Send the whole prompt at once."
         )
     # The sampling parameters are this request's own copy, but what they hold may be shared.
-    rest = {name: value for name, value in extra.items() if name != KEY}
+    rest = {name: value for name, value in extra.items() if name not in (KEY, SOURCE)}
     if schedule is not None:
         params.extra_args = {**rest, KEY: schedule.to_wire()}
         salt = f"{KEY}:{schedule.salt}"
         request.cache_salt = f"{request.cache_salt}|{salt}" if request.cache_salt else salt
-    elif wanted is not None:
+    elif len(rest) < len(extra):
         params.extra_args = rest or None
 
 
 def _note_rows(original: Callable[..., Any]) -> Callable[..., Any]:
     def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, request, *args, **kwargs)
         schedule = schedule_of(request.sampling_params)
-        if schedule is not None:
-            rows_in_use(self)[request.request_id] = schedule.keys
+        if schedule is None:
+            return original(self, request, *args, **kwargs)
+        rows = rows_in_use(self)
+        # It does not say which engine it belongs to. Only one of them knows its rows, unless
+        # several serve the same set; then the smallest tables decide.
+        for served in ALL_SERVED_SETS:
+            try:
+                served.check_room(schedule.keys, rows.values())
+            except NeuronSteerError as error:
+                raise _refusal(str(error)) from error
+        result = original(self, request, *args, **kwargs)
+        rows[request.request_id] = schedule.keys
         return result
 
     return add_request
@@ -184,9 +204,21 @@ def _note_rows(original: Callable[..., Any]) -> Callable[..., Any]:
 def rows_in_use(output_processor: Any) -> dict[str, frozenset[str]]:
     """Return which rows the unfinished requests of an engine need, by request."""
     rows: dict[str, frozenset[str]] = vars(output_processor).setdefault("neuronsteer", {})
+    gone: dict[str, float] = vars(output_processor).setdefault("neuronsteer_gone", {})
+    now = time.monotonic()
     for request_id in [each for each in rows if each not in output_processor.request_states]:
-        del rows[request_id]
+        if now - gone.setdefault(request_id, now) >= _until_workers_know():
+            del rows[request_id], gone[request_id]
     return rows
+
+
+def _until_workers_know() -> float:
+    """Return for how many seconds a worker may go on with a request that was given up here."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return 0.0  # the engine is told before anything else can be asked of it
+    return served_sets.GRACE
 
 
 def _check_early(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -199,9 +231,9 @@ def _check_early(original: Callable[..., Any]) -> Callable[..., Any]:
         engines: list[ServedSets | None] = list(ALL_SERVED_SETS) or [None]
         if len(engines) == 1:
             try:
-                wanted = _wanted(engines[0], extra)
+                wanted, source = _wanted(engines[0], extra)
                 if engines[0] is not None:
-                    engines[0].resolve(wanted, 1)
+                    engines[0].resolve(wanted, 1, source)
             except NeuronSteerError as error:
                 raise _refusal(str(error)) from error
         return params
@@ -215,7 +247,7 @@ def _refuse_beams(original: Callable[..., Any]) -> Callable[..., Any]:
             served.default is not None and not served.default.is_constant
             for served in ALL_SERVED_SETS
         )
-        if KEY in (self.vllm_xargs or {}) or default:
+        if {KEY, SOURCE} & (self.vllm_xargs or {}).keys() or default:
             raise _refusal(
                 "Beam search cannot be steered: vLLM starts every step of it as a new request, "
                 "without the schedule and the number of tokens so far. Sample instead."

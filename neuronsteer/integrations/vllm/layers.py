@@ -47,7 +47,7 @@ class SteeredLayer:
         layer: Number of the layer.
         name: Dotted name of the module.
         module: The output projection, or the LoRA wrapper around it, which is what gets called.
-        capacity: How many labels the table holds.
+        capacity: How many rows the table holds.
         device: Where the activations are.
     """
 
@@ -125,7 +125,7 @@ def find_layers(
     Args:
         model: The loaded model, LoRA wrappers included.
         num_layers: How many layers there must be.
-        capacity: How many labels the tables hold.
+        capacity: How many rows the tables hold.
         device: Where the activations are.
 
     Raises:

@@ -1,8 +1,8 @@
 """Adding and removing neuron sets while an engine runs.
 
-The front end loads and compiles a set and sends its rows to all workers; they read
-neither the disk nor the Hub for it. Requests for a removed set are refused at once, and its rows
-are reused only after the last request that needs them has finished.
+The front end loads and checks a set and sends it to all workers; they read
+neither the Hub nor the set's folder for it. Requests for a removed set are refused at once, and its
+rows are reused only after the last request that needs them has finished.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Operation = str | Mapping[str, Any] | None
 
 
 def list_sets(engine: Any) -> dict[str, Any]:
-    """Return what an engine serves: sets with their labels, default, capacity, rows used.
+    """Return what an engine serves: sets with their labels, default, capacity, labels used.
 
     Args:
         engine: An `LLM` or `AsyncLLM` of vLLM.
@@ -54,8 +54,8 @@ def add_set(
     core = _core(engine)
     served = _served(core)
     new = served.prepare(_source(source, name, revision, subfolder, operation))
-    freed, labels = _changes(core, served, new)
-    errors = engine.collective_rpc("neuronsteer_change", args=(freed, labels))
+    freed, change = _changes(core, served, new)
+    errors = engine.collective_rpc("neuronsteer_change", args=change)
     return _finish(served, new, freed, errors)
 
 
@@ -75,8 +75,8 @@ async def add_set_async(
     async with _lock(core):
         # Loading may mean downloading; the server keeps answering meanwhile.
         new = await asyncio.to_thread(served.prepare, wanted)
-        freed, labels = _changes(core, served, new)
-        errors = await engine.collective_rpc("neuronsteer_change", args=(freed, labels))
+        freed, change = _changes(core, served, new)
+        errors = await engine.collective_rpc("neuronsteer_change", args=change)
         return _finish(served, new, freed, errors)
 
 
@@ -127,14 +127,16 @@ def _source(
     return SetSource.read({field: value for field, value in given.items() if value is not None})
 
 
-def _changes(core: Any, served: ServedSets, new: ServedSet) -> tuple[list[str], list[Any]]:
-    """Return the rows that the workers free, and the labels that they add."""
+def _changes(
+    core: Any, served: ServedSets, new: ServedSet
+) -> tuple[list[str], tuple[list[str], list[Any]]]:
+    """Return the rows that become free, and for the workers the sets they keep and add."""
 
     def used() -> list[str]:
         return [key for keys in rows_in_use(core.output_processor).values() for key in keys]
 
     freed = served.check_capacity(new, used)
-    return freed, [label.to_wire() for label in new.compiled.values()]
+    return freed, (served.set_keys(freed), [new.to_wire()])
 
 
 def _finish(

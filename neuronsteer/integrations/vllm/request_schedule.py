@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import ScheduleError
-from ...steering.schedule import Schedule
+from ...steering.schedule import Point, Schedule
+from ...steering.timeline import last_label, leaving
 
 #: Switch points of one request at most: the width of a worker's table of requests.
 MAX_STEPS = 16
@@ -22,6 +23,9 @@ MAX_STEPS = 16
 TOKEN_LIMIT = 1 << 40
 #: The key of the row that leaves activations alone.
 IDENTITY = ""
+#: Maps `(label, strength, the label before it, if any)` to the key of a row and how strongly it
+#: acts; raises if this cannot be served.
+RowOf = Callable[[str, float, tuple[str, ...]], tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -52,22 +56,23 @@ class RequestSchedule:
         steps: What acts, in the order of `start`, the first at token 0.
         repeat: Period in tokens, 0 for none.
         prompt: Whether positions before `origin` are steered, as token 0 is.
+        again: Generated token where what repeats begins: in the first round, the first label leaves
+            something else than in those that follow.
     """
 
     origin: int
     steps: tuple[ScheduleStep, ...]
     repeat: int = 0
     prompt: bool = False
+    again: int = 0
 
     @classmethod
-    def of(
-        cls, schedule: Schedule, key_of: Callable[[str, float], str], prompt_tokens: int
-    ) -> RequestSchedule | None:
+    def of(cls, schedule: Schedule, row_of: RowOf, prompt_tokens: int) -> RequestSchedule | None:
         """Return the schedule of a request, or `None` if it never steers.
 
         Args:
             schedule: What the request asks for.
-            key_of: Returns the row of a label; raises if this strength is not possible.
+            row_of: Finds the rows.
             prompt_tokens: Length of the prompt.
 
         Raises:
@@ -79,11 +84,6 @@ class RequestSchedule:
                 "workers see no text. Use token counts, e.g. '24:fr', or send a second request "
                 "that continues the text so far."
             )
-        if len(schedule.points) > MAX_STEPS:
-            raise ScheduleError(
-                f"The schedule has {len(schedule.points)} switch points; a request may have "
-                f"{MAX_STEPS}. Use repeat=, or send the rest as a second request."
-            )
         # A worker could not store larger numbers, and an error there would stop the engine.
         counts = [schedule.repeat or 0]
         for point in schedule.points:
@@ -93,17 +93,32 @@ class RequestSchedule:
                 f"The schedule counts to token {max(counts)}; a request can count to "
                 f"{TOKEN_LIMIT - 1}, which no text reaches. Leave that part out."
             )
-        steps: list[ScheduleStep] = []
-        for point in schedule.points:
-            named = point.label is not None and point.strength != 0
-            key = key_of(str(point.label), point.strength) if named else IDENTITY
-            at = point.at if isinstance(point.at, int) else 0  # never a condition: refused above
-            strength = point.strength if named else 1.0
-            steps.append(ScheduleStep(at, key, strength, max(point.ramp, 1) if named else 1))
+        points = schedule.points
+        steps = _steps(points, row_of, None)
+        again = 0
+        if schedule.repeat:
+            # From the second round on, the first label leaves the last one. Rounds are the same
+            # from the last step on that this changes, so what comes before is written out twice.
+            later = _steps(points, row_of, last_label(points))
+            changed = [i for i, (a, b) in enumerate(zip(steps, later, strict=True)) if a != b]
+            if changed:
+                count = changed[-1] + 1
+                again = steps[count].start if count < len(steps) else schedule.repeat
+                steps += [
+                    replace(step, start=step.start + schedule.repeat) for step in later[:count]
+                ]
+        if len(steps) > MAX_STEPS:
+            twice = len(steps) - len(points)
+            raise ScheduleError(
+                f"The schedule has {len(points)} switch points"
+                + (f" and {twice} more, as its second round begins differently" if twice else "")
+                + f"; a request may have {MAX_STEPS}. Use repeat=, or send the rest as a second "
+                "request."
+            )
         if all(step.key == IDENTITY for step in steps):
             return None
         origin = max(prompt_tokens - 1, 0)
-        found = cls(origin, tuple(steps), schedule.repeat or 0, schedule.prompt)
+        found = cls(origin, tuple(steps), schedule.repeat or 0, schedule.prompt, again)
         # A constant schedule needs no origin, and can then share cached prefixes of any length.
         return replace(found, origin=0) if found.constant else found
 
@@ -130,10 +145,23 @@ class RequestSchedule:
     def to_wire(self) -> list[Any]:
         """Return plain data, which vLLM carries to the workers in `extra_args`."""
         steps = [[step.start, step.key, step.strength, step.ramp] for step in self.steps]
-        return [self.origin, self.repeat, self.prompt, steps]
+        return [self.origin, self.repeat, self.prompt, self.again, steps]
 
     @classmethod
     def from_wire(cls, data: Any) -> RequestSchedule:
         """Return the schedule that `to_wire` wrote."""
-        origin, repeat, prompt, steps = data
-        return cls(origin, tuple(ScheduleStep(*step) for step in steps), repeat, prompt)
+        origin, repeat, prompt, again, steps = data
+        return cls(origin, tuple(ScheduleStep(*step) for step in steps), repeat, prompt, again)
+
+
+def _steps(points: Sequence[Point], row_of: RowOf, before: str | None) -> list[ScheduleStep]:
+    """Return the steps of one round, which begins after the label `before`."""
+    steps: list[ScheduleStep] = []
+    for point, left in leaving(points, (), before):
+        key, strength = IDENTITY, 1.0
+        if point.label is not None and point.strength != 0:
+            key, strength = row_of(point.label, point.strength, left)
+        at = point.at if isinstance(point.at, int) else 0  # never a condition: refused above
+        ramp = max(point.ramp, 1) if key else 1
+        steps.append(ScheduleStep(at, key, strength, ramp))
+    return steps

@@ -39,11 +39,13 @@ class BatchTracker:
         batch, tables, seen = runner.input_batch, self.tables, self._seen
         count = int(batch.num_reqs)
         now = [runner.requests[request_id] for request_id in batch.req_ids[:count]]
-        for slot in range(max(count, len(seen))):
-            state = now[slot] if slot < count else None
-            if state is None:
+        kept = [slot < count and now[slot] is state for slot, state in enumerate(seen)]
+        # First what is over: its rows may be needed for what is new.
+        for slot, same in enumerate(kept):
+            if not same:
                 tables.assign(slot, None)
-            elif slot >= len(seen) or seen[slot] is not state:
+        for slot, state in enumerate(now):
+            if slot >= len(seen) or not kept[slot]:
                 tables.assign(slot, schedule_of(state.sampling_params))
         self._seen = now
         if not tables.tokens.steering:

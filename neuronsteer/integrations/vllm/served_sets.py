@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import LabelError, ParameterError, did_you_mean, unknown_label
+from ...neuron_set.row_values import PROMPT, choose_left
 from ...steering.schedule import Schedule
-from .compiled_labels import ServedSet, load_set
-from .request_schedule import RequestSchedule
-from .settings import KEY, ServeSettings, SetSource
+from .compiled_labels import ServedSet, load_set, read_key, row_key
+from .request_schedule import IDENTITY, RequestSchedule
+from .settings import KEY, SOURCE, ServeSettings, SetSource, read_left
 
 #: Seconds before the rows of a removed set may be used again: longer than any request needs to get
 #: from admission to the list of running ones.
@@ -37,21 +38,30 @@ class ServedSets:
     Args:
         settings: What the engine was started with.
         shape: The model; by default unknown.
+        processes: How many processes admit requests for the same tables.
     """
 
-    def __init__(self, settings: ServeSettings, shape: ModelShape | None = None) -> None:
+    def __init__(
+        self, settings: ServeSettings, shape: ModelShape | None = None, processes: int = 1
+    ) -> None:
         self.capacity = settings.capacity
         self.default: Schedule | None = None
+        self.source = settings.source
         self._shape = shape or ModelShape()
+        #: How many rows the unfinished requests of this process may need.
+        self._room = settings.capacity // max(processes, 1)
+        #: Whether there may be more rows than the tables hold: one per label and what it leaves.
+        self._pairs = False
         self._sets: dict[str, ServedSet] = {}
         #: Rows of removed sets → when they were removed.
         self._removed: dict[str, float] = {}
         for source in settings.sets:
             self.add(self.prepare(source))
+        self._check_source()
         if settings.default is not None:
             try:
                 self.default = self.schedule(settings.default)
-                RequestSchedule.of(self.default, self._key, 1)
+                self._request(self.default, 1)
             except (ValueError, LabelError) as error:
                 raise ParameterError(f"The server's default cannot be used: {error}") from error
         ALL_SERVED_SETS.add(self)
@@ -61,21 +71,30 @@ class ServedSets:
     @property
     def labels(self) -> tuple[str, ...]:
         """Every label that can be asked for."""
-        found = (label for served in self._sets.values() for label in served.compiled)
+        found = (label for served in self._sets.values() for label in served.labels)
         return tuple(dict.fromkeys(found))
 
-    def resolve(self, wanted: Any, prompt_tokens: int) -> RequestSchedule | None:
+    def resolve(
+        self, wanted: Any, prompt_tokens: int, source: Any = None
+    ) -> RequestSchedule | None:
         """Return the schedule of a request, or `None` if it is not steered.
 
         Args:
             wanted: What the request asks for, `None` if it says nothing.
             prompt_tokens: Length of its prompt.
+            source: The label, or labels, that it says are left.
 
         Raises:
             NeuronSteerError: If it cannot be served; the message says why.
         """
+        left = read_left(source, SOURCE)
         if wanted is None:
             schedule = self.default
+            if schedule is None and left:
+                raise ParameterError(
+                    f"{SOURCE!r} is {source!r}, but nothing says what to steer to, and this server "
+                    f"has no default. Pass {KEY!r} as well, e.g. 'fr'."
+                )
             if schedule is None:
                 return None
         elif isinstance(wanted, str):
@@ -84,25 +103,87 @@ class ServedSets:
             raise ParameterError(
                 f"{KEY!r} is {wanted!r}; expected a schedule as text, e.g. 'fr' or 'en,24:fr'."
             )
-        return RequestSchedule.of(schedule, self._key, prompt_tokens)
+        return self._request(schedule, prompt_tokens, left)
 
     def schedule(self, text: str) -> Schedule:
         """Return the schedule written as `text`: one label, or labels with switch points."""
         return Schedule(text) if text in self.labels else Schedule.parse(text)
 
-    def _key(self, label: str, strength: float) -> str:
-        served, name = self._find(label)
-        if name not in served.compiled:
-            raise LabelError(
-                f"The label {name!r} has no neurons in the set {served.source.name!r}, so steering "
-                f"to it would change nothing. Labels with neurons: {', '.join(served.compiled)}."
+    def check_room(self, keys: Iterable[str], running: Iterable[Iterable[str]]) -> None:
+        """Raise unless the tables have room for the rows of one more request.
+
+        Args:
+            keys: The rows it needs.
+            running: The rows that each unfinished request needs.
+        """
+        if not self._pairs:  # a set was only added if all its labels fit
+            return
+        if not {read_key(key)[0] for key in keys} <= set(self.set_keys()):  # another engine's
+            return
+        taken = set[str]().union(*running)
+        new = set(keys) - taken
+        if new and len(taken) + len(new) > self._room:
+            raise ParameterError(
+                f"The server's tables hold {self._room} rows for requests; unfinished ones need "
+                f"{len(taken)} of them, this one {len(new)} more: every pair of a label and what "
+                "it leaves takes one. Try again in a moment, or start the server with a larger "
+                "'capacity'."
             )
-        return served.key(name, strength)
+
+    def _request(
+        self, schedule: Schedule, prompt_tokens: int, source: tuple[str, ...] = ()
+    ) -> RequestSchedule | None:
+        met: list[ServedSet] = []
+
+        def row_of(label: str, strength: float, before: tuple[str, ...]) -> tuple[str, float]:
+            served, name = self._find(label)
+            if name not in served.labels:
+                raise LabelError(
+                    f"The label {name!r} has no neurons in the set {served.source.name!r}, so "
+                    "steering to it would change nothing. Labels with neurons: "
+                    f"{', '.join(served.labels)}."
+                )
+            met.append(served)
+            weight = served.strength(name, strength)
+            left = self._left(served, name, source, before)
+            return (row_key(served.key, name, left), weight) if weight else (IDENTITY, 1.0)
+
+        found = RequestSchedule.of(schedule, row_of, prompt_tokens)
+        if met and not any(served.relative for served in met):
+            _choose(met, source)  # where a source makes no difference, this says so
+        return found
+
+    def _left(
+        self, served: ServedSet, label: str, source: tuple[str, ...], before: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Return what `label` leaves, as `Steerer.to` does it, except that no prompt is read."""
+        if not served.relative:
+            return ()
+        left = _choose([served], source or self.source)
+        if left and before:
+            left = _choose([served], tuple(self._find(name)[1] for name in before))
+        if left == (PROMPT,):
+            raise _unreadable(f"Steering to {label!r}", served.neurons.means_of)
+        return () if left == (label,) else left
+
+    def _check_source(self) -> None:
+        """Raise if the server's source can be that of no set."""
+        sets = sorted(self._sets.values(), key=lambda served: not served.relative)
+        if PROMPT in self.source:
+            raise _unreadable("The server's source", sets[0].neurons.means_of if sets else ())
+        errors: list[Exception] = []
+        for served in sets:
+            try:
+                _choose([served], self.source)
+            except (ParameterError, LabelError) as error:
+                errors.append(error)
+        if sets and len(errors) == len(sets):
+            raise ParameterError(f"The server's source cannot be used: {errors[0]}") from errors[0]
 
     def _find(self, label: str) -> tuple[ServedSet, str]:
         """Return the set and label that a request means by `label` or `set/label`."""
         having = [served for served in self._sets.values() if label in served.neurons.labels]
-        keys = {each.compiled[label].key if label in each.compiled else "" for each in having}
+        keys = {(each.key, each.tuned(label)) if label in each.labels else "" for each in having}
         if len(having) > 1 and len(keys) > 1:
             ways = [f"{served.source.name}/{label}" for served in having]
             raise LabelError(
@@ -131,13 +212,16 @@ class ServedSets:
             "sets": {
                 name: {
                     **served.source.to_dict(),
-                    "labels": list(served.compiled),
+                    "labels": list(served.labels),
                     "operation": served.operation.to_dict(),
                     "fingerprint": served.neurons.fingerprint,
+                    # What may be left; empty where that makes no difference.
+                    "means_of": list(served.neurons.means_of) if served.relative else [],
                 }
                 for name, served in self._sets.items()
             },
             "default": None if self.default is None else str(self.default),
+            "source": list(self.source),
             "capacity": self.capacity,
             "used": len(self._rows()) + len(self._removed),
         }
@@ -168,9 +252,10 @@ class ServedSets:
         Raises:
             ParameterError: If the tables are full.
         """
-        running = set(used()) if self._removed else set[str]()
+        # Whatever a label leaves, its set is needed.
+        running = {row_key(*read_key(key)[:2]) for key in used()} if self._removed else set[str]()
         now = time.monotonic()
-        wanted = {label.key for label in served.compiled.values()}
+        wanted = served.keys
         free = [
             key
             for key, since in self._removed.items()
@@ -187,11 +272,12 @@ class ServedSets:
 
     def add(self, served: ServedSet) -> None:
         """Serve a prepared set from now on."""
-        wanted = {label.key for label in served.compiled.values()}
+        wanted = served.keys
         self._check_rows(served.source.name, wanted, self._rows() | set(self._removed))
         for key in wanted:  # rows of an earlier set with the same content are in use again
             self._removed.pop(key, None)
         self._sets[served.source.name] = served
+        self._pairs |= served.relative
 
     def remove(self, name: str) -> None:
         """Refuse new requests for a set; running requests finish as they began."""
@@ -204,7 +290,7 @@ class ServedSets:
         served = self._sets.pop(name)
         if self.default is not None:
             try:
-                RequestSchedule.of(self.default, self._key, 1)
+                self._request(self.default, 1)
             except (ValueError, LabelError) as error:
                 self._sets[name] = served
                 raise ParameterError(
@@ -213,11 +299,15 @@ class ServedSets:
                 ) from error
         still = self._rows()
         now = time.monotonic()
-        labels = served.compiled.values()
-        self._removed |= {label.key: now for label in labels if label.key not in still}
+        self._removed |= {key: now for key in served.keys if key not in still}
+
+    def set_keys(self, freed: Iterable[str] = ()) -> list[str]:
+        """Return the keys of the sets that are still needed when these rows are free."""
+        needed = (self._rows() | set(self._removed)) - set(freed)
+        return sorted({read_key(key)[0] for key in needed})
 
     def _rows(self) -> set[str]:
-        return {label.key for each in self._sets.values() for label in each.compiled.values()}
+        return set[str]().union(*(served.keys for served in self._sets.values()))
 
     def _check_rows(self, name: str, wanted: set[str], kept: set[str]) -> None:
         total = len(wanted | kept)
@@ -230,3 +320,16 @@ class ServedSets:
                 + (later + "work in a moment." if removed else "")
                 + " Remove a set, or start the server with a larger 'capacity'."
             )
+
+
+def _choose(acting: Iterable[ServedSet], source: tuple[str, ...]) -> tuple[str, ...]:
+    return choose_left([(served.neurons, served.operation) for served in acting], source)
+
+
+def _unreadable(what: str, means_of: Iterable[str]) -> ParameterError:
+    return ParameterError(
+        f"{what} would leave what the prompt is written in, which a server cannot read. Say which "
+        f"label is left: {SOURCE!r}: 'en' in the request, beside {KEY!r}, or --source en for the "
+        "whole server; 'others' is the mean of all others. This set has the means of "
+        f"{', '.join(means_of) or 'no label'}."
+    )

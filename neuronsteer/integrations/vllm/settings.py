@@ -15,10 +15,12 @@ from ...errors import ParameterError, did_you_mean
 
 #: Name of the block in `additional_config`, of a request's entry in `extra_args`/`vllm_xargs`.
 KEY = "neuronsteer"
-#: How many labels the tables hold at once, unless the block says otherwise.
+#: Name of a request's other entry: the label, or labels, that are left.
+SOURCE = f"{KEY}_source"
+#: How many rows the tables hold at once, unless the block says otherwise.
 CAPACITY = 64
 
-_FIELDS = ("sets", "capacity", "default")
+_FIELDS = ("sets", "capacity", "default", "source")
 _SOURCE_FIELDS = ("source", "revision", "subfolder", "operation")
 _HELP = (
     'expected e.g. {"sets": {"demo": "user/model-language-neurons"}, "default": "fr"}; a set is a '
@@ -86,13 +88,17 @@ class ServeSettings:
 
     Attributes:
         sets: The neuron sets to serve from the start; more can be added while serving.
-        capacity: How many labels the tables hold. Every label takes 8 bytes per neuron.
+        capacity: How many rows the tables hold: labels, or pairs of a label and what it leaves.
+            Every row takes 8 bytes per neuron.
         default: The schedule of requests that name none; `None` leaves them unsteered.
+        source: What is left in requests that do not say, where an operation adds a difference of
+            means: labels, or `("others",)`. Empty leaves it to the sets' headers.
     """
 
     sets: tuple[SetSource, ...]
     capacity: int = CAPACITY
     default: str | None = None
+    source: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, block: Any) -> ServeSettings:
@@ -123,14 +129,14 @@ class ServeSettings:
         capacity = block.get("capacity", CAPACITY)
         if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
             raise ParameterError(
-                f"The field 'capacity' is {capacity!r}; expected how many labels fit, e.g. 64."
+                f"The field 'capacity' is {capacity!r}; expected how many rows fit, e.g. 64."
             )
         default = block.get("default")
         if not isinstance(default, str | None):
             raise ParameterError(
                 f"The field 'default' is {default!r}; expected a schedule, e.g. 'fr'."
             )
-        return cls(tuple(sources), capacity, default)
+        return cls(tuple(sources), capacity, default, read_left(block.get("source"), "source"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the block that `read` takes."""
@@ -138,6 +144,9 @@ class ServeSettings:
         block["capacity"] = self.capacity
         if self.default is not None:
             block["default"] = self.default
+        if self.source:
+            labels = list(self.source)
+            block["source"] = labels if len(labels) > 1 else labels[0]
         return block
 
 
@@ -146,6 +155,17 @@ def settings_of(vllm_config: Any) -> ServeSettings | None:
     additional = vllm_config.additional_config
     block = additional.get(KEY) if isinstance(additional, Mapping) else None
     return None if block is None else ServeSettings.read(block)
+
+
+def read_left(given: Any, field: str) -> tuple[str, ...]:
+    """Return the labels that are left, given as one, several, or none."""
+    found = (given,) if isinstance(given, str) else () if given is None else given
+    if not isinstance(found, list | tuple) or not all(isinstance(each, str) for each in found):
+        raise ParameterError(
+            f"The field {field!r} is {given!r}; expected the label that is left, e.g. 'en', a list "
+            "of labels, or 'others' for the mean of all others."
+        )
+    return tuple(found)
 
 
 def _check_fields(given: Mapping[str, Any], fields: Sequence[str], where: str) -> None:

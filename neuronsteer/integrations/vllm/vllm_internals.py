@@ -87,8 +87,9 @@ _ENGINE = (
         "vllm.v1.engine.output_processor",
         "OutputProcessor.add_request",
         ("request",),
-        "wrapped: notes which rows a request needs, until it leaves `request_states`",
-        "rows of a removed set may be reused while a request still needs them",
+        "wrapped: refuses a request whose rows do not fit the tables beside those of others, and "
+        "notes which rows it needs, until it leaves `request_states`",
+        "the engine may stop for want of rows; a removed set may be forgotten while it is needed",
     ),
 )
 _SAMPLING = (
@@ -117,7 +118,7 @@ WORKERS = (
         "vllm.v1.worker.worker_base",
         "WorkerBase",
         (),
-        "two methods are added for `collective_rpc`: sets are added and removed while serving",
+        "two methods are added for `collective_rpc`: sets are added and forgotten while serving",
         "sets cannot be added or removed",
     ),
     InternalUse(

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import HookError, MismatchError
-from .compiled_labels import CompiledLabel
+from ...errors import HookError
+from .compiled_labels import WorkerSets
 from .layers import SteeredLayer, TokenRows
 from .request_schedule import IDENTITY, MAX_STEPS, TOKEN_LIMIT, RequestSchedule
 
@@ -30,16 +30,24 @@ class WorkerTables:
     Args:
         layers: The steered layers of this worker.
         tokens: What their hooks read.
-        capacity: How many labels fit.
+        capacity: How many rows fit.
         requests: How many requests a batch holds.
+        sets: What rows are compiled of.
     """
 
     def __init__(
-        self, layers: Mapping[int, SteeredLayer], tokens: TokenRows, capacity: int, requests: int
+        self,
+        layers: Mapping[int, SteeredLayer],
+        tokens: TokenRows,
+        capacity: int,
+        requests: int,
+        sets: WorkerSets,
     ) -> None:
         self._layers = dict(layers)
+        self.sets = sets
         self.tokens = tokens
         self._device = tokens.rows.device
+        # The row that was used last is at the end.
         self._rows: dict[str, int] = {IDENTITY: 0}
         self._free = list(range(capacity, 0, -1))
         self._schedules: dict[int, RequestSchedule] = {}
@@ -53,6 +61,7 @@ class WorkerTables:
         self._step_ramps = self._full(requests, 1)
         self._origins = torch.zeros(requests, dtype=torch.int64, device=self._device)
         self._periods = torch.full_like(self._origins, _NEVER)
+        self._agains = torch.zeros_like(self._origins)
 
     def _full(self, requests: int, value: int) -> Tensor:
         shape = (requests, _WIDTH)
@@ -65,39 +74,27 @@ class WorkerTables:
         """The keys of the rows that are filled."""
         return [key for key in self._rows if key != IDENTITY]
 
-    def load(self, labels: Iterable[CompiledLabel]) -> None:
-        """Fill a row per label; rows that exist already are left as they are.
-
-        Raises:
-            MismatchError: If a label does not fit the model; nothing is changed then.
-        """
-        new = [label for label in labels if label.key not in self._rows]
-        for label in new:
-            for number, (columns, _, _) in label.layers.items():
-                layer = self._layers.get(number)
-                if layer is None:
-                    raise MismatchError(
-                        f"The set has neurons in layer {number}, which the model does not have."
-                    )
-                if int(columns.max()) >= layer.width:
-                    raise MismatchError(
-                        f"The set has neuron {int(columns.max())} in layer {number}, where the "
-                        f"model has {layer.width} neurons."
-                    )
-        if len(new) > len(self._free):
-            raise MismatchError(f"{len(new)} rows are needed, and {len(self._free)} are free.")
-        for label in new:
-            row = self._free.pop()
-            for number, layer in self._layers.items():
-                layer.write(row, label.layers.get(number))
-            self._rows[label.key] = row
-
-    def unload(self, keys: Iterable[str]) -> None:
-        """Free rows that no request needs any more."""
+    def _fill_rows(self, keys: Iterable[str]) -> None:
+        """Fill the rows that are not there yet; those that no request needs make room."""
+        keys = sorted(keys)
+        needed = {key for each in self._schedules.values() for key in each.keys}.union(keys)
         for key in keys:
-            row = self._rows.pop(key, 0)
-            if row:
-                self._free.append(row)
+            row = self._rows.pop(key, None)
+            if row is None:
+                compiled = self.sets.compile(key)
+                row = self._free.pop() if self._free else self._take(needed)
+                for number, layer in self._layers.items():
+                    layer.write(row, compiled.get(number))
+            self._rows[key] = row
+
+    def _take(self, needed: set[str]) -> int:
+        idle = next((key for key in self._rows if key != IDENTITY and key not in needed), None)
+        if idle is None:  # admission counts the rows of unfinished requests
+            raise HookError(
+                f"A request needs more rows than the {len(self._rows) - 1} that this worker's "
+                "tables hold. Start the server with a larger 'capacity'."
+            )
+        return self._rows.pop(idle)
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -106,16 +103,10 @@ class WorkerTables:
         if schedule is None:
             if self._schedules.pop(slot, None) is None:
                 return
-            self._put(slot, *self._columns([], []), 0, _NEVER)
+            self._put(slot, *self._columns([], []), 0, _NEVER, 0)
         else:
-            missing = schedule.keys - self._rows.keys()
-            if missing:
-                # Otherwise this request would be answered unsteered, and no error would say so.
-                raise HookError(
-                    f"A request needs rows {sorted(missing)}, which this worker does not have. "
-                    "The neuron set changed on disk while the server's processes started; "
-                    "restart it."
-                )
+            self._schedules.pop(slot, None)
+            self._fill_rows(schedule.keys)
             self._schedules[slot] = schedule
             before = schedule.steps[0] if schedule.prompt else None
             prompt = (
@@ -129,7 +120,7 @@ class WorkerTables:
                 for step in schedule.steps
             ]
             columns = self._columns([prompt], steps)
-            self._put(slot, *columns, schedule.origin, schedule.repeat or _NEVER)
+            self._put(slot, *columns, schedule.origin, schedule.repeat or _NEVER, schedule.again)
         self.tokens.steering = bool(self._schedules)
         self.tokens.weighted = any(each.weighted for each in self._schedules.values())
 
@@ -153,6 +144,7 @@ class WorkerTables:
         strengths: np.ndarray,
         origin: int,
         period: int,
+        again: int,
     ) -> None:
         self._starts[slot] = torch.from_numpy(starts)
         self._step_rows[slot] = torch.from_numpy(rows)
@@ -160,6 +152,7 @@ class WorkerTables:
         self._step_strengths[slot * _WIDTH : (slot + 1) * _WIDTH] = torch.from_numpy(strengths)
         self._origins[slot] = origin
         self._periods[slot] = period
+        self._agains[slot] = again
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -174,8 +167,10 @@ class WorkerTables:
         tokens = self.tokens
         count = slots.shape[0]
         since = positions - self._origins[slots]
-        # A schedule that repeats starts over; before token 0 there is only the prompt.
-        inside = torch.where(since < 0, since, since.remainder(self._periods[slots]))
+        # What repeats starts over; before token 0 there is only the prompt.
+        again = self._agains[slots]
+        inside = again + (since - again).remainder(self._periods[slots])
+        inside = torch.where(since < again, since, inside)
         step = (inside[:, None] >= self._starts[slots]).sum(1) - 1
         at = slots * _WIDTH + step
         tokens.rows[:count] = self._step_rows.view(-1)[at]

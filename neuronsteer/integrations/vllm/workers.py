@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...errors import NeuronSteerError, require
-from .compiled_labels import CompiledLabel, compile_sets
+from .compiled_labels import ServedSet, WorkerSets, load_set
 from .layers import TokenRows, find_layers
 from .settings import ServeSettings
 from .vllm_internals import RUNNER_V1, RUNNER_V2, add_method, verify
@@ -21,7 +21,7 @@ _PADDING = 1024
 def build_tables(
     vllm_config: Any, settings: ServeSettings, model: Any, device: torch.device
 ) -> WorkerTables:
-    """Return the tables of this worker, filled, their hooks registered."""
+    """Return the tables of this worker, their hooks registered."""
     verify(RUNNER_V2 if vllm_config.use_v2_model_runner else RUNNER_V1)
     config = require("vllm.config", "vllm", "Serving")
     scheduler, compilation = vllm_config.scheduler_config, vllm_config.compilation_config
@@ -30,8 +30,9 @@ def build_tables(
     with torch.device(device):
         tokens = TokenRows(most + _PADDING, device)
         layers = find_layers(model, count, settings.capacity, device)
-        tables = WorkerTables(layers, tokens, settings.capacity, scheduler.max_num_seqs)
-    tables.load(compile_sets(settings))
+        sets = WorkerSets({number: layer.width for number, layer in layers.items()})
+        tables = WorkerTables(layers, tokens, settings.capacity, scheduler.max_num_seqs, sets)
+    sets.change((), [load_set(source) for source in settings.sets])
     # Only where Python runs in every step may a hook use Python to find out if anything is steered.
     python = (
         compilation.mode == config.CompilationMode.NONE
@@ -54,12 +55,10 @@ def _tables(worker: Any) -> WorkerTables:
     return runner.model_state.neuronsteer_tables if tracker is None else tracker.tables
 
 
-def _change(worker: Any, freed: Sequence[str], labels: Sequence[Any]) -> str | None:
-    """Free rows, then fill others; return an error as text: raised, it would stop the engine."""
-    tables = _tables(worker)
-    tables.unload(freed)
+def _change(worker: Any, kept: Sequence[str], added: Sequence[Any]) -> str | None:
+    """Keep some sets and add others; return an error as text: raised, it would stop the engine."""
     try:
-        tables.load([CompiledLabel.from_wire(label) for label in labels])
+        _tables(worker).sets.change(kept, [ServedSet.from_wire(each) for each in added])
     except NeuronSteerError as error:
         return str(error)
     return None
