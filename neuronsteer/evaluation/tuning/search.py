@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .cells import FLOOR, Cell, best, rank
-from .measurements import Measurements, Setting
+from .measurements import CANDIDATES, Measurements, Setting
 
 #: Strengths of the first look.
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -124,8 +124,7 @@ class Search:
             going = [label for label in going if _gained(before[label], self.best(label))]
 
     def _retrieve(self, finalists: Sequence[Setting]) -> None:
-        rows = 20 * sum(len(self._block(each.label, 0)) for each in finalists) // _FINALISTS
-        self.on_stage("relevance", rows + rows // 2)
+        self.on_stage("relevance", self._rows_in_full([0], texts=False))
         self.measured.compare_with_natural(finalists, 0)
         # One label after the other, so that those that are done are complete if time runs out.
         self.measured.retrieve(finalists, 0)
@@ -133,6 +132,7 @@ class Search:
     def _more_prompts(self) -> None:
         """Measure the two best on more prompts, round by round, until one is clearly better."""
         rounds = max((len(self.measured.blocks(label)) for label in self.labels), default=0)
+        self.on_stage("more prompts", self._rows_in_full(range(1, rounds)))
         for block in range(1, rounds):
             settings = [
                 setting
@@ -142,8 +142,6 @@ class Search:
             ]
             if not settings:
                 return
-            rows = sum(len(self._block(setting.label, block)) for setting in settings)
-            self.on_stage("more prompts", 13 * rows)
             self._texts(settings, block)
             self.measured.compare_with_natural(settings, block)
             self.measured.retrieve(settings, block)
@@ -213,6 +211,16 @@ class Search:
     def _texts(self, settings: Sequence[Setting], block: int = 0) -> None:
         self.settings += [each for each in settings if each not in self.settings]
         self.measured.generate(settings, block)
+
+    def _rows_in_full(self, blocks: Iterable[int], *, texts: bool = True) -> int:
+        """Return about how many rows it takes to measure the finalists in full."""
+        rows = 0
+        for block in blocks:
+            prompts = [i for label in self.labels for i in self._block(label, block)]
+            each = CANDIDATES + (2 if texts else 0)
+            # Those of the unsteered texts come on top, once per prompt.
+            rows += _FINALISTS * each * len(prompts) + each * len(set(prompts))
+        return rows
 
     def _block(self, label: str, block: int) -> list[int]:
         blocks = self.measured.blocks(label)
