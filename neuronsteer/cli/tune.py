@@ -12,12 +12,16 @@ import typer
 from ..errors import ParameterError, TextError
 from . import console, options
 from .commands import command
+from .models import DEMO
 
 if TYPE_CHECKING:
     from ..evaluation.tuning import Tuning
     from ..neuron_set import NeuronSet
 
-_PARTIAL = "What was measured is kept; continue with the same command and --resume."
+#: Where these options stand in the help.
+PANEL = "Tuning"
+#: Sentences of the demo's grammars: prompts, their words, and texts per language.
+_PROMPTS, _WORDS, _TEXTS = 16, 5, 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +31,7 @@ class TuneOptions:
     prompts: Annotated[
         Path | None,
         typer.Option(
+            rich_help_panel=PANEL,
             metavar="FILE_OR_DIR",
             help="Beginnings of texts, one per line, in the language that is left; or a folder "
             "with a file per label (en.txt …): then each label is tuned on the prompts of the "
@@ -36,6 +41,7 @@ class TuneOptions:
     texts: Annotated[
         Path | None,
         typer.Option(
+            rich_help_panel=PANEL,
             metavar="DIR",
             help="Natural texts, a file per label, with whose likelihood texts are compared. "
             "Without it, the built-in sentences.",
@@ -43,43 +49,74 @@ class TuneOptions:
     ] = None
     budget: Annotated[
         str | None,
-        typer.Option(help="How long it may take at most, such as 90s, 20m or 1h30m."),
+        typer.Option(
+            rich_help_panel=PANEL, help="How long it may take at most, such as 90s, 20m or 1h30m."
+        ),
     ] = None
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Use only so many prompts per label.")
+        int | None,
+        typer.Option(rich_help_panel=PANEL, min=2, help="Use only so many prompts per label."),
     ] = None
     strengths: Annotated[
         str | None,
-        typer.Option(help="Strengths of the first look (0.25,0.5,0.75,1,1.5,2)."),
+        typer.Option(
+            rich_help_panel=PANEL, help="Strengths of the first look (0.25,0.5,0.75,1,1.5,2)."
+        ),
     ] = None
-    max_new_tokens: Annotated[int, typer.Option(min=4, help="New tokens per prompt.")] = 32
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.8
+    max_new_tokens: Annotated[
+        int, typer.Option(rich_help_panel=PANEL, min=4, help="New tokens per prompt.")
+    ] = 32
+    temperature: Annotated[
+        float, typer.Option(rich_help_panel=PANEL, min=0, help="0 takes the likeliest token.")
+    ] = 0.8
     suppress: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOKEN", help="A token that is never generated; repeatable."),
+        typer.Option(
+            rich_help_panel=PANEL,
+            metavar="TOKEN",
+            help="A token that is never generated; repeatable.",
+        ),
     ] = None
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 32
+    batch_size: Annotated[
+        int, typer.Option(rich_help_panel=PANEL, min=1, help="Rows per batch.")
+    ] = 32
     identifier: Annotated[
         str,
         typer.Option(
-            help="What identifies languages: lingua, or a fastText or GlotLID model file."
+            rich_help_panel=PANEL,
+            help="What identifies languages: lingua, or a fastText or GlotLID model file.",
         ),
     ] = "lingua"
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0
+    seed: Annotated[
+        int, typer.Option(rich_help_panel=PANEL, help="Of everything that is drawn.")
+    ] = 0
 
-    def run(self, loaded: Any, tokenizer: Any, rows: NeuronSet, **more: Any) -> Tuning:
+    def seconds(self) -> float | None:
+        """Return the budget in seconds."""
+        from ..evaluation.tuning.budget import seconds_of
+
+        return seconds_of(self.budget)
+
+    def run(
+        self, loaded: Any, tokenizer: Any, rows: NeuronSet, *, demo: bool = False, **more: Any
+    ) -> Tuning:
         """Tune a set.
 
         Args:
             loaded: The model.
             tokenizer: Its tokenizer.
             rows: The set.
-            **more: Further arguments of `tune`, `budget` in seconds among them.
+            demo: Whether it is the embedded set, for which there are sentences.
+            **more: Further arguments of `tune`; they win over the options.
         """
         from ..evaluation.tuning import tune
 
         labels = [label for label, count in rows.counts.items() if count]
-        prompts, texts = self._data(labels)
+        if demo and self.prompts is None and self.texts is None:
+            prompts, texts = _demo_texts(self.limit)
+            more["labels"] = more.get("labels") or [each for each in texts if each != "en"]
+        else:
+            prompts, texts = self._data(labels)
         grid = options.read_list(self.strengths)
         return tune(
             loaded,
@@ -94,7 +131,7 @@ class TuneOptions:
             batch_size=self.batch_size,
             identifier=self.identifier,
             seed=self.seed,
-            **more,
+            **{"budget": self.seconds(), **more},
         )
 
     def _data(self, labels: list[str]) -> tuple[Any, dict[str, list[str]]]:
@@ -125,7 +162,7 @@ class TuneOptions:
     neuronsteer tune MODEL SET --prompts prompts/ --texts heldout/ --labels fr,de -o tuned --resume
     neuronsteer tune MODEL SET --prompts en.txt --texts heldout/ -o tuned --plot tuned.png
     """,
-    resume=_PARTIAL,
+    resume="What was measured is kept; with --out, continue with the same command and --resume.",
 )
 def tune(
     model: options.Model,
@@ -159,10 +196,9 @@ def tune(
     far is written. Use prompts and texts that the set is not evaluated on later.
     """
     began = time.monotonic()
-    from ..evaluation.tuning.budget import seconds_of
     from .models import load_set
 
-    seconds = seconds_of(tuning.budget)
+    seconds = tuning.seconds()
     if resume and out is None:
         raise ParameterError("--resume needs --out SET, beside which the state was kept.")
     rows = load_set(neurons)
@@ -174,6 +210,7 @@ def tune(
         loaded,
         tokenizer,
         rows,
+        demo=neurons == DEMO,
         labels=options.read_list(labels),
         budget=seconds,
         out=out,
@@ -203,6 +240,16 @@ def report(
         console.note(f"Wrote {out}, and everything measured in {out / 'tuning.json'}.", quiet=quiet)
     else:
         console.note("Nothing was written; -o SET writes the tuned set.", quiet=quiet)
+
+
+def _demo_texts(limit: int | None) -> tuple[list[str], dict[str, list[str]]]:
+    """Return English prompts and texts in the four languages of the demo's grammars."""
+    from ..demo import sentences
+
+    texts = {label: sentences.texts(label, _TEXTS, 4, 0) for label in sentences.LANGUAGES}
+    # Other sentences than the texts.
+    english = sentences.texts("en", limit or _PROMPTS, 1, 1)
+    return [" ".join(text.split()[:_WORDS]) for text in english], texts
 
 
 def _number(text: str) -> float:
