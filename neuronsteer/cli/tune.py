@@ -43,7 +43,8 @@ class TuneOptions:
         typer.Option(
             rich_help_panel=PANEL,
             metavar="DIR",
-            help="Natural texts, a file per label, with whose likelihood texts are compared. "
+            help="Natural texts, a file per label. What the unsteered model makes of their beginnings "
+            "is what steered texts are compared with. "
             "Without it, the built-in sentences.",
         ),
     ] = None
@@ -190,7 +191,7 @@ def tune(
     The set's own operation is tried at several strengths: too weak, and texts stay in the language
     of the prompt; too strong, and they repeat themselves or say nothing. A strength is worth its
     success (texts in the language) times what is left of fluency (different words, and as likely as
-    natural text) and of relevance (its own prompt is told from others by the text).
+    what the model writes after a text in that language) and of relevance (its own prompt is told from others by the text).
 
     Afterwards strength 1 means the strength that was found. When the budget is spent, the best so
     far is written. Use prompts and texts that the set is not evaluated on later.

@@ -74,8 +74,8 @@ def tune(
         neurons: The set, or where it is.
         prompts: Beginnings of texts in a language that is left, or label → beginnings: then every
             label is tuned on the prompts of all others.
-        texts: Label → natural texts. Without those of a label its texts are not compared with
-            natural ones, and what is fluent only by its characters can win.
+        texts: Label → natural texts. What the unsteered model makes of their beginnings is the
+            reference for fluency. Without those of a label, broken text may win there.
         labels: What to tune; default: all labels with neurons that are not the prompts' language.
         budget: How long it may take, in seconds or as text (`"20m"`, `"1h"`). When it is over, the
             best so far is the result.

@@ -9,7 +9,7 @@ from typing import Any
 
 #: Below this share of texts in the target language a strength never wins over one above it.
 FLOOR = 0.5
-#: Share of natural text that lies in the range that is called natural, by its definition.
+#: Share of the reference texts that lie in the range that is called natural, by its definition.
 NATURAL = 0.8
 
 
@@ -26,9 +26,9 @@ def score(
 
     Args:
         success: Share of texts in the target language.
-        distinct: Distinct character n-grams relative to the unsteered texts.
-        natural: Share of texts as likely as the middle 80 % of natural text; 0.8 is what natural
-            text itself has.
+        distinct: Distinct character n-grams relative to reference texts.
+        natural: Share of texts as likely as the middle 80 % of the reference texts; 0.8 is what
+            these themselves have.
         relevance: Retrieval accuracy relative to the unsteered texts.
     """
     shares = (distinct, None if natural is None else natural / NATURAL, relevance)
@@ -49,8 +49,9 @@ class Cell:
         texts: How many continuations were made.
         success: Share of them in the target language.
         stayed: Share of them in the language of the prompt.
-        distinct: Distinct character n-grams, relative to the unsteered texts of the same prompts.
-        natural: Share of them as likely under the unsteered model as natural text of the language.
+        distinct: Distinct character n-grams, relative to the reference texts of the language, or
+            without these to the unsteered texts of the same prompts.
+        natural: Share of them as likely under the unsteered model as the reference texts.
         away: How far they are from that range on average, in nats per character; 0 is inside.
         relevance: Retrieval accuracy relative to the unsteered texts of the same prompts.
         identified: How often which language was identified.

@@ -16,10 +16,10 @@ from ...steering.steerer import attach
 from ..continuations import continue_rows, decode, encode_prompt
 from ..experiments._saved_cases import SavedCases
 from ..metrics.codes import same
-from ..metrics.fluency import distinct_ngrams
+from ..metrics.fluency import NGRAM
 from ..metrics.langid import Identifier
 from ..metrics.scoring import Likelihood, TokenRow, score_rows
-from . import natural
+from . import reference
 from .budget import Budget
 from .cells import Cell
 from .sampling import SeededSampling
@@ -108,12 +108,13 @@ class Measurements:
 
     def __post_init__(self) -> None:
         """Encode the prompts."""
+        self._ids = [self._encoded(each.text) for each in self.prompts]
+
+    def _encoded(self, prompt: str, *, chat: bool | None = None) -> list[int]:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         room = max((limit if isinstance(limit, int) else 1 << 20) - self._tokens, 1)
-        self._ids = [
-            encode_prompt(self.tokenizer, each.text, self.settings.chat)[-room:]
-            for each in self.prompts
-        ]
+        chat = self.settings.chat if chat is None else chat
+        return encode_prompt(self.tokenizer, prompt, chat)[-room:]
 
     @property
     def _tokens(self) -> int:
@@ -171,7 +172,7 @@ class Measurements:
             for begin in range(0, len(rows), self.batch_size):
                 some = rows[begin : begin + self.batch_size]
                 steer.to([_target(setting) for setting, _ in some], source=self.settings.source)
-                made = self._made([i for _, i in some])
+                made = self._made([(self.prompts[i].text, self._ids[i], i) for _, i in some])
                 for (setting, i), item in zip(some, made, strict=True):
                     if setting is None:
                         self._put("texts", None, i, item)
@@ -187,10 +188,11 @@ class Measurements:
             return self.neurons
         return self.neurons.top(max(1, round(share * sum(self.neurons.width_per_layer))))
 
-    def _made(self, prompts: Sequence[int]) -> list[dict[str, Any]]:
+    def _made(self, prompts: Sequence[tuple[str, list[int], int]]) -> list[dict[str, Any]]:
+        """Return what the model writes now: `(text, ids, position)` of a prompt → its item."""
         own = self.settings
-        ids = [self._ids[i] for i in prompts]
-        seeds = [f"{own.seed} {self.prompts[i].text}" for i in prompts]
+        ids = [given for _, given, _ in prompts]
+        seeds = [f"{own.seed} {text}" for text, _, _ in prompts]
         sampling = SeededSampling(
             seeds, self._tokens, own.temperature, lambda: self.budget.step("token")
         )
@@ -211,14 +213,10 @@ class Measurements:
         self.budget.step("identify")
         guesses = [guess.label for guess in self.identifier.identify(texts)]
         return [
-            {
-                "prompt": prompt,
-                "ids": row,
-                "text": text,
-                "identified": guess,
-                "distinct": distinct_ngrams(text) or 0.0,
-            }
-            for prompt, row, text, guess in zip(prompts, rows, texts, guesses, strict=True)
+            {"prompt": position, "ids": row, "text": text, "identified": guess}
+            for (_, _, position), row, text, guess in zip(
+                prompts, rows, texts, guesses, strict=True
+            )
         ]
 
     def _ended(self, row: list[int]) -> list[int]:
@@ -228,14 +226,56 @@ class Measurements:
         ends.add(self.tokenizer.eos_token_id)
         return list(itertools.takewhile(lambda token: token not in ends, row))
 
+    # --- reference texts ------------------------------------------------------------------------
+
+    def write_references(self, labels: Iterable[str]) -> None:
+        """Let the unsteered model continue natural beginnings of these labels, where not done."""
+        missing = [each for each in labels if each in self.texts and not self._references(each)]
+        rows = [(text, label) for label in missing for text in self._beginnings(label)]
+        made: dict[str, list[dict[str, Any]]] = {}
+        for begin in range(0, len(rows), self.batch_size):
+            some = rows[begin : begin + self.batch_size]
+            # Never in a chat: the answer to a beginning is not the text that goes on from it.
+            given = [(text, self._encoded(text, chat=False), -1) for text, _ in some]
+            for (_, label), item in zip(some, self._made(given), strict=True):
+                made.setdefault(label, []).append(item)
+            for label in list(made):
+                if len(made[label]) == len(self._beginnings(label)):
+                    self.saved.put("reference", "texts", (label,), {"found": made.pop(label)})
+            self.tell("write reference texts", len(some))
+
+    def reference_rows(self, labels: Iterable[str]) -> int:
+        """Return how many rows `write_references` would make."""
+        missing = [each for each in labels if each in self.texts and not self._references(each)]
+        return sum(len(self._beginnings(label)) for label in missing)
+
+    def _beginnings(self, label: str) -> list[str]:
+        return reference.beginnings(label, self.texts[label])
+
+    def _references(self, label: str) -> list[dict[str, Any]]:
+        kept: Any = self.saved.get("reference", "texts", (label,))
+        return kept["found"] if kept else []
+
+    def reference_range(self, label: str) -> tuple[float, float]:
+        """Return between which nats per character the middle 80 % of the reference texts are."""
+        key = ("reference", "losses", (label,))
+        if self.saved.get(*key) is None:
+            losses = self._losses([item["ids"] for item in self._references(label)])
+            # Texts that ended at once say nothing.
+            known = [loss for loss in losses if loss is not None]
+            self.saved.put(*key, {"range": reference.middle(known) if known else (0.0, 0.0)})
+        found: Any = self.saved.get(*key)
+        low, high = found["range"]
+        return low, high
+
     # --- likelihoods ----------------------------------------------------------------------------
 
     def compare_with_natural(self, settings: Sequence[Setting], block: int) -> None:
-        """Score the texts of a round given nothing, where there is natural text to compare with."""
+        """Score the texts of a round given nothing, where there are texts to compare with."""
         for setting in settings:
-            if setting.label not in self.texts or not self._has("texts", setting, block):
+            if not self._references(setting.label) or not self._has("texts", setting, block):
                 continue
-            self._natural_losses(setting.label)
+            self.reference_range(setting.label)
             if not self._has("natural", setting, block):
                 items = self._get("texts", setting, block)
                 losses = self._losses([item["ids"] for item in items])
@@ -254,24 +294,13 @@ class Measurements:
                 items = self._get("texts", setting, block)
                 self._put("retrieved", setting, block, [self._found(item) for item in items])
 
-    def _natural_losses(self, label: str) -> list[float]:
-        key = ("natural", "texts", (label,))
-        if self.saved.get(*key) is None:
-            pieces = natural.windows(
-                self.tokenizer, label, self.texts[label], self._tokens, self.settings.seed
-            )
-            losses = [loss for loss in self._losses(pieces) if loss is not None]
-            self.saved.put(*key, {"losses": losses})
-        found: Any = self.saved.get(*key)
-        return found["losses"]
-
     def _losses(self, texts: Sequence[Sequence[int]]) -> list[float | None]:
-        rows = [natural.scored_row(self.tokenizer, ids) for ids in texts]
+        rows = [reference.scored_row(self.tokenizer, ids) for ids in texts]
         scored = iter(self._scored([row for row in rows if row is not None]))
         return [
             None
             if row is None
-            else natural.nats_per_character(self.tokenizer, ids, next(scored).logprob)
+            else reference.nats_per_character(self.tokenizer, ids, next(scored).logprob)
             for ids, row in zip(texts, rows, strict=True)
         ]
 
@@ -320,9 +349,9 @@ class Measurements:
             own = self._get("texts", setting, block)
             items += own
             if self._has("natural", setting, block):
-                low, high = natural.middle(self._natural_losses(setting.label))
+                low, high = self.reference_range(setting.label)
                 losses = self._get("natural", setting, block)
-                away += [_outside(loss, low, high) for loss in losses]
+                away += [reference.outside(loss, low, high) for loss in losses]
             if self._has("retrieved", setting, block):
                 for item, hit in zip(own, self._get("retrieved", setting, block), strict=True):
                     plain = self._get("retrieved", None, item["prompt"])
@@ -341,12 +370,23 @@ class Measurements:
             stayed=_mean(
                 [same(item["identified"], self.prompts[item["prompt"]].language) for item in items]
             ),
-            distinct=_ratio([each["distinct"] for each in items], [e["distinct"] for e in plain]),
+            distinct=self._distinct(setting.label, items, plain),
             natural=_mean([each == 0 for each in away]) if away else None,
             away=_mean(away) if away else None,
             relevance=_relevance(found),
             identified=dict(said.most_common()),
             examples=tuple(item["text"] for item in items[:_EXAMPLES]),
+        )
+
+    def _distinct(
+        self, label: str, items: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]
+    ) -> float:
+        """Return distinct n-grams relative to the reference, else to the unsteered texts."""
+        known = self._references(label)
+        n = reference.ngram_of(label) if known else NGRAM
+        base = _mean([reference.distinct(each["text"], n) for each in known or plain])
+        return (
+            _mean([reference.distinct(each["text"], n) for each in items]) / base if base else 1.0
         )
 
     def unsteered(self) -> dict[str, Any]:
@@ -357,7 +397,9 @@ class Measurements:
         found = [hit for hit in found if hit is not None]
         return {
             "texts": len(items),
-            "distinct": _mean([item["distinct"] for item in items]) if items else None,
+            "distinct": _mean([reference.distinct(item["text"], NGRAM) for item in items])
+            if items
+            else None,
             "retrieved": _mean(found) if found else None,
         }
 
@@ -382,22 +424,12 @@ def _target(setting: Setting | None) -> Schedule | None:
     return None if setting is None else Schedule(Point(0, setting.label, setting.strength))
 
 
-def _outside(loss: float | None, low: float, high: float) -> float:
-    """Return how far a loss is from the range; a text without any is as far as the range's end."""
-    return high if loss is None else max(low - loss, loss - high, 0.0)
-
-
 def _relevance(found: Sequence[tuple[bool, bool]]) -> float | None:
     if not found:
         return None
     # Where the unsteered texts do no better than chance there is nothing to be lost.
     plain = max(_mean([plain for _, plain in found]), 1 / CANDIDATES)
     return _mean([hit for hit, _ in found]) / plain
-
-
-def _ratio(values: Sequence[float], plain: Sequence[float]) -> float:
-    base = _mean(plain)
-    return _mean(values) / base if base else 1.0
 
 
 def _mean(values: Sequence[float | bool]) -> float:

@@ -156,12 +156,12 @@ def notes_of(best: Mapping[str, Cell], settings: Mapping[str, Any]) -> list[str]
                 "method may help."
             )
         if cell.natural is None and label in settings["texts"]:
-            found.append(f"{label}: not compared with natural text yet; the budget was spent.")
+            found.append(f"{label}: likelihoods were not compared yet; the budget was spent.")
     missing = [label for label in best if label not in settings["texts"]]
     if missing:
         found.append(
-            f"Without natural texts of {', '.join(missing)}, a text that is unlike any natural one "
-            "can win there."
+            f"Without natural texts of {', '.join(missing)}, there is no reference for fluency: "
+            "broken text may win there."
         )
     return found
 

@@ -88,7 +88,8 @@ class Search:
         allowed = [s for s in self.grid if s <= 1 or self.unbounded]
         order = sorted(allowed, key=lambda s: (abs(math.log(s)), s))
         rows = len(allowed) * sum(len(self._block(label, 0)) for label in self.labels)
-        self.on_stage("coarse", rows)
+        self.on_stage("coarse", rows + self.measured.reference_rows(self.labels))
+        self.measured.write_references(self.labels)
         for begin in range(0, len(order), 2):
             self._texts(
                 [

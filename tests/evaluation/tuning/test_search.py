@@ -24,6 +24,12 @@ class Curves:
     def blocks(self, _label: str) -> list[list[int]]:
         return [list(range(8)), list(range(8, 16)), list(range(16, 32))]
 
+    def reference_rows(self, _labels: list[str]) -> int:
+        return 0
+
+    def write_references(self, _labels: list[str]) -> None:
+        pass
+
     def generate(self, settings: list[Setting], block: int) -> None:
         self.generated += [
             (each, block) for each in settings if (each, block) not in self.generated
