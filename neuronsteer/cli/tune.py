@@ -43,9 +43,9 @@ class TuneOptions:
         typer.Option(
             rich_help_panel=PANEL,
             metavar="DIR",
-            help="Natural texts, a file per label. What the unsteered model makes of their beginnings "
-            "is what steered texts are compared with. "
-            "Without it, the built-in sentences.",
+            help="Natural texts, a file per label. What the unsteered model makes of their "
+            "beginnings is what steered texts are compared with. Without it, the built-in "
+            "sentences.",
         ),
     ] = None
     budget: Annotated[
@@ -118,21 +118,22 @@ class TuneOptions:
             more["labels"] = more.get("labels") or [each for each in texts if each != "en"]
         else:
             prompts, texts = self._data(labels)
-        grid = options.read_list(self.strengths)
+        given: dict[str, Any] = {"budget": self.seconds(), **more}
+        if (grid := options.read_list(self.strengths)) is not None:
+            given["strengths"] = [_number(text) for text in grid]
         return tune(
             loaded,
             tokenizer,
             rows,
             prompts,
             texts,
-            **({} if grid is None else {"strengths": [_number(text) for text in grid]}),
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             suppress_tokens=self.suppress or (),
             batch_size=self.batch_size,
             identifier=self.identifier,
             seed=self.seed,
-            **{"budget": self.seconds(), **more},
+            **given,
         )
 
     def _data(self, labels: list[str]) -> tuple[Any, dict[str, list[str]]]:
@@ -191,7 +192,8 @@ def tune(
     The set's own operation is tried at several strengths: too weak, and texts stay in the language
     of the prompt; too strong, and they repeat themselves or say nothing. A strength is worth its
     success (texts in the language) times what is left of fluency (different words, and as likely as
-    what the model writes after a text in that language) and of relevance (its own prompt is told from others by the text).
+    what the model itself writes in that language) and of relevance (from the text one can tell its
+    own prompt from others).
 
     Afterwards strength 1 means the strength that was found. When the budget is spent, the best so
     far is written. Use prompts and texts that the set is not evaluated on later.

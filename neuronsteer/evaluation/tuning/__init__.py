@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from ...models import inspect
 from ...neuron_set import NeuronSet
 from ...operations import operation
 from ...stats.identity import model_identity, tokenizer_identity
-from ...stats.progress import shown_on_stderr
 from ..experiments._saved_cases import SavedCases
 from ..metrics.codes import neighbours, same
 from ..metrics.langid import Identifier, IdentifierLike, identifier
@@ -25,14 +24,13 @@ from ..readers import languages as built_in_languages
 from .budget import Budget, BudgetSpentError, Clock, seconds_of
 from .cells import best
 from .measurements import Measurements, Prompt, TuningSettings
+from .meter import OnProgress, metered
 from .result import Tuning, notes_of
-from .search import GRID, STAGES, Search
+from .search import GRID, Search
 
 __all__ = ["Tuning", "tune"]
 
 Prompts = Sequence[str] | Mapping[str, Sequence[str]]
-#: Called with what is being done, the share of the work that is done, and a detail.
-OnProgress = Callable[[str, float, str], None]
 _LEAST_PROMPTS = 2
 
 
@@ -80,7 +78,8 @@ def tune(
         budget: How long it may take, in seconds or as text (`"20m"`, `"1h"`). When it is over, the
             best so far is the result.
         strengths: The coarse grid. Operations that are complete at 1 are tried up to 1 only.
-        shares: Also try the best so many neurons per label, as shares of all units.
+        shares: Also try the best so many neurons per label, as shares of all units; one share
+            after the other, each with a search of its own.
         source: What is left, as `steer.to` takes it; default: what the set says.
         max_new_tokens: New tokens per prompt.
         temperature: Of sampling, among the 50 likeliest tokens; 0 is greedy.
@@ -178,7 +177,7 @@ def _run(
     searches: Sequence[Search], measured: Measurements, limit: Budget, progress: bool | OnProgress
 ) -> bool:
     """Search until the end, or until the budget is spent; return which of them it was."""
-    with _progress(progress, limit, len(searches)) as meter:
+    with metered(progress, limit, len(searches)) as meter:
         measured.tell = meter.rows
         try:
             for search in searches:
@@ -195,11 +194,13 @@ def _tuned(given: NeuronSet, tuning: Tuning) -> NeuronSet:
     chosen = given
     if shared:
         units = sum(given.width_per_layer)
-        chosen = given.without(*shared) if len(shared) < len(given.labels) else None
-        for label, share in shared.items():
-            part = given.only(label).top(max(1, round(share * units)))
-            chosen = part if chosen is None else chosen | part
-        chosen = chosen.only(*given.labels)
+        parts = [
+            given.only(label).top(max(1, round(shared[label] * units)))
+            if label in shared
+            else given.only(label)
+            for label in given.labels
+        ]
+        chosen = functools.reduce(lambda left, right: left | right, parts)
     before = {k: v for k, v in given.strengths.items() if k not in tuning.best}
     record = tuning.evaluation()
     earlier = dict(given.evaluation or {})
@@ -351,47 +352,3 @@ def _plan(
 def _digest(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-class _Meter:
-    """Rows that are done, stage by stage, as a share of what is expected in all."""
-
-    # How the work divides among the stages, as long as nothing is known about it.
-    _EXPECTED = dict(zip(STAGES, (0.3, 0.1, 0.15, 0.25, 0.2), strict=True))
-
-    def __init__(self, show: OnProgress, limit: Budget, searches: int) -> None:
-        self._show, self._limit, self._searches = show, limit, searches
-        self._stage, self._all, self._rows = "", 1, 0
-        self._before = self._shown = 0.0
-
-    def stage(self, name: str, rows: int) -> None:
-        """Note that a stage of so many rows begins."""
-        if name == STAGES[0] and self._stage:
-            self._before = round(self._before + 0.5)  # the next search
-        self._stage, self._all, self._rows = name, max(rows, 1), 0
-        self.rows("", 0)
-
-    def rows(self, what: str, count: int) -> None:
-        """Note that rows were finished."""
-        self._rows += count
-        earlier = sum(self._EXPECTED[s] for s in STAGES[: STAGES.index(self._stage)])
-        share = earlier + self._EXPECTED[self._stage] * min(self._rows / self._all, 1)
-        done = (int(self._before) + share) / self._searches
-        if self._limit.seconds is not None:
-            # Whichever ends it: the work or the budget.
-            done = max(done, self._limit.elapsed / self._limit.seconds)
-        self._shown = max(self._shown, min(done, 1.0))
-        self._show(f"tune · {self._stage}", self._shown, what or "")
-
-
-@contextmanager
-def _progress(
-    progress: bool | OnProgress, limit: Budget, searches: int
-) -> Generator[_Meter, None, None]:
-    if progress is False:
-        yield _Meter(lambda _what, _done, _detail: None, limit, searches)
-    elif callable(progress):
-        yield _Meter(progress, limit, searches)
-    else:
-        with shown_on_stderr("tune") as show:
-            yield _Meter(show, limit, searches)

@@ -28,7 +28,7 @@ _STAYED = 0.75
 
 #: Called with the name of a stage and its number of rows.
 OnStage = Callable[[str, int], object]
-STAGES = ("coarse", "natural", "fine", "relevance", "more prompts")
+STAGES: tuple[str, ...] = ("coarse", "natural", "fine", "relevance", "more prompts")
 
 
 @dataclass
