@@ -180,7 +180,7 @@ def tune(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw success against fluency and relevance."),
+        typer.Option(metavar="FILE", help="Draw success against fluency, by strength."),
     ] = None,
     resume: options.Resume = False,
     loading: options.LoadOptions,

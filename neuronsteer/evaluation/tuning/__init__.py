@@ -130,7 +130,7 @@ def tune(
         first=first,
     )
     kept = None if folder is None else folder.with_name(folder.name + ".partial")
-    plan = _plan(model, tokenizer, rows, found, natural, identify, settings)
+    plan = _plan(model, tokenizer, rows, found, texts or {}, identify, settings)
     saved = SavedCases(kept, plan, resume)
     measured = Measurements(
         model, tokenizer, rows, found, natural, identify, settings, saved, limit, batch_size
@@ -269,6 +269,7 @@ def _prompts(given: Prompts, identify: Identifier) -> list[Prompt]:
     if isinstance(given, str):
         raise ParameterError("prompts is one text; expected a list of them, or label → list.")
     if isinstance(given, Mapping):
+        identify.identify(["text"])  # it loads what it needs before the first step is timed
         queues = {label: list(some) for label, some in given.items()}
         found: list[Prompt] = []
         # In turn, so that the first round has prompts of every label.

@@ -78,8 +78,8 @@ class Cell:
 
     @property
     def fluency(self) -> float:
-        """The score without success: what is left of fluency and relevance."""
-        return score(1.0, self.distinct, self.natural, self.relevance)
+        """The score without success and relevance."""
+        return score(1.0, self.distinct, self.natural)
 
     @property
     def depth(self) -> int:

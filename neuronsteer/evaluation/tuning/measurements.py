@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...neuron_set import NeuronSet
+from ...stats.forward import evaluating
 from ...steering.schedule import Point, Schedule
 from ...steering.steerer import attach
 from ..continuations import continue_rows, decode, encode_prompt
@@ -57,7 +58,7 @@ class TuningSettings:
     """How texts are made; a resumed run must have the same.
 
     Attributes:
-        seed: Of sampling, windows and candidates.
+        seed: Of sampling, and of the prompts among which one is looked for.
         max_new_tokens: New tokens per prompt.
         temperature: Of sampling; 0 is greedy.
         suppress_tokens: Ids that are never generated.
@@ -131,12 +132,6 @@ class Measurements:
 
     # --- texts ----------------------------------------------------------------------------------
 
-    def missing_texts(self, settings: Iterable[Setting], block: int) -> int:
-        """Return how many rows `generate` would make."""
-        return len(self._unsteered(settings, block)) + sum(
-            len(prompts) for _, prompts in self._steered(settings, block)
-        )
-
     def generate(self, settings: Sequence[Setting], block: int) -> None:
         """Continue the prompts of a round at every setting, and unsteered, where not done yet."""
         plain = self._unsteered(settings, block)
@@ -199,15 +194,16 @@ class Measurements:
         options: dict[str, Any] = {} if own.chat else {"min_new_tokens": self._tokens}
         if own.suppress_tokens:
             options["suppress_tokens"] = list(own.suppress_tokens)
-        rows = continue_rows(
-            self.model,
-            self.tokenizer,
-            ids,
-            self._tokens,
-            do_sample=False,
-            logits_processor=[sampling],
-            **options,
-        )
+        with evaluating(self.model):
+            rows = continue_rows(
+                self.model,
+                self.tokenizer,
+                ids,
+                self._tokens,
+                do_sample=False,
+                logits_processor=[sampling],
+                **options,
+            )
         rows = [self._ended(row) for row in rows]
         texts = decode(self.tokenizer, rows)
         self.budget.step("identify")
@@ -280,7 +276,7 @@ class Measurements:
                 items = self._get("texts", setting, block)
                 losses = self._losses([item["ids"] for item in items])
                 self._put("natural", setting, block, losses)
-            self.tell("compare with natural text", 0)
+            self.tell("score", 0)
 
     def retrieve(self, settings: Sequence[Setting], block: int) -> None:
         """Look for the own prompt of every text of a round, steered and unsteered."""

@@ -96,16 +96,18 @@ class Tuning:
         """Draw every strength of every label by two of its numbers, in ascending strength.
 
         Args:
-            x: Number to the right: success, distinct, natural, relevance, fluency (the product of
-                what is left of these three) or score.
-            y: Number upwards.
+            x: Number to the right: success, distinct, natural, fluency (the product of what is left
+                of these two), relevance or score.
+            y: Number upwards. Strengths of which it was not measured are left out.
         """
         from ... import plots
 
+        known = {cell.label for cell in self.cells if cell.natural is not None}
         points = [
             {
                 **cell.to_dict(),
-                "fluency": cell.fluency,
+                # With half of it measured, a strength would look better than it is.
+                "fluency": None if cell.natural is None and cell.label in known else cell.fluency,
                 "strength": f"{cell.strength:g}",
                 "series": cell.label if cell.share is None else f"{cell.label} {cell.share:.1%}",
             }
