@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .evaluation import metrics
     from .evaluation.experiments.run import evaluate
     from .evaluation.reports import Report
+    from .evaluation.tuning import tune
     from .exports import bake, export
     from .integrations.peft import NeuronSteerConfig
     from .neuron_set import NeuronSet
@@ -51,6 +52,7 @@ _MODULES = {
     "export": "exports",
     "metrics": "evaluation.metrics",
     "operation": "operations",
+    "tune": "evaluation.tuning",
 }
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "export",
     "metrics",
     "operation",
+    "tune",
 ]
 
 peft_hook.install()

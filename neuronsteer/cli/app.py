@@ -13,6 +13,7 @@ from .commands import app, show_tracebacks
 from . import demo as demo  # isort: skip
 from . import collect as collect  # isort: skip
 from . import detect as detect  # isort: skip
+from . import tune as tune  # isort: skip
 from . import show as show  # isort: skip
 from . import analyze as analyze  # isort: skip
 from . import generate as generate  # isort: skip

@@ -10,6 +10,7 @@ import typer
 from ..errors import ParameterError
 from . import console, options
 from .commands import command
+from .tune import PANEL, TuneOptions, report
 
 
 @command(
@@ -18,7 +19,9 @@ from .commands import command
     neuronsteer detect stats -o neurons
     neuronsteer detect stats --method lape --rate 0.02 -o neurons
     neuronsteer detect stats --set per_label=400 --set exclusive=true -o neurons
+    neuronsteer detect stats -o neurons --tune MODEL --prompts en.txt --texts heldout/ --budget 20m
     """,
+    resume="Tuning goes on with: neuronsteer tune MODEL SET -o SET --resume, and the same options.",
 )
 def detect(
     stats: Annotated[
@@ -35,6 +38,18 @@ def detect(
     labels: Annotated[
         str | None, typer.Option(help="Use only these labels, comma-separated.")
     ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            rich_help_panel=PANEL,
+            help="Also find how strongly to steer this model to each label, as 'neuronsteer tune' "
+            "does; the other options here are about that.",
+        ),
+    ] = None,
+    *,
+    tuning: TuneOptions,
+    loading: options.LoadOptions,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -42,6 +57,12 @@ def detect(
 
     Statistics stay as they are: detecting again with other parameters costs seconds.
     """
+    if tune is None and (tuning != TuneOptions() or loading != options.LoadOptions()):
+        raise ParameterError(
+            "Options of tuning and of loading a model were given without --tune MODEL."
+        )
+    # Read now, not after detecting.
+    tuning.seconds()
     from ..detectors import DETECTORS
     from ..detectors import detect as run
     from ..stats import Stats
@@ -61,6 +82,10 @@ def detect(
             "may help.",
             quiet=quiet,
         )
+    if tune is not None:
+        found = tuning.run(*loading.load(tune), neurons, out=out, progress=not quiet)
+        neurons = found.neurons
+        report(found, out=out, plot=None, as_json=False, quiet=quiet or as_json)
     if as_json:
         console.dump(neurons.summary())
     elif not quiet:

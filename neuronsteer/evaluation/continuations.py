@@ -36,6 +36,23 @@ def continue_rows(
     return [row[longest:] for row in made.tolist()]
 
 
+def encode_prompt(tokenizer: Any, prompt: str, chat: bool = False) -> list[int]:
+    """Return the ids of a prompt, in the chat template if it goes through it."""
+    if chat:
+        messages = [{"role": "user", "content": prompt}]
+        found = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True
+        )
+        return [int(i) for i in found["input_ids"]]
+    ids = [int(i) for i in tokenizer(prompt)["input_ids"]]
+    plain = [int(i) for i in tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    while ids and ids[-1] == eos and len(ids) > len(plain):
+        ids.pop()
+    # A model that was trained with a first token works badly without it.
+    return [int(bos), *ids] if bos is not None and ids[:1] != [bos] else ids
+
+
 def decode(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
     """Return tokens as texts, without special tokens."""
     decoded = tokenizer.batch_decode([list(row) for row in rows], skip_special_tokens=True)

@@ -14,7 +14,7 @@ from ...neuron_set import NeuronSet
 from ...neuron_set.row_values import is_relative
 from ...operations import operation as make_operation
 from ...steering.steerer import OperationLike, Steerer, Target, attach
-from ..continuations import continue_rows, decode
+from ..continuations import continue_rows, decode, encode_prompt
 from ..metrics.codes import canonical, same
 from ..metrics.fluency import degenerate, distinct_ngrams
 from ..metrics.langid import IdentifierLike, identifier
@@ -276,19 +276,7 @@ class ModelUnderTest:
 
     def encode(self, prompt: str) -> list[int]:
         """Return the ids of a prompt, in the chat template if prompts go through it."""
-        if self.settings.chat:
-            messages = [{"role": "user", "content": prompt}]
-            found = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=True
-            )
-            return [int(i) for i in found["input_ids"]]
-        ids = [int(i) for i in self.tokenizer(prompt)["input_ids"]]
-        plain = [int(i) for i in self.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        while ids and ids[-1] == eos and len(ids) > len(plain):
-            ids.pop()
-        # A model that was trained with a first token works badly without it.
-        return [int(bos), *ids] if bos is not None and ids[:1] != [bos] else ids
+        return encode_prompt(self.tokenizer, prompt, self.settings.chat)
 
     def _put(
         self,

@@ -50,6 +50,20 @@ _SCRIPTS = {
 # Written without spaces between words: what counts words has to count characters here.
 _UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my", "bo", "dz"})
 
+# Languages that a short text is easily taken for; both ways, and only what lingua knows.
+_NEIGHBOURS = """
+ru uk be bg|de nl af|fr ca|es pt ca|it ca|zh ja|id ms|cs sk|hr sr bs sl|da nb sv nn|fa ar ur|hi mr
+pl cs|tr az|kk ky|et fi|lv lt|mk bg sr|ro it|nl af|pt ca
+"""
+
+
+def neighbours(label: str) -> tuple[str, ...]:
+    """Return languages that a short text in this one is easily taken for."""
+    code = canonical(label)
+    groups = [line.split() for line in _NEIGHBOURS.replace("\n", "|").split("|")]
+    found = [other for group in groups if code in map(canonical, group) for other in group]
+    return tuple(other for other in dict.fromkeys(found) if canonical(other) != code)
+
 
 @lru_cache(maxsize=4096)
 def canonical(label: str) -> str:

@@ -1,0 +1,355 @@
+"""Tuning: how strongly to steer, per label, so that texts are in the language and still good."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ParameterError, unknown_label
+from ...models import inspect
+from ...neuron_set import NeuronSet
+from ...operations import operation
+from ...stats.identity import model_identity, tokenizer_identity
+from ..experiments._saved_cases import SavedCases
+from ..metrics.codes import neighbours, same
+from ..metrics.langid import Identifier, IdentifierLike, identifier
+from ..readers import languages as built_in_languages
+from .budget import Budget, BudgetSpentError, Clock, seconds_of
+from .cells import best
+from .measurements import Measurements, Prompt, TuningSettings
+from .meter import OnProgress, metered
+from .result import Tuning, notes_of
+from .search import GRID, Search
+
+__all__ = ["Tuning", "tune"]
+
+Prompts = Sequence[str] | Mapping[str, Sequence[str]]
+_LEAST_PROMPTS = 2
+
+
+def tune(
+    model: Any,
+    tokenizer: Any,
+    neurons: NeuronSet | str | os.PathLike[str],
+    prompts: Prompts,
+    texts: Mapping[str, Sequence[str]] | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    budget: float | str | None = None,
+    strengths: Sequence[float] = GRID,
+    shares: Sequence[float] | None = None,
+    source: str | Sequence[str] | None = None,
+    max_new_tokens: int = 32,
+    temperature: float = 0.8,
+    suppress_tokens: Sequence[str | int] = (),
+    first: int = 8,
+    batch_size: int = 32,
+    chat: bool | None = None,
+    identifier: IdentifierLike = "lingua",
+    languages: Sequence[str] | str = "auto",
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool | OnProgress = False,
+    clock: Clock = time.monotonic,
+) -> Tuning:
+    """Find how strongly to steer to every label, and return the set with these strengths.
+
+    The set's own operation is applied at several strengths to development prompts: a coarse grid
+    first, then the neighbourhood of the best strength, then the two best on more prompts. Strengths
+    are compared by success × fluency × relevance; see `docs/evaluation.md` for the definitions.
+
+    Args:
+        model: The model, a causal LM of transformers.
+        tokenizer: Its tokenizer.
+        neurons: The set, or where it is.
+        prompts: Beginnings of texts in a language that is left, or label → beginnings: then every
+            label is tuned on the prompts of all others.
+        texts: Label → natural texts. What the unsteered model makes of their beginnings is the
+            reference for fluency. Without those of a label, broken text may win there.
+        labels: What to tune; default: all labels with neurons that are not the prompts' language.
+        budget: How long it may take, in seconds or as text (`"20m"`, `"1h"`). When it is over, the
+            best so far is the result.
+        strengths: The coarse grid. Operations that are complete at 1 are tried up to 1 only.
+        shares: Also try the best so many neurons per label, as shares of all units; one share
+            after the other, each with a search of its own.
+        source: What is left, as `steer.to` takes it; default: what the set says.
+        max_new_tokens: New tokens per prompt.
+        temperature: Of sampling, among the 50 likeliest tokens; 0 is greedy.
+        suppress_tokens: Tokens, or ids, that are never generated.
+        first: Prompts per strength in the first round; only the best strengths see more of them.
+        batch_size: Rows that are generated together.
+        chat: Whether prompts go through the chat template; default: if the tokenizer has one.
+        identifier: What identifies the language of a text, see `neuronsteer.evaluation.metrics`.
+        languages: What it chooses from: `auto` (the labels, languages that are easily taken for
+            them, and the built-in ones), `all`, or a list.
+        seed: Of everything that is drawn.
+        out: Folder for the tuned set, and `tuning.json` with everything measured. Beside it,
+            what was measured so far is kept until the search has come to its end.
+        resume: Go on with what was kept by a run into the same folder that was interrupted, or
+            whose budget was spent.
+        progress: Show it on stderr, or call this.
+        clock: What tells the time.
+
+    Returns:
+        The tuned set, and everything that was measured; with `out`, also written there.
+
+    Example:
+        >>> tuning = ns.tune(model, tok, neurons, prompts, texts, budget="20m")  # doctest: +SKIP
+        >>> tuning.neurons.save_pretrained("tuned")  # doctest: +SKIP
+    """
+    limit = Budget(seconds_of(budget), clock)
+    given = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_pretrained(neurons)
+    # Strength 1 must mean the operation itself while the strengths are measured.
+    rows = given.replace(strengths={})
+    folder = None if out is None else Path(out).expanduser()
+    if resume and folder is None:
+        raise ParameterError("resume=True needs out=FOLDER, beside which the state was kept.")
+    if folder is not None and folder.is_file():
+        raise ParameterError(f"{str(folder)!r} is a file; a set is a folder: choose another name.")
+    _check(strengths, shares, first, batch_size, max_new_tokens, temperature)
+    able = [label for label, count in rows.counts.items() if count]
+    identify = _identifier(identifier, languages, [*able, *(texts or {})])
+    found = _prompts(prompts, identify)
+    wanted = _labels(labels, rows, able, found)
+    natural = {k: list(v) for k, v in (texts or {}).items() if k in wanted and v}
+    settings = TuningSettings(
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        temperature=float(temperature),
+        suppress_tokens=_token_ids(tokenizer, suppress_tokens),
+        source=source if source is None or isinstance(source, str) else tuple(source),
+        chat=bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat,
+        first=first,
+    )
+    kept = None if folder is None else folder.with_name(folder.name + ".partial")
+    plan = _plan(model, tokenizer, rows, found, texts or {}, identify, settings)
+    saved = SavedCases(kept, plan, resume)
+    measured = Measurements(
+        model, tokenizer, rows, found, natural, identify, settings, saved, limit, batch_size
+    )
+    unbounded = operation(rows.operation).unbounded
+    searches = [
+        Search(measured, wanted, tuple(strengths), unbounded, share)
+        for share in (None, *(shares or ()))
+    ]
+    finished = _run(searches, measured, limit, progress)
+    cells = [cell for each in searches for cell in each.cells()]
+    winners = {
+        label: cell
+        for label in wanted
+        if (cell := best([each for each in cells if each.label == label])) is not None
+    }
+    about = {
+        **plan["settings"],
+        "identifier": plan["identifier"],
+        "prompts": len(found),
+        "texts": {label: len(some) for label, some in natural.items()},
+        "budget": limit.seconds,
+    }
+    tuning = Tuning(
+        neurons=rows,
+        best=winners,
+        cells=tuple(cells),
+        unsteered=measured.unsteered(),
+        settings=about,
+        finished=finished,
+        notes=(*_spent(finished, folder), *notes_of(winners, about)),
+        seconds=round(limit.elapsed, 1),
+    )
+    tuning = dataclasses.replace(tuning, neurons=_tuned(given, tuning))
+    if folder is not None:
+        tuning.neurons.save_pretrained(folder)
+        tuning.save_json(folder / "tuning.json")
+        if finished:
+            saved.close()
+    return tuning
+
+
+def _run(
+    searches: Sequence[Search], measured: Measurements, limit: Budget, progress: bool | OnProgress
+) -> bool:
+    """Search until the end, or until the budget is spent; return which of them it was."""
+    with metered(progress, limit, len(searches)) as meter:
+        measured.tell = meter.rows
+        try:
+            for search in searches:
+                search.on_stage = meter.stage
+                search.run()
+        except BudgetSpentError:
+            return False
+    return True
+
+
+def _tuned(given: NeuronSet, tuning: Tuning) -> NeuronSet:
+    """Return the set with the strengths, and the shares, that won."""
+    shared = {label: cell.share for label, cell in tuning.best.items() if cell.share is not None}
+    chosen = given
+    if shared:
+        units = sum(given.width_per_layer)
+        parts = [
+            given.only(label).top(max(1, round(shared[label] * units)))
+            if label in shared
+            else given.only(label)
+            for label in given.labels
+        ]
+        chosen = functools.reduce(lambda left, right: left | right, parts)
+    before = {k: v for k, v in given.strengths.items() if k not in tuning.best}
+    record = tuning.evaluation()
+    earlier = dict(given.evaluation or {})
+    listed = earlier.get("results")
+    others = [each for each in listed if _task(each) != "tune"] if isinstance(listed, list) else []
+    return chosen.replace(
+        strengths={**before, **tuning.strengths},
+        evaluation={**earlier, **record, "results": [*others, *record["results"]]},
+    )
+
+
+def _task(result: Any) -> Any:
+    return result.get("task") if isinstance(result, Mapping) else None
+
+
+def _spent(finished: bool, out: Path | None) -> list[str]:
+    if finished:
+        return []
+    how = (
+        "with out=FOLDER it can be resumed" if out is None else "the same call with resume goes on"
+    )
+    return [f"The budget was spent before the search ended, so this is the best so far; {how}."]
+
+
+def _check(
+    strengths: Sequence[float],
+    shares: Sequence[float] | None,
+    first: int,
+    batch_size: int,
+    max_new_tokens: int,
+    temperature: float,
+) -> None:
+    if not strengths or not all(0 < strength < 100 for strength in strengths):
+        raise ParameterError(
+            f"strengths={tuple(strengths)}: expected numbers above 0, such as 0.5, 1 and 2."
+        )
+    if not all(0 < share <= 1 for share in shares or ()):
+        raise ParameterError(f"shares={shares}: expected shares of all units, above 0 to 1.")
+    for name, value in (("first", first), ("batch_size", batch_size)):
+        if value < 1:
+            raise ParameterError(f"{name}={value}: expected at least 1.")
+    if max_new_tokens < 4:
+        raise ParameterError(
+            f"max_new_tokens={max_new_tokens}: expected at least 4; shorter texts have no language."
+        )
+    if not 0 <= temperature < 100:
+        raise ParameterError(f"temperature={temperature}: expected 0 (greedy) or more.")
+
+
+def _identifier(
+    spec: IdentifierLike, languages: Sequence[str] | str, labels: Sequence[str]
+) -> Identifier:
+    if isinstance(languages, str) and languages not in ("auto", "all"):
+        raise ParameterError(
+            f"languages={languages!r}: expected 'auto', 'all', or a list of languages."
+        )
+    if languages == "all":
+        return identifier(spec)
+    near = [other for label in labels for other in neighbours(label)]
+    auto = [*labels, *near, *built_in_languages()]
+    chosen = auto if isinstance(languages, str) else languages
+    return identifier(spec, list(dict.fromkeys(chosen)))
+
+
+def _prompts(given: Prompts, identify: Identifier) -> list[Prompt]:
+    if isinstance(given, str):
+        raise ParameterError("prompts is one text; expected a list of them, or label → list.")
+    if isinstance(given, Mapping):
+        identify.identify(["text"])  # it loads what it needs before the first step is timed
+        queues = {label: list(some) for label, some in given.items()}
+        found: list[Prompt] = []
+        # In turn, so that the first round has prompts of every label.
+        for i in range(max(map(len, queues.values()), default=0)):
+            found += [Prompt(some[i], label) for label, some in queues.items() if i < len(some)]
+    else:
+        guesses = identify.identify(list(given))
+        said = [guess.label for guess in guesses if guess.label is not None]
+        # A few words are easily taken for another language; the list is in one.
+        language = max(dict.fromkeys(said), key=said.count, default=None)
+        found = [Prompt(text, language) for text in given]
+    found = [prompt for prompt in found if prompt.text.strip()]
+    if len(found) < _LEAST_PROMPTS:
+        raise ParameterError(
+            f"There are {len(found)} prompts; expected at least {_LEAST_PROMPTS}, better 16 or "
+            "more: they are what the strengths are tuned on."
+        )
+    return list(dict.fromkeys(found))
+
+
+def _labels(
+    given: Sequence[str] | None, rows: NeuronSet, able: Sequence[str], prompts: Sequence[Prompt]
+) -> list[str]:
+    for label in given or ():
+        if label not in rows.labels:
+            raise unknown_label(label, rows.labels)
+        if label not in able:
+            raise ParameterError(f"The label {label!r} has no neurons, so nothing can be tuned.")
+    wanted = [
+        label
+        for label in dict.fromkeys(given or able)
+        if any(not same(prompt.language, label) for prompt in prompts)
+    ]
+    lost = [label for label in given or () if label not in wanted]
+    if lost or not wanted:
+        raise ParameterError(
+            f"Nothing can be tuned for {', '.join(lost or able) or 'this set'}: "
+            + (
+                "all prompts are in that language already. Give prompts in another one."
+                if able
+                else "no label has neurons."
+            )
+        )
+    return wanted
+
+
+def _token_ids(tokenizer: Any, tokens: Sequence[str | int]) -> tuple[int, ...]:
+    if isinstance(tokens, str):
+        tokens = [tokens]
+    found: list[int] = []
+    known = tokenizer.get_vocab() if any(isinstance(token, str) for token in tokens) else {}
+    for token in tokens:
+        if isinstance(token, str) and token not in known:
+            raise ParameterError(f"suppress_tokens: the tokenizer has no token {token!r}.")
+        found.append(known[token] if isinstance(token, str) else int(token))
+    return tuple(found)
+
+
+def _plan(
+    model: Any,
+    tokenizer: Any,
+    rows: NeuronSet,
+    prompts: Sequence[Prompt],
+    texts: Mapping[str, Sequence[str]],
+    identify: Identifier,
+    settings: TuningSettings,
+) -> dict[str, Any]:
+    """Return what measurements depend on; a run can be resumed only with the same plan."""
+    return {
+        "set": rows.fingerprint,
+        "operation": dict(rows.operation),
+        "model": model_identity(inspect(model)),
+        "tokenizer": tokenizer_identity(tokenizer),
+        "prompts": _digest([(prompt.text, prompt.language) for prompt in prompts]),
+        "texts": _digest({label: list(some) for label, some in texts.items()}),
+        "identifier": identify.name,
+        "settings": {**vars(settings), "suppress_tokens": list(settings.suppress_tokens)},
+    }
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,130 @@
+"""What was measured at one strength, one number for it, and which of several is the best."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+#: Below this share of texts in the target language a strength never wins over one above it.
+FLOOR = 0.5
+#: Share of the reference texts that lie in the range that is called natural, by its definition.
+NATURAL = 0.8
+
+
+def score(
+    success: float,
+    distinct: float | None = None,
+    natural: float | None = None,
+    relevance: float | None = None,
+) -> float:
+    """Return the product of success and what is left of fluency and relevance, from 0 to 1.
+
+    Every factor is at most 1, so that no factor makes up for another one. What was not measured
+    (`None`) counts as 1.
+
+    Args:
+        success: Share of texts in the target language.
+        distinct: Distinct character n-grams relative to reference texts.
+        natural: Share of texts as likely as the middle 80 % of the reference texts; 0.8 is what
+            these themselves have.
+        relevance: Retrieval accuracy relative to the unsteered texts.
+    """
+    shares = (distinct, None if natural is None else natural / NATURAL, relevance)
+    product = success
+    for share in shares:
+        product *= 1.0 if share is None else min(1.0, share)
+    return product
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One strength of one label: means over its texts.
+
+    Attributes:
+        label: What was steered to.
+        strength: How much of the set's own operation.
+        share: Share of all units that the label was given; `None` is the whole set.
+        texts: How many continuations were made.
+        success: Share of them in the target language.
+        stayed: Share of them in the language of the prompt.
+        distinct: Distinct character n-grams, relative to the reference texts of the language, or
+            without these to the unsteered texts of the same prompts.
+        natural: Share of them as likely under the unsteered model as the reference texts.
+        away: How far they are from that range on average, in nats per character; 0 is inside.
+        relevance: Retrieval accuracy relative to the unsteered texts of the same prompts.
+        identified: How often which language was identified.
+        examples: A few of the texts.
+    """
+
+    label: str
+    strength: float
+    share: float | None
+    texts: int
+    success: float
+    stayed: float
+    distinct: float
+    natural: float | None = None
+    away: float | None = None
+    relevance: float | None = None
+    identified: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    examples: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """What `score` makes of the numbers."""
+        return score(self.success, self.distinct, self.natural, self.relevance)
+
+    @property
+    def fluency(self) -> float:
+        """The score without success and relevance."""
+        return score(1.0, self.distinct, self.natural)
+
+    @property
+    def depth(self) -> int:
+        """How many of the two expensive numbers were measured."""
+        return (self.natural is not None) + (self.relevance is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, JSON-able."""
+        found = {**dataclasses.asdict(self), "examples": list(self.examples)}
+        return {**found, "score": self.score}
+
+
+def rank(cell: Cell) -> tuple[bool, float, float, float]:
+    """Return what cells are ordered by, larger is better.
+
+    First whether success reaches `FLOOR`, then the score. Of equal scores (say, of zero) the one
+    whose texts are in the language, do not repeat themselves and are not far from natural text;
+    then the weaker one, which changes less.
+    """
+    return (
+        cell.success >= FLOOR,
+        round(cell.score, 9),
+        round(score(cell.success, cell.distinct) * math.exp(-(cell.away or 0.0)), 9),
+        -cell.strength,
+    )
+
+
+def best(cells: Sequence[Cell]) -> Cell | None:
+    """Return the best of one label's cells, compared on what several of them were measured on.
+
+    A factor that only one of them has would only be held against it.
+    """
+    for depth in sorted({cell.depth for cell in cells}, reverse=True):
+        pool = [cell for cell in cells if cell.depth >= depth]
+        if len(pool) > 1:
+            return max((_reduced(cell, depth) for cell in pool), key=lambda pair: rank(pair[0]))[1]
+    return max(cells, key=rank, default=None)
+
+
+def _reduced(cell: Cell, depth: int) -> tuple[Cell, Cell]:
+    """Return the cell as it was at `depth`, and itself."""
+    seen: dict[str, Any] = {}
+    if depth < cell.depth:
+        # The likelihood of the text itself is measured first, then that of its prompt.
+        seen["relevance"] = None
+        if depth == 0:
+            seen["natural"] = seen["away"] = None
+    return dataclasses.replace(cell, **seen), cell

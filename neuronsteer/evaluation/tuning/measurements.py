@@ -1,0 +1,432 @@
+"""Measuring: continuations, their languages, how likely they are; everything is kept at once."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...neuron_set import NeuronSet
+from ...stats.forward import evaluating
+from ...steering.schedule import Point, Schedule
+from ...steering.steerer import attach
+from ..continuations import continue_rows, decode, encode_prompt
+from ..experiments._saved_cases import SavedCases
+from ..metrics.codes import same
+from ..metrics.fluency import NGRAM
+from ..metrics.langid import Identifier
+from ..metrics.scoring import Likelihood, TokenRow, score_rows
+from . import reference
+from .budget import Budget
+from .cells import Cell
+from .sampling import SeededSampling
+
+#: Prompts among which a continuation's own one is looked for.
+CANDIDATES = 10
+#: Rows that are scored together: their logits are as wide as the vocabulary.
+_SCORED = 8
+_EXAMPLES = 2
+_UNSTEERED, _STEERED = "unsteered", "steered"
+
+#: Called with what is done and how many rows of it were finished.
+Tell = Callable[[str, int], object]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A beginning of a text, and the language it is in as far as that is known."""
+
+    text: str
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a cell is measured at."""
+
+    label: str
+    strength: float
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """How texts are made; a resumed run must have the same.
+
+    Attributes:
+        seed: Of sampling, and of the prompts among which one is looked for.
+        max_new_tokens: New tokens per prompt.
+        temperature: Of sampling; 0 is greedy.
+        suppress_tokens: Ids that are never generated.
+        source: What is left, as `steer.to` takes it.
+        chat: Whether prompts go through the chat template.
+        first: Prompts per cell in the first round; every further round doubles them.
+    """
+
+    seed: int = 0
+    max_new_tokens: int = 32
+    temperature: float = 0.8
+    suppress_tokens: tuple[int, ...] = ()
+    source: str | tuple[str, ...] | None = None
+    chat: bool = False
+    first: int = 8
+
+
+@dataclass
+class Measurements:
+    """What was measured of a model and a set, and measuring more.
+
+    Attributes:
+        model: The model.
+        tokenizer: Its tokenizer.
+        neurons: The set, without tuned strengths.
+        prompts: All prompts.
+        texts: Natural texts per label; may lack labels.
+        identifier: What tells languages.
+        settings: How texts are made.
+        saved: Where everything is kept.
+        budget: When to stop.
+        batch_size: Rows that are generated together.
+        tell: Called as rows are finished.
+    """
+
+    model: Any
+    tokenizer: Any
+    neurons: NeuronSet
+    prompts: Sequence[Prompt]
+    texts: Mapping[str, Sequence[str]]
+    identifier: Identifier
+    settings: TuningSettings
+    saved: SavedCases
+    budget: Budget
+    batch_size: int = 32
+    tell: Tell = lambda _what, _rows: None
+    _ids: list[list[int]] = field(default_factory=list[list[int]])
+
+    def __post_init__(self) -> None:
+        """Encode the prompts."""
+        self._ids = [self._encoded(each.text) for each in self.prompts]
+
+    def _encoded(self, prompt: str, *, chat: bool | None = None) -> list[int]:
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        room = max((limit if isinstance(limit, int) else 1 << 20) - self._tokens, 1)
+        chat = self.settings.chat if chat is None else chat
+        return encode_prompt(self.tokenizer, prompt, chat)[-room:]
+
+    @property
+    def _tokens(self) -> int:
+        return self.settings.max_new_tokens
+
+    def blocks(self, label: str) -> list[list[int]]:
+        """Return the positions of a label's prompts, in rounds: each doubles those before it."""
+        own = [i for i, each in enumerate(self.prompts) if not same(each.language, label)]
+        ends, size = [0], self.settings.first
+        while ends[-1] < len(own):
+            ends.append(min(len(own), size))
+            size *= 2
+        return [own[a:b] for a, b in itertools.pairwise(ends)]
+
+    # --- texts ----------------------------------------------------------------------------------
+
+    def generate(self, settings: Sequence[Setting], block: int) -> None:
+        """Continue the prompts of a round at every setting, and unsteered, where not done yet."""
+        plain = self._unsteered(settings, block)
+        steered = self._steered(settings, block)
+        shares = list(dict.fromkeys(setting.share for setting, _ in steered)) or [None]
+        for share in shares:
+            rows: list[tuple[Setting | None, int]] = []
+            if share == shares[0]:
+                rows += [(None, i) for i in plain]
+            own = [(setting, prompts) for setting, prompts in steered if setting.share == share]
+            rows += [(setting, i) for setting, prompts in own for i in prompts]
+            self._continue(rows, share, block)
+
+    def _unsteered(self, settings: Iterable[Setting], block: int) -> list[int]:
+        wanted = {i for each in settings for i in self._prompts(each.label, block)}
+        return sorted(i for i in wanted if not self._has("texts", None, i))
+
+    def _steered(self, settings: Iterable[Setting], block: int) -> list[tuple[Setting, list[int]]]:
+        found = [(each, self._prompts(each.label, block)) for each in dict.fromkeys(settings)]
+        return [(s, p) for s, p in found if p and not self._has("texts", s, block)]
+
+    def _prompts(self, label: str, block: int) -> list[int]:
+        blocks = self.blocks(label)
+        return blocks[block] if block < len(blocks) else []
+
+    def _continue(
+        self, rows: Sequence[tuple[Setting | None, int]], share: float | None, block: int
+    ) -> None:
+        if not rows:
+            return
+        waiting: dict[Setting, list[dict[str, Any]]] = {}
+        with attach(self.model, self._part(share)) as steer:
+            for begin in range(0, len(rows), self.batch_size):
+                some = rows[begin : begin + self.batch_size]
+                steer.to([_target(setting) for setting, _ in some], source=self.settings.source)
+                made = self._made([(self.prompts[i].text, self._ids[i], i) for _, i in some])
+                for (setting, i), item in zip(some, made, strict=True):
+                    if setting is None:
+                        self._put("texts", None, i, item)
+                    else:
+                        waiting.setdefault(setting, []).append(item)
+                for setting in list(waiting):
+                    if len(waiting[setting]) == len(self._prompts(setting.label, block)):
+                        self._put("texts", setting, block, waiting.pop(setting))
+                self.tell("generate", len(some))
+
+    def _part(self, share: float | None) -> NeuronSet:
+        if share is None:
+            return self.neurons
+        return self.neurons.top(max(1, round(share * sum(self.neurons.width_per_layer))))
+
+    def _made(self, prompts: Sequence[tuple[str, list[int], int]]) -> list[dict[str, Any]]:
+        """Return what the model writes now: `(text, ids, position)` of a prompt → its item."""
+        own = self.settings
+        ids = [given for _, given, _ in prompts]
+        seeds = [f"{own.seed} {text}" for text, _, _ in prompts]
+        sampling = SeededSampling(
+            seeds, self._tokens, own.temperature, lambda: self.budget.step("token")
+        )
+        options: dict[str, Any] = {} if own.chat else {"min_new_tokens": self._tokens}
+        if own.suppress_tokens:
+            options["suppress_tokens"] = list(own.suppress_tokens)
+        with evaluating(self.model):
+            rows = continue_rows(
+                self.model,
+                self.tokenizer,
+                ids,
+                self._tokens,
+                do_sample=False,
+                logits_processor=[sampling],
+                **options,
+            )
+        rows = [self._ended(row) for row in rows]
+        texts = decode(self.tokenizer, rows)
+        self.budget.step("identify")
+        guesses = [guess.label for guess in self.identifier.identify(texts)]
+        return [
+            {"prompt": position, "ids": row, "text": text, "identified": guess}
+            for (_, _, position), row, text, guess in zip(
+                prompts, rows, texts, guesses, strict=True
+            )
+        ]
+
+    def _ended(self, row: list[int]) -> list[int]:
+        """Return the row up to the token that ended it."""
+        given: Any = self.model.generation_config.eos_token_id
+        ends = {given} if isinstance(given, int) else set(given or ())
+        ends.add(self.tokenizer.eos_token_id)
+        return list(itertools.takewhile(lambda token: token not in ends, row))
+
+    # --- reference texts ------------------------------------------------------------------------
+
+    def write_references(self, labels: Iterable[str]) -> None:
+        """Let the unsteered model continue natural beginnings of these labels, where not done."""
+        missing = [each for each in labels if each in self.texts and not self._references(each)]
+        rows = [(text, label) for label in missing for text in self._beginnings(label)]
+        made: dict[str, list[dict[str, Any]]] = {}
+        for begin in range(0, len(rows), self.batch_size):
+            some = rows[begin : begin + self.batch_size]
+            # Never in a chat: the answer to a beginning is not the text that goes on from it.
+            given = [(text, self._encoded(text, chat=False), -1) for text, _ in some]
+            for (_, label), item in zip(some, self._made(given), strict=True):
+                made.setdefault(label, []).append(item)
+            for label in list(made):
+                if len(made[label]) == len(self._beginnings(label)):
+                    self.saved.put("reference", "texts", (label,), {"found": made.pop(label)})
+            self.tell("write reference texts", len(some))
+
+    def reference_rows(self, labels: Iterable[str]) -> int:
+        """Return how many rows `write_references` would make."""
+        missing = [each for each in labels if each in self.texts and not self._references(each)]
+        return sum(len(self._beginnings(label)) for label in missing)
+
+    def _beginnings(self, label: str) -> list[str]:
+        return reference.beginnings(label, self.texts[label])
+
+    def _references(self, label: str) -> list[dict[str, Any]]:
+        kept: Any = self.saved.get("reference", "texts", (label,))
+        return kept["found"] if kept else []
+
+    def reference_range(self, label: str) -> tuple[float, float]:
+        """Return between which nats per character the middle 80 % of the reference texts are."""
+        key = ("reference", "losses", (label,))
+        if self.saved.get(*key) is None:
+            losses = self._losses([item["ids"] for item in self._references(label)])
+            # Texts that ended at once say nothing.
+            known = [loss for loss in losses if loss is not None]
+            self.saved.put(*key, {"range": reference.middle(known) if known else (0.0, 0.0)})
+        found: Any = self.saved.get(*key)
+        low, high = found["range"]
+        return low, high
+
+    # --- likelihoods ----------------------------------------------------------------------------
+
+    def compare_with_natural(self, settings: Sequence[Setting], block: int) -> None:
+        """Score the texts of a round given nothing, where there are texts to compare with."""
+        for setting in settings:
+            if not self._references(setting.label) or not self._has("texts", setting, block):
+                continue
+            self.reference_range(setting.label)
+            if not self._has("natural", setting, block):
+                items = self._get("texts", setting, block)
+                losses = self._losses([item["ids"] for item in items])
+                self._put("natural", setting, block, losses)
+            self.tell("score", 0)
+
+    def retrieve(self, settings: Sequence[Setting], block: int) -> None:
+        """Look for the own prompt of every text of a round, steered and unsteered."""
+        for setting in settings:
+            if not self._has("texts", setting, block):
+                continue
+            for i in self._prompts(setting.label, block):
+                if not self._has("retrieved", None, i):
+                    self._put("retrieved", None, i, self._found(self._get("texts", None, i)))
+            if not self._has("retrieved", setting, block):
+                items = self._get("texts", setting, block)
+                self._put("retrieved", setting, block, [self._found(item) for item in items])
+
+    def _losses(self, texts: Sequence[Sequence[int]]) -> list[float | None]:
+        rows = [reference.scored_row(self.tokenizer, ids) for ids in texts]
+        scored = iter(self._scored([row for row in rows if row is not None]))
+        return [
+            None
+            if row is None
+            else reference.nats_per_character(self.tokenizer, ids, next(scored).logprob)
+            for ids, row in zip(texts, rows, strict=True)
+        ]
+
+    def _found(self, item: Mapping[str, Any]) -> bool | None:
+        """Return whether a text is likelier after its own prompt than after any other one."""
+        others = self._others(item["prompt"])
+        if not others:
+            return None
+        if not item["ids"]:
+            return False
+        given = [self._ids[i] for i in (item["prompt"], *others)]
+        rows = [TokenRow((*prompt, *item["ids"]), len(prompt)) for prompt in given]
+        own, *rest = (each.logprob for each in self._scored(rows))
+        return own > max(rest)
+
+    def _others(self, prompt: int) -> list[int]:
+        """Return other prompts of the same language; of another they would be told at once."""
+        mine = self.prompts[prompt]
+        others = [
+            i
+            for i, each in enumerate(self.prompts)
+            if each.text != mine.text and each.language == mine.language
+        ]
+        rng = random.Random(f"{self.settings.seed} {mine.text}")
+        return rng.sample(others, min(CANDIDATES - 1, len(others)))
+
+    def _scored(self, rows: Sequence[TokenRow]) -> list[Likelihood]:
+        found: list[Likelihood] = []
+        for begin in range(0, len(rows), _SCORED):
+            some = rows[begin : begin + _SCORED]
+            self.budget.step("score")
+            found += score_rows(self.model, some, batch_size=_SCORED)
+            self.tell("score", len(some))
+        return found
+
+    # --- what was found -------------------------------------------------------------------------
+
+    def cell(self, setting: Setting) -> Cell | None:
+        """Return what is known about a setting; `None` if nothing is."""
+        items: list[dict[str, Any]] = []
+        away: list[float] = []
+        found: list[tuple[bool, bool]] = []
+        for block in range(len(self.blocks(setting.label))):
+            if not self._has("texts", setting, block):
+                continue
+            own = self._get("texts", setting, block)
+            items += own
+            if self._has("natural", setting, block):
+                low, high = self.reference_range(setting.label)
+                losses = self._get("natural", setting, block)
+                away += [reference.outside(loss, low, high) for loss in losses]
+            if self._has("retrieved", setting, block):
+                for item, hit in zip(own, self._get("retrieved", setting, block), strict=True):
+                    plain = self._get("retrieved", None, item["prompt"])
+                    if hit is not None and plain is not None:
+                        found.append((hit, plain))
+        if not items:
+            return None
+        plain = [self._get("texts", None, item["prompt"]) for item in items]
+        said = Counter(str(item["identified"]) for item in items)
+        return Cell(
+            label=setting.label,
+            strength=setting.strength,
+            share=setting.share,
+            texts=len(items),
+            success=_mean([same(item["identified"], setting.label) for item in items]),
+            stayed=_mean(
+                [same(item["identified"], self.prompts[item["prompt"]].language) for item in items]
+            ),
+            distinct=self._distinct(setting.label, items, plain),
+            natural=_mean([each == 0 for each in away]) if away else None,
+            away=_mean(away) if away else None,
+            relevance=_relevance(found),
+            identified=dict(said.most_common()),
+            examples=tuple(item["text"] for item in items[:_EXAMPLES]),
+        )
+
+    def _distinct(
+        self, label: str, items: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]
+    ) -> float:
+        """Return distinct n-grams relative to the reference, else to the unsteered texts."""
+        known = self._references(label)
+        n = reference.ngram_of(label) if known else NGRAM
+        base = _mean([reference.distinct(each["text"], n) for each in known or plain])
+        return (
+            _mean([reference.distinct(each["text"], n) for each in items]) / base if base else 1.0
+        )
+
+    def unsteered(self) -> dict[str, Any]:
+        """Return what is known about the model's own continuations."""
+        known = [i for i in range(len(self.prompts)) if self._has("texts", None, i)]
+        items = [self._get("texts", None, i) for i in known]
+        found = [self._get("retrieved", None, i) for i in known if self._has("retrieved", None, i)]
+        found = [hit for hit in found if hit is not None]
+        return {
+            "texts": len(items),
+            "distinct": _mean([reference.distinct(item["text"], NGRAM) for item in items])
+            if items
+            else None,
+            "retrieved": _mean(found) if found else None,
+        }
+
+    def _case(self, setting: Setting | None, part: int) -> tuple[str, tuple[str, ...]]:
+        if setting is None:
+            return _UNSTEERED, (str(part),)
+        share = "" if setting.share is None else f"{setting.share:g}"
+        return _STEERED, (share, setting.label, f"{setting.strength:g}", str(part))
+
+    def _has(self, task: str, setting: Setting | None, part: int) -> bool:
+        return self.saved.get(task, *self._case(setting, part)) is not None
+
+    def _get(self, task: str, setting: Setting | None, part: int) -> Any:
+        kept: Any = self.saved.get(task, *self._case(setting, part))
+        return kept["found"]
+
+    def _put(self, task: str, setting: Setting | None, part: int, found: Any) -> None:
+        self.saved.put(task, *self._case(setting, part), {"found": found})
+
+
+def _target(setting: Setting | None) -> Schedule | None:
+    return None if setting is None else Schedule(Point(0, setting.label, setting.strength))
+
+
+def _relevance(found: Sequence[tuple[bool, bool]]) -> float | None:
+    if not found:
+        return None
+    # Where the unsteered texts do no better than chance there is nothing to be lost.
+    plain = max(_mean([plain for _, plain in found]), 1 / CANDIDATES)
+    return _mean([hit for hit, _ in found]) / plain
+
+
+def _mean(values: Sequence[float | bool]) -> float:
+    return statistics.fmean(values)
