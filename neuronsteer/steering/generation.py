@@ -410,8 +410,10 @@ class GenerationTracker:
         start = int(cache.get_seq_length()) if cache is not None else 0
         # A sequence that starts here is a prompt; what follows on its cache is output.
         known = Prompt(length) if start == 0 else state.prompts.get(cache)
-        prompt = assignment.prompt_length or (known and known.length)
-        if known is None and (prompt is None or assignment.leaving is not None):
+        prompt = assignment.prompt_length
+        if prompt is None and known is not None:
+            prompt = known.length
+        if prompt is None or (known is None and assignment.leaving is not None):
             raise ScheduleError(
                 "A schedule counts generated tokens, but this call continues a cache that was "
                 "filled before, so the prompt is unknown. Pass prompt_length=… (and source=…) to "
@@ -444,7 +446,8 @@ class GenerationTracker:
         try:
             for each in self._states:
                 each.current.local.plan = NOTHING
-            state.current.local.plan = Plan(MIXED, 1.0, *counted.shape, reading=reading)
+            batch, length = counted.shape
+            state.current.local.plan = Plan(MIXED, batch=batch, length=length, reading=reading)
             with torch.no_grad():
                 root.get_decoder()(**inputs, use_cache=False)
         finally:
