@@ -10,6 +10,12 @@ being left, and the model writes on: prompts, statistics, models and the JSON fi
 
 good       share of texts that are identified as the target language (24 to choose from) and of
            whose character 6-grams at least 80 % are different: in the language, and no stuttering
+
+First look, strength 0.75, one seed. gemma, 24 texts a layer, layers 0 to 17: .71 .88 .96 .96 1.00
+.96 .96 .88 .88 .92 .88 .79 .83 .83 .79 .75 .67 .38; automatic 9, without a choice 8. qwen, 8 texts
+a layer: 1 .50, 4 .25, 6 .50, 9 .88, 11 .88, 12 .75, 14 1.00, 16 .75, 18 .50, 22 0; automatic 9,
+without a choice 11. So the automatic layer is among the good ones; these numbers do not show it to
+be better than the layer in the middle, which is near it in both models.
 """
 
 from __future__ import annotations
