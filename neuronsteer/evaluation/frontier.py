@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ParameterError
 from ..neuron_set import NeuronSet
+from ..neuron_set.row_values import is_relative
+from ..neuron_set.value_columns import OTHERS
 from ..operations import SITES_OF_MLP
+from ..operations import operation as make_operation
 from ..steering.steerer import OperationLike, Steerer, attach
 from .continuations import continue_rows, decode
 from .metrics import metric
@@ -31,7 +34,8 @@ class FrontierPoint:
         share: Share of all units that a label was given; 1 for directions, which have no budget.
         neurons: Rows per label, on average.
         success: Share of continuations in the target language that do not stutter.
-        damage: How many nats per token text of the target loses while steered to it.
+        damage: How many nats per token text of the target loses while steered to it, leaving all
+            others.
     """
 
     share: float
@@ -186,7 +190,11 @@ def _rise(
     plain: float,
     operation: OperationLike | None,
 ) -> float:
-    steer.to(label, operation)
+    # The texts are in the language already, which a set that reads prompts would leave alone. What
+    # is asked is what steering does to a text that has come to the language by it.
+    chosen = make_operation(steer.sets[0].operation if operation is None else operation)
+    source = OTHERS if is_relative(steer.sets[0], chosen) else None
+    steer.to(label, operation, source=source)
     try:
         return mean_nll(model, tokenizer, texts) - plain
     finally:

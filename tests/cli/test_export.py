@@ -51,6 +51,7 @@ def test_export_as_the_readme_types_it(disk: Disk, call: Call, tmp_path: Path):
 
 def test_a_control_vector_says_what_is_missing(disk: Disk, call: Call, tmp_path: Path):
     common = f"export {disk.set} --model {disk.model} --to fr --format gguf --operation add"
+    common += " --source others"
     done = call(*f"{common} -o {tmp_path}/v".split())
     assert done.code == 2
     assert "--skip-first" in done.err
