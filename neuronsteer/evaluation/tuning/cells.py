@@ -9,7 +9,7 @@ from typing import Any
 
 #: Below this share of texts in the target language a strength never wins over one above it.
 FLOOR = 0.5
-#: Share of the reference texts that lie in the range that is called natural, by its definition.
+#: Share of the reference texts whose likelihood lies in the range that is called natural.
 NATURAL = 0.8
 
 
@@ -27,8 +27,8 @@ def score(
     Args:
         success: Share of texts in the target language.
         distinct: Distinct character n-grams relative to reference texts.
-        natural: Share of texts as likely as the middle 80 % of the reference texts; 0.8 is what
-            these themselves have.
+        natural: Share of texts as likely as the middle 80 % of the reference texts, and no more
+            repetitive than nine in ten of them; 0.8 is about what these themselves have.
         relevance: Retrieval accuracy relative to the unsteered texts.
     """
     shares = (distinct, None if natural is None else natural / NATURAL, relevance)
@@ -51,7 +51,8 @@ class Cell:
         stayed: Share of them in the language of the prompt.
         distinct: Distinct character n-grams, relative to the reference texts of the language, or
             without these to the unsteered texts of the same prompts.
-        natural: Share of them as likely under the unsteered model as the reference texts.
+        natural: Share of them as likely under the unsteered model as the reference texts, and as
+            free of repetition.
         away: How far they are from that range on average, in nats per character; 0 is inside.
         relevance: Retrieval accuracy relative to the unsteered texts of the same prompts.
         identified: How often which language was identified.

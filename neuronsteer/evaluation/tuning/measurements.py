@@ -264,6 +264,13 @@ class Measurements:
         low, high = found["range"]
         return low, high
 
+    def _least_distinct(self, label: str) -> float:
+        """Return what nine in ten of the reference texts have of distinct n-grams."""
+        n = reference.ngram_of(label)
+        return reference.middle(
+            [reference.distinct(item["text"], n) for item in self._references(label)]
+        )[0]
+
     # --- likelihoods ----------------------------------------------------------------------------
 
     def compare_with_natural(self, settings: Sequence[Setting], block: int) -> None:
@@ -338,6 +345,7 @@ class Measurements:
         """Return what is known about a setting; `None` if nothing is."""
         items: list[dict[str, Any]] = []
         away: list[float] = []
+        natural: list[bool] = []
         found: list[tuple[bool, bool]] = []
         for block in range(len(self.blocks(setting.label))):
             if not self._has("texts", setting, block):
@@ -347,7 +355,15 @@ class Measurements:
             if self._has("natural", setting, block):
                 low, high = self.reference_range(setting.label)
                 losses = self._get("natural", setting, block)
-                away += [reference.outside(loss, low, high) for loss in losses]
+                far = [reference.outside(loss, low, high) for loss in losses]
+                least = self._least_distinct(setting.label)
+                n = reference.ngram_of(setting.label)
+                # The loss is a mean: what repeats itself and what makes no sense can even out.
+                natural += [
+                    distance == 0 and reference.distinct(item["text"], n) >= least
+                    for item, distance in zip(own, far, strict=True)
+                ]
+                away += far
             if self._has("retrieved", setting, block):
                 for item, hit in zip(own, self._get("retrieved", setting, block), strict=True):
                     plain = self._get("retrieved", None, item["prompt"])
@@ -367,7 +383,7 @@ class Measurements:
                 [same(item["identified"], self.prompts[item["prompt"]].language) for item in items]
             ),
             distinct=self._distinct(setting.label, items, plain),
-            natural=_mean([each == 0 for each in away]) if away else None,
+            natural=_mean(natural) if natural else None,
             away=_mean(away) if away else None,
             relevance=_relevance(found),
             identified=dict(said.most_common()),

@@ -12,7 +12,7 @@ from .measurements import CANDIDATES, Measurements, Setting
 #: Strengths of the first look.
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 #: Strengths per label that are compared with natural text, and that are measured in full.
-_COMPARED, _FINALISTS = 3, 2
+_COMPARED, _FINALISTS = 5, 2
 #: Times that the neighbourhood of the best strength is halved.
 _REFINEMENTS = 2
 #: A better score by less than this is no reason to refine once more.
