@@ -130,3 +130,21 @@ def test_bfloat16_gemma_is_steered_with_finite_numbers(steering_set: NeuronSet):
     assert logits.isfinite().all() and logits.std() > 0
     written = out.sequences[:, prompts["input_ids"].shape[1] :]
     assert chinese_share(gemma.tokenizer.batch_decode(written, skip_special_tokens=True)) > 0.5
+
+
+def test_a_set_tells_what_prompts_are_written_in(
+    gemma: Loaded, gemma_stats: Stats, sentences: dict[str, list[str]]
+):
+    neurons = ns.detect(gemma_stats, method="effect", rate=0.05, layers="0-9", factor=1.0)
+    assert neurons.source == "prompt"
+    for language in ("ru", "de"):
+        # Beginnings of sentences that the set was not made from.
+        starts = [text[: len(text) // 2] for text in sentences[language][FOR_DETECTION:]]
+        encoded = gemma.tokenizer(starts, return_tensors="pt", padding=True)
+        with torch.no_grad(), ns.attach(gemma.model, neurons) as steer:
+            steer.to("zh")
+            read = gemma.model(**encoded).logits
+            steer.to("zh", source=language)
+            assert torch.equal(gemma.model(**encoded).logits, read)
+            steer.to("zh", source="en")
+            assert not torch.equal(gemma.model(**encoded).logits, read)
