@@ -2,7 +2,7 @@
 
 Natural text itself is no measure for the likelihood of generated text. Sampled text is likelier
 than what people write, and a text that steering has half broken is as unlikely as theirs: on Gemma
-3 270M word salad, and no good text, was between the 10 % and 90 % quantiles of natural French.
+3 270M, word salad was between the 10 % and 90 % quantiles of natural French more than good texts.
 """
 
 from __future__ import annotations
