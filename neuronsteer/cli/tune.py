@@ -54,6 +54,14 @@ class TuneOptions:
             rich_help_panel=PANEL, help="How long it may take at most, such as 90s, 20m or 1h30m."
         ),
     ] = None
+    source: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PANEL,
+            metavar="LABELS",
+            help="What is left where a difference of means is added; default: what the set says.",
+        ),
+    ] = None
     limit: Annotated[
         int | None,
         typer.Option(rich_help_panel=PANEL, min=2, help="Use only so many prompts per label."),
@@ -130,6 +138,7 @@ class TuneOptions:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             suppress_tokens=self.suppress or (),
+            source=options.read_list(self.source),
             batch_size=self.batch_size,
             identifier=self.identifier,
             seed=self.seed,
