@@ -21,6 +21,7 @@ _HUB = "hf://"
     neuronsteer collect MODEL --texts corpus/ -o stats
     neuronsteer collect MODEL --texts fr=fr.txt --texts en=en.jsonl.gz --max-tokens 1000000 -o stats
     neuronsteer collect MODEL --texts fr=hf://wikimedia/wikipedia/20231101.fr:train -o stats
+    neuronsteer collect CHAT_MODEL --answers prompts/ -o stats
     torchrun --nproc-per-node 4 -m neuronsteer.cli collect MODEL --texts corpus/ -o stats --resume
     """,
     resume="Work up to the last checkpoint is kept; continue with the same command and --resume.",
@@ -28,13 +29,25 @@ _HUB = "hf://"
 def collect(
     model: options.Model,
     texts: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="A folder with one file per label (fr.txt, ja.jsonl.gz …); or LABEL=FILE or "
             "LABEL=hf://owner/dataset/config:split, once per label."
         ),
-    ],
+    ] = None,
     *,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PROMPTS",
+            help="Instead of texts: a folder with prompts, one file per label. The model answers "
+            "them, answers in the language of their prompt are kept (in STATS.answers), and "
+            "counted. For chat models, whose answers are not like plain text.",
+        ),
+    ] = None,
+    answer_tokens: Annotated[
+        int, typer.Option(min=4, help="Length of these answers, in tokens.")
+    ] = 64,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="STATS", help="Folder to write.")],
     method: Annotated[
         str | None,
@@ -75,7 +88,9 @@ def collect(
     Memory does not grow with the corpus. Under torchrun or accelerate launch the texts are split
     over the processes.
     """
-    corpora = read_corpora(texts)
+    if (texts is None) == (answers is None):
+        raise ParameterError("Give --texts, or --answers for a model to write them itself.")
+    corpora = None if texts is None else read_corpora(texts)
     policy: dict[str, Any] = {
         "max_tokens": max_tokens,
         "max_texts": max_texts,
@@ -94,6 +109,11 @@ def collect(
         raise ParameterError("--set is about a detector; name it with --method.")
 
     loaded, tokenizer = loading.load(model)
+    if answers is not None:
+        corpora = _answers(loaded, tokenizer, answers, answer_tokens, out, resume, quiet)
+        policy["response_only"] = True
+        # The chat template has written them.
+        policy["add_special_tokens"] = False if getattr(tokenizer, "chat_template", None) else None
     stats = run(
         loaded,
         tokenizer,
@@ -126,6 +146,38 @@ def collect(
             size = f"{int(stats.tokens[label]):,} tokens of {int(stats.texts[label]):,} texts"
             console.out().print(f"{label}: {size}", markup=False)
     console.note(f"Wrote {out}. Next: neuronsteer detect {out} -o neurons", quiet=quiet)
+
+
+def _answers(
+    model: Any, tokenizer: Any, folder: Path, tokens: int, out: Path, resume: bool, quiet: bool
+) -> dict[str, list[tuple[str, str]]]:
+    """Return the model's answers to the prompts in a folder, kept beside the statistics."""
+    from ..evaluation.own_answers import own_answers
+    from ..stats.texts import read_sources
+
+    kept = out.with_name(out.name + ".answers")
+    if kept.exists() and not resume:
+        raise ParameterError(
+            f"{str(kept)!r} has answers of an earlier run. Use them with --resume, or remove it."
+        )
+    prompts = {
+        source.label: [item if isinstance(item, str) else item[0] for item in source.read()]
+        for source in read_sources(folder, "prompt")
+    }
+    found = own_answers(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=tokens,
+        out=kept,
+        progress=None
+        if quiet
+        else lambda label, done, of: console.note(f"{label}: {done} of {of} prompts answered"),
+    )
+    for label, pairs in found.items():
+        share = f"{len(pairs)} of {len(prompts[label])} answers are in the language"
+        console.note(f"{label}: {share}", quiet=quiet)
+    return found
 
 
 def read_corpora(given: list[str]) -> Any:

@@ -50,6 +50,11 @@ CASES = {
         "number",
     ),
     "strength": ("generate @model @set --to fr -p x --operation zero --strength 2", "Strength 2"),
+    "no texts": ("collect @model -o @tmp/s", "--texts, or --answers"),
+    "texts and answers": (
+        "collect @model --texts @texts --answers @texts -o @tmp/s",
+        "--texts, or --answers",
+    ),
     "texts path": ("collect @model --texts ./nowhere -o @tmp/s", "does not exist"),
     "texts without label": ("collect @model --texts a=x.txt --texts y.txt -o @tmp/s", "LABEL=FILE"),
     "texts twice": ("collect @model --texts a=x --texts a=y -o @tmp/s", "'a' twice"),

@@ -42,6 +42,26 @@ def test_collect_detect_show_generate(call: Call, disk: Disk, tmp_path: Path):
     assert "⟦fr⟧" in done.out
 
 
+def test_a_model_writes_its_own_texts(call: Call, tmp_path: Path):
+    from neuronsteer.demo.sentences import texts
+
+    pytest.importorskip("lingua")
+    (tmp_path / "prompts").mkdir()
+    for label in ("de", "fr"):
+        lines = [" ".join(each.split()[:9]) for each in texts(label, 4, 2, seed=5)]
+        (tmp_path / "prompts" / f"{label}.txt").write_text("\n".join(lines), "utf-8")
+    line = f"collect demo --answers {tmp_path}/prompts --answer-tokens 32 -o {tmp_path}/s"
+    done = call(*line.split())
+    assert done.code == 0, done.err
+    assert "answers are in the language" in done.err
+    stats = ns.Stats.from_pretrained(tmp_path / "s")
+    kept = (tmp_path / "s.answers" / "fr.jsonl").read_text("utf-8").splitlines()
+    assert stats.labels == ("de", "fr") and stats.texts["fr"] == len(kept) > 0
+    # What was answered is never thrown away, and never used unasked.
+    done = call(*line.split())
+    assert done.code == 2 and "--resume" in done.err
+
+
 def test_commands_equal_the_library(call: Call, disk: Disk, tmp_path: Path):
     out = str(tmp_path / "s")
     assert call("collect", disk.model, "--texts", disk.texts, "-o", out, "-q").code == 0

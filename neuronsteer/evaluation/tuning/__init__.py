@@ -17,10 +17,10 @@ from ...models import inspect
 from ...neuron_set import NeuronSet
 from ...operations import operation
 from ...stats.identity import model_identity, tokenizer_identity
+from ..candidates import identifier_among
 from ..experiments._saved_cases import SavedCases
-from ..metrics.codes import neighbours, same
-from ..metrics.langid import Identifier, IdentifierLike, identifier
-from ..readers import languages as built_in_languages
+from ..metrics.codes import same
+from ..metrics.langid import Identifier, IdentifierLike
 from .budget import Budget, BudgetSpentError, Clock, seconds_of
 from .cells import best
 from .measurements import Measurements, Prompt, TuningSettings
@@ -116,7 +116,7 @@ def tune(
         raise ParameterError(f"{str(folder)!r} is a file; a set is a folder: choose another name.")
     _check(strengths, shares, first, batch_size, max_new_tokens, temperature)
     able = [label for label, count in rows.counts.items() if count]
-    identify = _identifier(identifier, languages, [*able, *(texts or {})])
+    identify = identifier_among(identifier, [*able, *(texts or {})], languages)
     found = _prompts(prompts, identify)
     wanted = _labels(labels, rows, able, found)
     natural = {k: list(v) for k, v in (texts or {}).items() if k in wanted and v}
@@ -248,21 +248,6 @@ def _check(
         )
     if not 0 <= temperature < 100:
         raise ParameterError(f"temperature={temperature}: expected 0 (greedy) or more.")
-
-
-def _identifier(
-    spec: IdentifierLike, languages: Sequence[str] | str, labels: Sequence[str]
-) -> Identifier:
-    if isinstance(languages, str) and languages not in ("auto", "all"):
-        raise ParameterError(
-            f"languages={languages!r}: expected 'auto', 'all', or a list of languages."
-        )
-    if languages == "all":
-        return identifier(spec)
-    near = [other for label in labels for other in neighbours(label)]
-    auto = [*labels, *near, *built_in_languages()]
-    chosen = auto if isinstance(languages, str) else languages
-    return identifier(spec, list(dict.fromkeys(chosen)))
 
 
 def _prompts(given: Prompts, identify: Identifier) -> list[Prompt]:
