@@ -81,6 +81,11 @@ class Visit:
         return int(self.page.locator("#timeline").get_attribute("data-tokens") or 0)
 
     @property
+    def address(self) -> str:
+        """The page's address now. (`page.url` follows it when the browser gets round to tell.)"""
+        return str(self.page.evaluate("location.href"))
+
+    @property
     def text(self) -> str:
         """The generated text, without marks."""
         return "".join(self.page.locator("#steered .span").all_text_contents())

@@ -50,7 +50,7 @@ def test_the_next_token_follows_a_press(visit, pause):
     one.finish()
     # The switch by hand is now in the timeline and in the address, which give the same text.
     assert one.schedule == f"en,{at}:ja"
-    text, address = one.text, one.page.url
+    text, address = one.text, one.address
     again = visit()
     again.page.goto(address)
     again.page.wait_for_selector("body[data-ready]")
@@ -239,7 +239,7 @@ def test_the_address_fills_the_page(visit):
     one.page.click("#tab-neurons")
     assert one.page.locator("#op-zero").is_checked()
     one.page.locator("#op-scale").check()
-    assert "operation=scale" in one.page.url and "seed=42" in one.page.url
+    assert "operation=scale" in one.address and "seed=42" in one.address
     assert visit().open(schedule="-").schedule == "-"
     wrong = visit().open(seed="x", strength="y", tokens="", prompt="")
     assert wrong.page.locator("#seed").input_value() == "1"
@@ -277,7 +277,7 @@ def test_neurons(visit):
     assert label in one.page.locator("#one h2").text_content()
     one.page.click("#off")
     assert one.page.locator("#play").is_visible()
-    assert one.schedule == label and "operation=zero" in one.page.url
+    assert one.schedule == label and "operation=zero" in one.address
     one.start(pace=64)
     one.finish()
     assert 'operation="zero"' in one.page.locator("#snippet").text_content().replace("'", '"')
@@ -309,12 +309,12 @@ def test_another_set_is_loaded_and_used(visit):
     one.page.locator("#set-id").fill("demo/lape")
     one.page.click("#load-go")
     one.page.wait_for_selector('#models li:has-text("demo/lape") >> text=in use')
-    assert "set=demo%2Flape" in one.page.url
+    assert "set=demo%2Flape" in one.address
     one.page.click("#tab-neurons")
     assert "demo/lape" in one.page.locator("#set-facts").text_content()
     # The address alone brings another visitor here.
     other = visit()
-    other.page.goto(one.page.url)
+    other.page.goto(one.address)
     other.page.wait_for_selector(
         '#models li:has-text("demo/lape") >> text=in use', state="attached"
     )
@@ -342,4 +342,4 @@ def test_code_is_there_to_take_along(visit):
     compile(one.page.locator("#client").text_content(), "client", "exec")
     one.page.click('.copy[data-of="snippet"]')
     assert one.page.evaluate("navigator.clipboard.readText()") == code
-    assert one.page.locator("#link").text_content() == one.page.url
+    assert one.page.locator("#link").text_content() == one.address

@@ -34,8 +34,8 @@ async function loadModel(model, set, use) {
       $("load-bar").value = step.done;
       $("load-doing").textContent = step.doing;
       if (step.name) {
-        await showModels(step.name, use);
         await use(step.name);
+        await showModels(step.name, use);
       }
     }
   } catch (error) {
