@@ -22,7 +22,7 @@ def by_length(monkeypatch: pytest.MonkeyPatch):
         found = ("en", "fr", "ja", "de", "es")
         return identifier(lambda text: found[len(text) % 5] if spec == "lingua" else None)
 
-    monkeypatch.setattr("neuronsteer.evaluation.tuning.identifier", chosen)
+    monkeypatch.setattr("neuronsteer.evaluation.candidates.identifier", chosen)
 
 
 @pytest.fixture
