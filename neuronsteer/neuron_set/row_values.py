@@ -125,10 +125,13 @@ def choose_left(
     told = [(rows, chosen) for rows, chosen in acting if is_relative(rows, chosen)]
     named = [name for name in source if name != OTHERS]
     if named and not told:
+        able = [chosen for _, chosen in acting if chosen.relative]
+        why = f"the operation {acting[0][1].name!r} takes no difference of means"
+        if able:
+            why = "the set does not carry the means of every label (an older one: detect it again)"
         raise ParameterError(
-            f"source={', '.join(named)}: the operation {acting[0][1].name!r} takes no difference "
-            "of means, or the set does not carry the means of every label (then detect it again), "
-            "so what is left makes no difference. away_from= deactivates a label's neurons."
+            f"source={', '.join(named)}: {why}, so what is left makes no difference. away_from= "
+            "deactivates a label's neurons."
         )
     for rows, _ in told:
         for name in named:
