@@ -19,6 +19,8 @@ from .compile import steered_site
 
 #: Tokens at the end of the prompt that are looked at: the language that is left is the last one.
 TOKENS = 64
+#: Coordinates of the residual stream this many times as large as the median are not looked at.
+MASSIVE = 20.0
 
 
 class PromptReader:
@@ -42,9 +44,15 @@ class PromptReader:
                 means.append(means_of_all[rows])
         joined = torch.cat(means)
         self._centre = joined.mean(1, keepdim=True)
-        spread = joined.std(1, keepdim=True)
-        # A neuron that does the same everywhere tells nothing.
-        self._weight = torch.where(spread > 0, 1 / spread, 0.0)
+        if steered_site(neurons.site) == "resid":
+            # A few coordinates are far larger than all others, whatever the language; what is left
+            # is on one scale. (Gemma 3 270M, 12 languages: 99 % of prompts right, with them 60 %.)
+            size = joined.abs().mean(1, keepdim=True)
+            self._weight = (size <= MASSIVE * size.median()).float() if len(size) else size
+        else:
+            spread = joined.std(1, keepdim=True)
+            # A neuron that does the same everywhere tells nothing.
+            self._weight = torch.where(spread > 0, 1 / spread, 0.0)
         apart = (joined - self._centre) * self._weight
         self._directions = torch.nn.functional.normalize(apart, dim=0)
 
