@@ -472,13 +472,15 @@ class GenerationTracker:
             plan = state.current.local.plan
             state.current.local.plan = None
             state.current.local.up.clear()
+            # Nothing of a steerer stays with the thread.
+            languages = self._local.languages.pop(state, ())
             if self._may_show():
                 state.current.show(state.resting)
             if plan is None or output is None:
                 continue
             if made_here and state.assignment.everywhere is None:
                 prompt = state.assignment.prompt_length or plan.length
-                _remember(state, cache, Prompt(prompt, self._local.languages.pop(state, ())))
+                _remember(state, cache, Prompt(prompt, languages))
             untouched |= bool(plan.steered and not plan.hits and not state.current.traced)
         if untouched:
             raise _untouched()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -226,6 +229,18 @@ def test_reading_leaves_nothing_behind(demo_model, neurons, batch):
     assert written(demo_model, encoded) == plain
     steer.detach()
     assert not demo_model._forward_hooks and not demo_model._forward_pre_hooks
+
+
+def test_a_direct_call_keeps_no_model_alive(neurons, batch):
+    model = AutoModelForCausalLM.from_pretrained(model_folder()).eval()
+    seen = weakref.ref(model)
+    steer = ns.attach(model, neurons)
+    steer.to("fr")
+    with torch.no_grad():
+        model(**batch("en"))
+    del model, steer
+    gc.collect()
+    assert seen() is None
 
 
 def test_sets_that_do_not_know_are_told_apart(demo_model, stats, batch):
