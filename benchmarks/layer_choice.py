@@ -6,7 +6,7 @@
 
 For every layer of the residual stream the method's vectors of that one layer are added, English
 being left, and the model writes on: prompts, statistics, models and the JSON file are those of
-`benchmarks/real_models.py`. The layer that `layers="auto"` chooses is marked.
+`benchmarks/first_look.py`. The layer that `layers="auto"` chooses is marked.
 
 good       share of texts that are identified as the target language (24 to choose from) and of
            whose character 6-grams at least 80 % are different: in the language, and no stuttering
@@ -21,25 +21,20 @@ be better than the layer in the middle, which is near it in both models.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
+import first_look as common
+
+import torch  # isort: skip  # first_look turns the hub off first
+
+import neuronsteer as ns
+from neuronsteer.errors import NeuronSteerError
+from neuronsteer.evaluation.metrics.fluency import distinct_ngrams
+from neuronsteer.models.layer_choice import chosen_layers
+
 HERE = Path(__file__).resolve().parent
-# Under a name of its own: `real_models` is the script in tools/ that lays the models out.
-_spec = importlib.util.spec_from_file_location("benchmark_models", HERE / "real_models.py")
-assert _spec is not None and _spec.loader is not None
-common: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-
-import torch  # noqa: E402  # real_models.py turns the hub off first
-
-import neuronsteer as ns  # noqa: E402
-from neuronsteer.errors import NeuronSteerError  # noqa: E402
-from neuronsteer.evaluation.metrics.fluency import distinct_ngrams  # noqa: E402
-from neuronsteer.models.layer_choice import chosen_layers  # noqa: E402
-
 #: Below this share of different 6-grams a short text stutters.
 FLUENT = 0.8
 

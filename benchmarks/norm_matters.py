@@ -7,7 +7,7 @@ ReCoVeR (arXiv:2509.14814) adds alpha * (mean of the target - beta * mean of the
 state after every layer, and scales every token's state back to the length that it had. That is not
 a scale and a shift per coordinate, so the library cannot do it; without the length it is `diffmean`
 with layers="all". Here both are done by plain hooks. English is left; prompts, statistics and
-models are those of `benchmarks/real_models.py`.
+models are those of `benchmarks/first_look.py`.
 
 good       share of texts that are identified as the target language (24 to choose from) and of
            whose character 6-grams at least 80 % are different

@@ -1,32 +1,34 @@
-"""Does steering work on pretrained models? English prompts forced into other languages.
+"""Does steering work on pretrained models? The table of docs/real_models.md is measured here.
 
-    python benchmarks/real_models.py                       # gemma and qwen, a small first look
-    python benchmarks/real_models.py --models gemma --prompts 48 --random-seeds 3 --tokens 30000
-    python benchmarks/real_models.py --strengths 0.5 0.75 1 --fresh
+    python benchmarks/real_models.py                     # a small first look at both models
+    python benchmarks/real_models.py --full              # everything: hours, resumable
+    python benchmarks/real_models.py --full --models gemma --parts steering random
+    python benchmarks/real_models.py --render            # docs/real_models.md from its JSON
 
-Statistics come from DATA/pretrain, the beginnings of the base model's prompts from DATA/heldout
-(English), both `<language>.txt.xz` with one sentence per line; DATA is --data, else
-$NEURONSTEER_DATA, else ../shared/data. A chat model is asked questions in English, and nothing
-about the language is said. Every set is measured beside random neurons, as many per label and layer
-and with the same values (of `diffmean`, which takes every coordinate of a layer, the control is the
-vector with its coordinates in disorder).
+The ready-made sets of model_cards/ steer prompts that nothing was tuned on: beginnings of texts for
+a base model, questions for a chat model, which is told nothing about languages. What is left is
+read off the prompt by the set itself. Sets are measured beside random neurons, as many per label
+and layer and with the same values (of dense directions: the same numbers at other coordinates).
 
-success    share of texts that lingua takes for the target language, 24 languages to choose from
-distinct   mean share of different character 6-grams within a text: stuttering makes it small
+steering     every pair of eight languages; fluency and relevance as `ns.tune` defines them
+random       the controls
+switch       the prompt's language for twelve tokens, then another: is the text right from the
+             eighth token on?
+perplexity   text that is in the target already, steered there from English
+methods      English to four languages: every method with its own best strength
 
-Everything measured is kept in the JSON file at once; running the same command again goes on from
-there. Models that `make real` has not laid out, and missing data, are skipped with a message.
+Texts and prompts come from --data, else $NEURONSTEER_DATA, else ../shared/data. Every text that was
+written is kept in --work, so that a run goes on where it stopped; what is in there of other
+settings is refused. Models that `make real` has not laid out are skipped with a message.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import os
-import statistics
 import sys
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,219 +36,340 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neuronsteer as ns
-from neuronsteer.evaluation.metrics.fluency import distinct_ngrams
-from neuronsteer.evaluation.metrics.langid import Lingua
+from neuronsteer.errors import NeuronSteerError
+from neuronsteer.evaluation.bootstrap import interval
+from neuronsteer.evaluation.candidates import identifier_among
+from neuronsteer.evaluation.continuations import continue_rows, decode, encode_prompt
+from neuronsteer.evaluation.experiments._saved_cases import SavedCases
+from neuronsteer.evaluation.metrics.codes import same
+from neuronsteer.evaluation.metrics.scoring import text_likelihoods
+from neuronsteer.evaluation.readers import beginning, thinned
+from neuronsteer.evaluation.tuning.budget import Budget
+from neuronsteer.evaluation.tuning.cells import best
+from neuronsteer.evaluation.tuning.measurements import (
+    Measurements,
+    Prompt,
+    Setting,
+    TuningSettings,
+)
+from neuronsteer.evaluation.tuning.sampling import SeededSampling
 from neuronsteer.hub.atomic_files import write_file
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import real_models as recipe  # noqa: E402  # the one in tools/
+from ready_made_sets import SETS, loaded  # noqa: E402
+from ready_made_texts import LANGUAGES, lines, questions  # noqa: E402
 
-SOURCE = "en"
-#: What lingua chooses from; the neighbours of the languages that are forced are among them.
-CANDIDATES = tuple(
-    "en de fr zh ru es it pt ca nl af da sv nb pl cs uk be bg ja ko ar tr id".split()  # noqa: SIM905
-)
-#: What is attached, as arguments of `detect`: the library's defaults, and the two methods that
-#: subtract the language that is left.
-SETS: dict[str, dict[str, Any]] = {
-    "defaults of detect": {},
-    "diffmean, source en": {"method": "diffmean", "source": SOURCE},
-    "effect, source en": {"method": "effect", "source": SOURCE},
-}
-QUESTIONS = """What should I cook for a birthday party with ten guests?
-Why is the sky blue during the day and red in the evening?
-How can I learn to play the guitar without a teacher?
-Which three cities in Europe should I visit in spring, and why?
-What is the difference between a lake and a river?
-How do I remove a red wine stain from a white shirt?
-Explain to a child how a plane can fly.
-What are the advantages of living in a small town?
-How does a refrigerator keep food cold?
-What should I do when I cannot fall asleep at night?
-Which exercises help against back pain?
-What makes a good friend?""".splitlines()
-
-
-def lines(file: Path, count: int) -> list[str]:
-    """Return up to `count` lines, evenly spread, so that all of the file's sources are there."""
-    with lzma.open(file, "rt", encoding="utf-8") as opened:
-        found = [line.strip() for line in opened if line.strip()]
-    return found[:: max(1, len(found) // count)][:count]
-
-
-def texts_of(data: Path, language: str, tokens: int, tokenizer: Any) -> list[str]:
-    kept, total = [], 0
-    for line in lines(data / "pretrain" / f"{language}.txt.xz", max(1, tokens // 10)):
-        if total >= tokens:
-            break
-        kept.append(line)
-        total += len(tokenizer(line)["input_ids"])
-    return kept
-
-
-def prompts_of(data: Path, count: int, tokenizer: Any) -> list[str]:
-    if tokenizer.chat_template:
-        chats = [[{"role": "user", "content": question}] for question in QUESTIONS[:count]]
-        return tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    longer = (line.split() for line in lines(data / "heldout" / "en.txt.xz", 8 * count))
-    return [" ".join(words[:8]) for words in longer if len(words) >= 12][:count]
+CORE = ("ar", "de", "en", "es", "fr", "ja", "ru", "zh")
+PARTS = ("steering", "random", "switch", "perplexity", "methods")
+SEEDS = (0, 1, 2)
+#: Tokens before a switch, tokens that it may take, and tokens that are looked at.
+BEFORE, DELAY, AFTER = 12, 8, 24
+TARGETS = ("de", "fr", "zh", "ru")
+STRENGTHS = (0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
 
 
 class ModelUnderTest:
-    """A model, its prompts, and the file that results go to."""
+    """A model with its prompts, its sets, and the place where everything written is kept."""
 
-    def __init__(self, name: str, options: argparse.Namespace, results: Results) -> None:
-        folder = recipe.models_folder() / name
-        self.name, self.options, self.results = name, options, results
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        found = prompts_of(options.data, options.prompts, self.tokenizer)
-        self.targets = [language for language in options.languages for _ in found]
-        self.encoded = self.tokenizer(
-            found * len(options.languages),
-            return_tensors="pt",
-            padding=True,
-            add_special_tokens=self.tokenizer.chat_template is None,
-        )
-        # Gemma has read pages with pictures, and would put one between two sentences.
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        self.name, self.options = name, options
+        self.model, self.tokenizer = loaded(name)
+        self.chat = bool(self.tokenizer.chat_template)
+        self.work = options.work / name
+        self.identifier = identifier_among("lingua", LANGUAGES)
         known = self.tokenizer.get_vocab()
-        self.suppressed = [known["<start_of_image>"]] if "<start_of_image>" in known else None
-        self.identifier = Lingua(CANDIDATES)
+        # Gemma has read pages with pictures, and would put one between two sentences.
+        self.suppressed = tuple(known[t] for t in ["<start_of_image>"] if t in known)
+        self.texts = {
+            label: lines(options.data / "heldout" / f"{label}.txt.xz")[1::2] for label in CORE
+        }
 
-    def stats(self) -> Any:
-        languages, tokens = (SOURCE, *self.options.languages), self.options.tokens
-        folder = self.options.output.parent / f"stats-{self.name}-{'-'.join(languages)}-{tokens}"
-        if folder.exists():
-            return ns.Stats.from_pretrained(folder)
-        data, tokenizer = self.options.data, self.tokenizer
-        texts = {each: texts_of(data, each, tokens, tokenizer) for each in languages}
-        kept = {"out": folder, "checkpoint": folder.with_suffix(".unfinished"), "resume": True}
-        return ns.collect(self.model, tokenizer, texts, **kept)
+    def prompts(self, half: str = "test", per_language: int | None = None) -> list[Prompt]:
+        """Return prompts, languages in turn; those of the two halves are disjoint."""
+        counts = {label: 12 for label in CORE} | {"en": 48}
+        if self.options.quick:
+            counts = {label: 2 for label in CORE}
+        if per_language is not None:
+            counts = {label: per_language for label in CORE}
+        rows = {label: self._prompts(label, half)[:count] for label, count in counts.items()}
+        longest = max(map(len, rows.values()))
+        return [
+            Prompt(some[i], label)
+            for i in range(longest)
+            for label, some in rows.items()
+            if i < len(some)
+        ]
 
-    def texts(self) -> list[str]:
-        """Return what the model writes now; the same random numbers for every condition."""
-        torch.manual_seed(self.options.seed)
-        count = self.options.new_tokens
-        out = self.model.generate(
-            **self.encoded,
-            max_new_tokens=count,
-            min_new_tokens=count,
-            do_sample=True,
-            temperature=0.3 if self.tokenizer.chat_template else 0.8,
-            top_k=50,  # nothing that would sort the whole vocabulary at every token
-            top_p=1.0,
+    def _prompts(self, label: str, half: str) -> list[str]:
+        if self.chat:
+            return questions(self.options.data, label, half)
+        # Tuning takes its prompts from the even lines, and reference texts are the odd ones: test
+        # prompts are every other one of these, and their references are the rest.
+        written = lines(self.options.data / "heldout" / f"{label}.txt.xz")
+        own = written[0::4] if half == "development" else written[2::4]
+        found = (beginning(text, label) for text in own)
+        return [each for each in found if each]
+
+    def measurements(
+        self, neurons: ns.NeuronSet, key: str, prompts: Sequence[Prompt], seed: int, **more: Any
+    ) -> Measurements:
+        """Return measurements of a set that go on with what is kept under `key`."""
+        settings = TuningSettings(
+            seed=seed,
+            max_new_tokens=48 if self.chat else 32,
+            temperature=0.3 if self.chat else 0.8,
             suppress_tokens=self.suppressed,
+            chat=self.chat,
+            **more,
         )
-        written = out[:, self.encoded["input_ids"].shape[1] :]
-        return self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        plan = {
+            "set": neurons.fingerprint,
+            "strengths": dict(neurons.strengths),
+            "settings": {**vars(settings), "suppress_tokens": list(settings.suppress_tokens)},
+            "prompts": [[prompt.text, prompt.language] for prompt in prompts],
+        }
+        return Measurements(
+            self.model,
+            self.tokenizer,
+            neurons,
+            prompts,
+            {label: thinned(some, 60) for label, some in self.texts.items()},
+            self.identifier,
+            settings,
+            SavedCases(self.work / key, plan, resume=True),
+            Budget(None),
+            batch_size=64,
+        )
 
-    def measured(self) -> dict[str, Any]:
-        written = self.texts()
-        guesses = [guess.label for guess in self.identifier.identify(written)]
-        found: dict[str, Any] = {}
-        for language in self.options.languages:
-            rows = [k for k, target in enumerate(self.targets) if target == language]
-            distinct = [distinct_ngrams(written[k]) or 0.0 for k in rows]
-            found[language] = {
-                "texts": len(rows),
-                "success": sum(guesses[k] == language for k in rows) / len(rows),
-                "distinct": round(statistics.fmean(distinct), 3),
-                "identified": [guesses[k] for k in rows],
-                "examples": [written[k] for k in rows[:2]],
-            }
+    # --- parts ----------------------------------------------------------------------------------
+
+    def steering(self, kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
+        """Return success over all pairs and seeds, fluency and relevance on part of the texts."""
+        seeds = SEEDS[:1] if self.options.quick else SEEDS
+        hits: dict[tuple[str, str], list[bool]] = {}
+        cells: dict[str, Any] = {}
+        for seed in seeds:
+            prompts = self.prompts()
+            measured = self.measurements(neurons, f"{kind}-{seed}", prompts, seed)
+            measured.write_references(CORE)
+            for label in CORE:
+                setting = Setting(label, 1.0)
+                rounds = range(len(measured.blocks(label)))
+                for block in rounds:
+                    measured.generate([setting], block)
+                if seed == seeds[0]:
+                    for block in rounds:
+                        measured.compare_with_natural([setting], block)
+                    measured.retrieve([setting], 0)
+                    cells[label] = measured.cell(setting).to_dict()
+                for item in measured.items(setting):
+                    pair = (prompts[item["prompt"]].language or "", label)
+                    hits.setdefault(pair, []).append(same(item["identified"], label))
+                self.say(f"{kind}, seed {seed}, {label}")
+        everything = [hit for some in hits.values() for hit in some]
+        english = [hit for (left, _), some in hits.items() if left == "en" for hit in some]
+        return {
+            "neurons": neurons.counts,
+            "strengths": dict(neurons.strengths),
+            "texts": len(everything),
+            "success": with_interval(everything),
+            "from English": with_interval(english),
+            "pairs": {
+                f"{left} → {label}": [sum(some), len(some)] for (left, label), some in hits.items()
+            },
+            "labels": cells,
+            "unsteered": measured.unsteered(),
+        }
+
+    def random(self, kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
+        """Return success of random neurons: three drawings, each with a third of the prompts."""
+        hits: list[bool] = []
+        examples: list[str] = []
+        for seed in SEEDS[:1] if self.options.quick else SEEDS:
+            control = neurons.random_like(seed).replace(strengths=neurons.strengths)
+            prompts = self.prompts()[seed :: len(SEEDS)]
+            measured = self.measurements(control, f"{kind}-random-{seed}", prompts, seed)
+            for label in CORE:
+                setting = Setting(label, 1.0)
+                for block in range(len(measured.blocks(label))):
+                    measured.generate([setting], block)
+                items = measured.items(setting)
+                hits += [same(item["identified"], label) for item in items]
+                examples += [item["text"] for item in items[:1]]
+            self.say(f"{kind}, random {seed}")
+        return {"texts": len(hits), "success": with_interval(hits), "examples": examples[:8]}
+
+    def switch(self, kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
+        """Return how many texts are right from the eighth token after a switch on."""
+        prompts = self.prompts(per_language=1 if self.options.quick else 3)
+        rows = [(p, label) for p in prompts for label in CORE if label != p.language]
+        saved = SavedCases(
+            self.work / f"{kind}-switch",
+            {
+                "set": neurons.fingerprint,
+                "strengths": dict(neurons.strengths),
+                "prompts": [prompt.text for prompt in prompts],
+                "tokens": [BEFORE, DELAY, AFTER],
+            },
+            resume=True,
+        )
+        total = BEFORE + DELAY + AFTER
+        with ns.attach(self.model, neurons) as steer:
+            for begin in range(0, len(rows), 56):
+                if saved.get("switch", kind, (str(begin),)) is not None:
+                    continue
+                some = rows[begin : begin + 56]
+                steer.to([ns.Schedule(p.language, (BEFORE, label)) for p, label in some])
+                ids = continue_rows(
+                    self.model,
+                    self.tokenizer,
+                    [encode_prompt(self.tokenizer, p.text, self.chat) for p, _ in some],
+                    total,
+                    do_sample=False,
+                    min_new_tokens=total,
+                    suppress_tokens=list(self.suppressed) or None,
+                    logits_processor=[
+                        SeededSampling([p.text for p, _ in some], total, 0.3 if self.chat else 0.8)
+                    ],
+                )
+                written = decode(self.tokenizer, [row[BEFORE + DELAY :] for row in ids])
+                whole = decode(self.tokenizer, ids)
+                guesses = [guess.label for guess in self.identifier.identify(written)]
+                found = [
+                    {"from": p.language, "to": label, "identified": guess, "text": text}
+                    for (p, label), guess, text in zip(some, guesses, whole, strict=True)
+                ]
+                saved.put("switch", kind, (str(begin),), {"found": found})
+                self.say(f"{kind}, switch, {begin + len(some)} of {len(rows)}")
+        items = [item for each in saved.of("switch", kind).values() for item in each["found"]]
+        hits = [same(item["identified"], item["to"]) for item in items]
+        return {"texts": len(items), "right": with_interval(hits), "examples": items[:3]}
+
+    def perplexity(self, _kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
+        """Return per label how much likelier or not its natural text becomes by steering to it."""
+        found: dict[str, float] = {}
+        with ns.attach(self.model, neurons) as steer:
+            for label in CORE:
+                texts = thinned(self.texts[label], 4 if self.options.quick else 24)
+                losses = []
+                for target in (None, label):
+                    steer.to(target, source="fr" if label == "en" else "en")
+                    scored = text_likelihoods(self.model, self.tokenizer, texts, max_length=128)
+                    losses.append(
+                        -sum(each.logprob for each in scored) / sum(each.tokens for each in scored)
+                    )
+                found[label] = float(torch.tensor(losses[1] - losses[0]).exp())
         return found
 
-    def run(self) -> None:
-        self.results.cell(f"{self.name} | unsteered", self.measured)
-        stats = self.stats()
-        for title, arguments in SETS.items():
-            found = ns.detect(stats, **arguments)
-            seeds = range(self.options.random_seeds)
-            random = {f"{title}: random {seed}": found.random_like(seed) for seed in seeds}
-            conditions = {title: found, **random}
-            for condition, neurons in conditions.items():
-                with ns.attach(self.model, neurons) as steer:
-                    for strength in self.options.strengths:
-                        steer.to(self.targets, strength=strength)
-                        key = f"{self.name} | {condition} × {strength:g}"
-                        self.results.cell(key, self.measured, neurons=len(neurons))
+    def methods(self, stats: ns.Stats) -> dict[str, Any]:
+        """Return what every method does from English, at its own best strength."""
+        found: dict[str, Any] = {}
+        for method in ns.detectors.names():
+            try:
+                neurons = ns.detect(stats, method)
+            except NeuronSteerError as error:
+                found[method] = {"left out": str(error)}
+                continue
+            found[method] = self._best_of(method, neurons)
+        return found
+
+    def _best_of(self, method: str, neurons: ns.NeuronSet) -> dict[str, Any]:
+        tried = [Prompt(text, "en") for text in self._prompts("en", "development")[:8]]
+        tested = [Prompt(text, "en") for text in self._prompts("en", "test")[:24]]
+        able = [label for label in TARGETS if neurons.counts.get(label)]
+        coarse = self.measurements(neurons, f"method-{method}-development", tried, 0)
+        settings = [Setting(label, s) for label in able for s in STRENGTHS]
+        coarse.write_references(able)
+        coarse.generate(settings, 0)
+        coarse.compare_with_natural(settings, 0)
+        final = self.measurements(neurons, f"method-{method}-test", tested, 0, first=24)
+        final.write_references(able)
+        result: dict[str, Any] = {}
+        for label in able:
+            cells = [coarse.cell(setting) for setting in settings if setting.label == label]
+            winner = best([cell for cell in cells if cell is not None])
+            assert winner is not None
+            setting = Setting(label, winner.strength)
+            final.generate([setting], 0)
+            final.compare_with_natural([setting], 0)
+            result[label] = final.cell(setting).to_dict()
+        self.say(f"method {method}")
+        return {"neurons": neurons.counts, "labels": result}
+
+    def say(self, what: str) -> None:
+        print(f"{self.name}: {what}", file=sys.stderr, flush=True)
 
 
-class Results:
-    """What was measured, in a file."""
+def with_interval(hits: Sequence[bool]) -> dict[str, Any]:
+    """Return the mean and its 95 % bootstrap interval."""
+    values = [float(hit) for hit in hits]
+    return {"mean": sum(values) / max(len(values), 1), "interval": interval(values)}
 
-    def __init__(self, file: Path, settings: dict[str, Any], fresh: bool) -> None:
-        self.file = file
-        self.content: dict[str, Any] = {"settings": settings, "cells": {}}
-        if file.exists() and not fresh:
-            earlier = json.loads(file.read_text(encoding="utf-8"))
-            if earlier["settings"] != settings:
-                raise SystemExit(
-                    f"{file} was measured with other settings ({earlier['settings']}; now "
-                    f"{settings}). Name another file with -o, or start anew with --fresh."
-                )
-            self.content = earlier
 
-    def cell(self, key: str, measure: Any, **facts: Any) -> None:
-        if key in self.content["cells"]:
-            return
-        started = time.monotonic()
-        found = {"languages": measure(), **facts, "seconds": round(time.monotonic() - started, 1)}
-        self.content["cells"][key] = found
-        self.write()
-        print(f"{key}: {found['seconds']} s", file=sys.stderr, flush=True)
+def measured(name: str, options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Measure all parts of a model that are asked for, and write after each."""
+    tested = ModelUnderTest(name, options)
+    own: dict[str, Any] = results.setdefault(name, {})
+    sets = {kind: ns.NeuronSet.from_pretrained(place) for kind, place in SETS[name].items()}
+    for part in options.parts:
+        if part == "methods":
+            stats = options.statistics / name / "stats"
+            if stats.exists():
+                own[part] = tested.methods(ns.Stats.from_pretrained(stats))
+            else:
+                print(f"{name}: no statistics at {stats}; tools/ready_made_sets.py makes them.")
+        else:
+            for kind, neurons in sets.items():
+                own.setdefault(part, {})[kind] = getattr(tested, part)(kind, neurons)
+                save(options.output, results)
+        save(options.output, results)
 
-    def write(self) -> None:
-        text = json.dumps(self.content, ensure_ascii=False, indent=1)
-        write_file(self.file, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def table(self, languages: list[str]) -> str:
-        heads = ["model", "neurons and strength", "texts", *languages]
-        rows = [" | ".join(heads), "|".join(["---"] * len(heads))]
-        for key, cell in self.content["cells"].items():
-            each = [cell["languages"][language] for language in languages]
-            shown = [f"{found['success']:.2f} / {found['distinct']:.2f}" for found in each]
-            rows.append(" | ".join([key, f"{each[0]['texts']} each", *shown]))
-        return "\n".join(f"| {row} |" for row in rows)
+def save(file: Path, results: Mapping[str, Any]) -> None:
+    text = json.dumps(results, ensure_ascii=False, indent=1) + "\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_file(file, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def main() -> None:
+    """Measure, or render."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = os.environ.get("NEURONSTEER_DATA") or ROOT.parent / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(default))
-    parser.add_argument("--models", nargs="+", default=["gemma", "qwen"], choices=recipe.MODELS)
-    parser.add_argument("--languages", nargs="+", default=["de", "fr", "zh", "ru"])
-    parser.add_argument("--tokens", type=int, default=2000, help="per language, for statistics")
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--new-tokens", type=int, default=24)
-    parser.add_argument("--strengths", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--random-seeds", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fresh", action="store_true", help="measure again what the file has")
-    parser.add_argument("-o", "--output", type=Path, default=Path("runs/real_models.json"))
+    parser.add_argument("--models", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS[:4]), choices=PARTS)
+    parser.add_argument("--full", action="store_true", help="all prompts and seeds")
+    parser.add_argument("--render", action="store_true", help="only write the page")
+    parser.add_argument("--work", type=Path, help="default: runs/real_models, or …_quick")
+    parser.add_argument("--statistics", type=Path, default=ROOT / "runs" / "ready_made")
+    parser.add_argument("-o", "--output", type=Path, help="default: docs/real_models.json if full")
     options = parser.parse_args()
-    if not (options.data / "pretrain").is_dir():
-        print(
-            f"Not measured: no texts in {options.data}/pretrain; use --data or $NEURONSTEER_DATA."
-        )
-        return
-    places = ("output", "fresh", "data", "models")
-    settings = {name: value for name, value in vars(options).items() if name not in places}
-    results = Results(options.output, settings, options.fresh)
-    for name in options.models:
-        if recipe.is_complete(recipe.models_folder(), name):
-            ModelUnderTest(name, options, results).run()
-        else:
-            print(f"{name}: not measured, because it is not laid out; run `make real`.")
-    if results.content["cells"]:
-        print("\nShare of texts in the target language / distinct 6-grams:\n")
-        print(results.table(options.languages))
+    options.quick = not options.full
+    name = "real_models" if options.full else "real_models_quick"
+    options.work = options.work or ROOT / "runs" / name
+    full = ROOT / "docs" / "real_models.json"
+    options.output = options.output or (full if options.full else options.work / "results.json")
+    if not options.render:
+        if not (options.data / "heldout").is_dir():
+            print(f"Not measured: no texts in {options.data}/heldout; use --data.")
+            return
+        results = json.loads(options.output.read_text()) if options.output.exists() else {}
+        for model in options.models:
+            if recipe.is_complete(recipe.models_folder(), model):
+                measured(model, options, results)
+            else:
+                print(f"{model}: not measured, because it is not laid out; run `make real`.")
+    if options.full or options.render:
+        from real_models_page import render
+
+        page = render(json.loads(full.read_text(encoding="utf-8")))
+        full.with_suffix(".md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from neuronsteer.hub import models_folder
+
 #: Raised by one when a folder that is made today differs from one made before.
 RECIPE = 1
 #: Written last into a model's folder: by which recipe it was made, and from what.
@@ -81,15 +83,6 @@ def _models() -> dict[str, Model]:
 
 
 MODELS = _models()
-
-
-def models_folder() -> Path:
-    """Return the folder that the models lie in: one folder each, named like in `MODELS`."""
-    named = os.environ.get("NEURONSTEER_MODELS")
-    if named:
-        return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "neuronsteer" / "models"
 
 
 def is_complete(folder: Path, name: str) -> bool:

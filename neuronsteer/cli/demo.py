@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ParameterError
+from ..hub import SHIPPED
 from ..steering.schedule_text import target_label
 from . import console, options
 from .commands import command
@@ -41,16 +42,22 @@ _SAMPLES = 24
     neuronsteer demo
     neuronsteer demo --ui
     neuronsteer demo --schedule en,20:es,40:de --prompt "Today, we see"
+    neuronsteer demo --model gemma
     neuronsteer demo --model Qwen/Qwen3-0.6B --set user/qwen3-language-neurons
     """,
 )
 def demo(
     model: Annotated[
-        str, typer.Option(metavar="MODEL", help="Another model; then --set is needed, too.")
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Another model: gemma or qwen, for which there are sets (laid out by `make real`, "
+            "otherwise from the Hub), or any other with its --set.",
+        ),
     ] = "demo",
     neurons: Annotated[
-        str, typer.Option("--set", metavar="SET", help="The neuron set of that model.")
-    ] = "demo",
+        str | None, typer.Option("--set", metavar="SET", help="The neuron set of that model.")
+    ] = None,
     ui: Annotated[
         bool, typer.Option("--ui", help="Open a page in the browser instead (extra: space).")
     ] = False,
@@ -77,7 +84,13 @@ def demo(
     A language identifier says which language came out, ✗ where it is another one. Prompt,
     temperature and switch points were picked after trying others; give your own.
     """
-    if (model == "demo") != (neurons == "demo"):
+    if neurons is None and model not in SHIPPED:
+        raise ParameterError(
+            f"--model {model} needs --set: a set is made for one model. Models that come with one: "
+            f"{', '.join(SHIPPED)}."
+        )
+    neurons = neurons or model
+    if (model == "demo") != (neurons.split("/")[0] == "demo"):
         raise ParameterError("--model and --set belong together: a set is made for one model.")
     if ui:
         _serve(model, neurons, device, quiet=quiet)
@@ -125,11 +138,18 @@ def demo(
 def _serve(model: str, neurons: str, device: str, *, quiet: bool) -> None:
     """Serve the page until the user interrupts."""
     from ..space import launch
+    from .models import model_path
 
     def ready(address: str) -> None:
         console.note(f"The page is at {address} – Ctrl+C ends it.", quiet=quiet)
 
-    launch(model, neurons, device=device, open_browser=True, on_ready=ready)
+    launch(
+        model if model == "demo" else model_path(model),
+        neurons,
+        device=device,
+        open_browser=True,
+        on_ready=ready,
+    )
 
 
 def _target(schedule: str | None, rows: NeuronSet, labels: Sequence[str], tokens: int) -> Schedule:

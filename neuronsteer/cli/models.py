@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HubError, NeuronSteerError, ParameterError, did_you_mean
+from ..hub import builtin, shipped_model
 from . import console
 
 if TYPE_CHECKING:
@@ -68,22 +69,22 @@ def load_set(name: str, **hub: Any) -> NeuronSet:
     """
     from ..neuron_set import NeuronSet
 
-    if name == DEMO:
-        from ..demo import set_folder
-
-        return NeuronSet.from_pretrained(set_folder())
-    if "://" not in name:
+    if "://" not in name and builtin(name) is None:
         _check_path(name, "neuron set")
     return NeuronSet.from_pretrained(name, **hub)
 
 
 def model_path(name: str) -> str:
-    """Return the folder or Hub id that the user means, 'demo' included; nothing is loaded."""
-    if name != DEMO:
-        return name
-    from ..demo import model_folder
+    """Return the folder or Hub id that the user means; nothing is loaded.
 
-    return str(model_folder())
+    The models of shipped sets can be called like the set: 'demo' is part of the package, and
+    'gemma' is where `make real` laid it out, else on the Hub.
+    """
+    if name == DEMO:
+        from ..demo import model_folder
+
+        return str(model_folder())
+    return name if Path(name).is_dir() else shipped_model(name) or name
 
 
 def quiet_transformers() -> None:
@@ -98,6 +99,7 @@ def _check_model(name: str) -> str:
     """Return the path of a model, or raise if a folder is none."""
     if name == DEMO:
         return model_path(name)
+    name = model_path(name)
     _check_path(name, "model")
     path = Path(name)
     if path.is_dir() and not (path / "config.json").exists():

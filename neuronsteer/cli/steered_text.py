@@ -135,7 +135,11 @@ def _generate(
 ) -> Any:
     import torch
 
+    from ..models.special_tokens import unwritten_tokens
+
     sampling: dict[str, Any] = {"do_sample": False}
+    if unwritten := unwritten_tokens(model, tokenizer):
+        sampling["suppress_tokens"] = unwritten
     if request.temperature > 0:
         sampling = {"do_sample": True, "temperature": request.temperature}
         torch.manual_seed(request.seed)

@@ -12,13 +12,15 @@ from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import OTHERS
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._probability import places
+from ._probability import places, require_several_labels
 from ._sources import check_source, source_mean
 
 if TYPE_CHECKING:
     from ..stats import Stats
 
 SITE = "mlp.neuron"
+#: As a source: the largest of the differences to the other labels.
+ANY = "any"
 
 
 @DETECTORS.register("effect")
@@ -48,9 +50,11 @@ class Effect(Detector):
     Args:
         rate: Share of all neurons to select for every label.
         per_label: Select this many for every label instead.
-        source: What the scores compare with: a label, or "others", the mean of the other labels'
-            means. The source label's own neurons are compared with all others. A label is also what
-            steering leaves by default; otherwise that is read off the prompt.
+        source: What the scores compare with: a label; "others", the mean of the other labels'
+            means; or "any", whichever other label it differs from most. The neurons of a label that
+            is left are among the latter; of the mean of eleven labels they are a small part. The
+            source label's own neurons are compared with all others. A label is also what steering
+            leaves by default; otherwise that is read off the prompt.
         normalise: "std" divides the difference by the tokens' standard deviation (the root of the
             mean of the variances within label and source), as an effect size does; "none" does not.
         norms: Multiply by the column's length. Without, layers with large activations win.
@@ -138,17 +142,28 @@ class Effect(Detector):
 
     def scores(self, stats: Stats) -> torch.Tensor:
         """Return the score of every neuron for every label, float64 `[labels, layers, width]`."""
-        check_source(stats, self.source, self.title)
+        if self.source != ANY:
+            check_source(stats, self.source, self.title)
+            return self._against(stats, self.source)
+        require_several_labels(stats, self.title)
+        best = torch.zeros_like(stats.mean(SITE), dtype=torch.float64)
+        for k, label in enumerate(stats.labels):
+            found = self._against(stats, label)
+            found[k] = 0.0  # the label itself, which is compared with the others there
+            best = torch.maximum(best, found)
+        return best
+
+    def _against(self, stats: Stats, source: str) -> torch.Tensor:
         mean = stats.mean(SITE).double()
-        found = mean - source_mean(stats, mean, self.source)
+        found = mean - source_mean(stats, mean, source)
         if self.normalise == "std":
             variance = stats.std(SITE).double().square()
-            spread = ((variance + source_mean(stats, variance, self.source)) / 2).sqrt()
+            spread = ((variance + source_mean(stats, variance, source)) / 2).sqrt()
             # Without any spread there is no token on which the neuron does something.
             found = torch.where(spread > 0, found / spread, 0.0)
         if self.attribution == "output":
             tokens = torch.tensor([stats.tokens[name] for name in stats.labels])
             towards = stats.get("attribution", SITE).double() / tokens[:, None, None]
-            return (found * (towards - source_mean(stats, towards, self.source))).clamp(min=0)
+            return (found * (towards - source_mean(stats, towards, source))).clamp(min=0)
         found = found.abs()
         return found * stats.norms(SITE).double() if self.norms else found

@@ -10,10 +10,12 @@ from __future__ import annotations
 from .atomic_files import new_folder, write_file, write_folder
 from .download import DownloadOptions, fetch
 from .errors import MissingFileError, hub_error
-from .folders import builtin, clean_subfolder, read_folder, read_json
+from .folders import clean_subfolder, read_folder, read_json
+from .shipped import SHIPPED, builtin, models_folder, shipped_model
 from .upload import CommitContent, Repository, UploadOptions
 
 __all__ = [
+    "SHIPPED",
     "CommitContent",
     "DownloadOptions",
     "MissingFileError",
@@ -23,9 +25,11 @@ __all__ = [
     "clean_subfolder",
     "fetch",
     "hub_error",
+    "models_folder",
     "new_folder",
     "read_folder",
     "read_json",
+    "shipped_model",
     "write_file",
     "write_folder",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -11,28 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HubError, NeuronSteerError
+from .shipped import SHIPPED, builtin
 
-# Folders below this package data folder can be named like a repository: "demo", "demo/lape".
-_BUILTIN = "demo"
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _URL = re.compile(r"(?:https?://[^/]+/|hf://)((?:datasets/|spaces/)?[\w.-]+/[\w.-]+)(/.*)?")
-
-
-def builtin(name: str) -> Path | None:
-    """Return the folder of a set shipped inside this package, or `None`.
-
-    `"demo"` and `"demo/<set>"` are such names. The folder is looked up without importing anything
-    from it, so this module needs to know nothing about the demo.
-    """
-    parts = name.split("/")
-    if parts[0] != _BUILTIN or not all(re.fullmatch(r"[\w-]+", part) for part in parts):
-        return None
-    spec = importlib.util.find_spec(__name__.split(".")[0])
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        folder = Path(root).joinpath(*parts)
-        if folder.is_dir():
-            return folder
-    return None
 
 
 def local_folder(name: str, filenames: Sequence[str], subfolder: str | None) -> Path | None:
@@ -43,7 +24,7 @@ def local_folder(name: str, filenames: Sequence[str], subfolder: str | None) -> 
     folder = path / subfolder if subfolder else path
     shipped = builtin(f"{name}/{subfolder}" if subfolder else name)
     if shipped is not None and _has_any(shipped, filenames) and not _has_any(folder, filenames):
-        # A folder that happens to be called "demo" hides the shipped one only if it holds a set.
+        # A folder that happens to be called so hides the shipped one only if it holds a set.
         return shipped
     if folder.is_dir():
         return folder
@@ -51,10 +32,8 @@ def local_folder(name: str, filenames: Sequence[str], subfolder: str | None) -> 
         raise HubError(f"The folder {name!r} has no subfolder {subfolder!r}.")
     if path.exists():
         raise HubError(f"{name!r} is a file; expected a folder or a Hub repository id.")
-    if name == _BUILTIN:
-        raise HubError(
-            "This installation of neuronsteer has no demo set. `neuronsteer demo` makes one."
-        )
+    if name in SHIPPED:
+        raise HubError(f"This installation of neuronsteer is not complete: it has no set {name!r}.")
     check_repo_id(name)
     return None
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ..models.special_tokens import end_tokens, unwritten_tokens
 from ..steering.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -58,10 +59,7 @@ class LoadedModel:
     @property
     def end_tokens(self) -> frozenset[int]:
         """Token ids that end a text."""
-        end = self.model.generation_config.eos_token_id
-        end = self.tokenizer.eos_token_id if end is None else end
-        ids = end if isinstance(end, (list, tuple)) else [end]
-        return frozenset(int(each) for each in ids if each is not None)
+        return frozenset(end_tokens(self.model, self.tokenizer))
 
     def control(self, seed: int) -> NeuronSet:
         """Return as many random neurons per label and layer, under their own labels."""
@@ -76,6 +74,8 @@ class LoadedModel:
         options: dict[str, Any] = {"max_new_tokens": request.max_new_tokens, "do_sample": False}
         if request.full_length:
             options["min_new_tokens"] = request.max_new_tokens
+        if unwritten := unwritten_tokens(self.model, self.tokenizer):
+            options["suppress_tokens"] = unwritten
         if (
             self.tokenizer.pad_token_id is None
             and self.model.generation_config.pad_token_id is None

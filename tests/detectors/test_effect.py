@@ -11,6 +11,7 @@ from neuronsteer.cli.models import load_model
 from neuronsteer.demo.language_identifier import language_identifier
 from neuronsteer.demo.sentences import LANGUAGES, texts
 from neuronsteer.detectors import detect
+from neuronsteer.detectors.effect import Effect
 from neuronsteer.errors import LabelError, ParameterError, StatsError
 from neuronsteer.stats import DEFAULT_NEEDS, Need, Stats, collect
 
@@ -96,6 +97,17 @@ def test_equals_the_reference_on_random_cases(seed):
         # The means of neurons are kept in 16 bits.
         assert float(other[n]) == pytest.approx(away, abs=1e-3, rel=1e-3)
         assert float(mean[n]) == pytest.approx(means_of(stats)[row], abs=1e-3, rel=1e-3)
+
+
+def test_any_source_is_the_one_that_differs_most():
+    stats = valued(np.random.default_rng(4), 4, 3, 20)
+    neurons = detect(stats, "effect", source="any", rate=1.0)
+    found = Effect(source="any").scores(stats)
+    for k, label in enumerate(stats.labels):
+        others = [Effect(source=name).scores(stats)[k] for name in stats.labels if name != label]
+        assert torch.equal(found[k], torch.stack(others).amax(0))
+    # All four means are in the set, so what is left is still chosen when steering.
+    assert neurons.source == "prompt" and neurons.means_of == stats.labels
 
 
 def test_what_is_added_is_the_difference_that_was_scored():

@@ -125,12 +125,34 @@ def test_shipped_sets_are_found_by_name(tmp_path, monkeypatch):
     assert NeuronSet.from_pretrained("demo/lape").labels == ("mine",)
 
 
-def test_no_demo_set_is_shipped(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["demo", "gemma"])
+def test_an_incomplete_installation_says_so(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    with pytest.raises(HubError, match="has no demo set"):
-        hub.fetch("demo", filenames=FILES)
+    with pytest.raises(HubError, match=f"not complete: it has no set '{name}'"):
+        hub.fetch(name, filenames=FILES)
+
+
+@pytest.mark.parametrize("place", ["package/ready_made", "model_cards"])
+def test_ready_made_sets_are_in_the_package_or_beside_it(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path / "package")]})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    (tmp_path / "package").mkdir()
+    neurons = NeuronSet.from_rows(["a"], [0], [0], [0], site="mlp.act", num_layers=1, width=4)
+    neurons.save_pretrained(tmp_path / place / "gemma-3-270m-languages")
+    assert NeuronSet.from_pretrained("gemma") == neurons
+    assert hub.builtin("gemma/../gemma") is None
+
+
+def test_a_model_is_taken_from_where_it_was_laid_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEURONSTEER_MODELS", str(tmp_path))
+    assert hub.shipped_model("gemma") == "google/gemma-3-270m"
+    (tmp_path / "gemma").mkdir()
+    (tmp_path / "gemma" / "config.json").touch()
+    assert hub.shipped_model("gemma") == str(tmp_path / "gemma")
+    assert hub.shipped_model("demo") is None and hub.shipped_model("other") is None
 
 
 def test_the_package_is_searched_without_importing_the_demo():

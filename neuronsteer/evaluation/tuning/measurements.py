@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...models.special_tokens import end_tokens
 from ...neuron_set import NeuronSet
 from ...stats.forward import evaluating
 from ...steering.schedule import Point, Schedule
@@ -217,9 +218,7 @@ class Measurements:
 
     def _ended(self, row: list[int]) -> list[int]:
         """Return the row up to the token that ended it."""
-        given: Any = self.model.generation_config.eos_token_id
-        ends = {given} if isinstance(given, int) else set(given or ())
-        ends.add(self.tokenizer.eos_token_id)
+        ends = end_tokens(self.model, self.tokenizer)
         return list(itertools.takewhile(lambda token: token not in ends, row))
 
     # --- reference texts ------------------------------------------------------------------------
@@ -341,9 +340,19 @@ class Measurements:
 
     # --- what was found -------------------------------------------------------------------------
 
+    def items(self, setting: Setting) -> list[dict[str, Any]]:
+        """Return the texts of a setting: `prompt` (its position), `ids`, `text`, `identified`."""
+        rounds = range(len(self.blocks(setting.label)))
+        return [
+            item
+            for block in rounds
+            if self._has("texts", setting, block)
+            for item in self._get("texts", setting, block)
+        ]
+
     def cell(self, setting: Setting) -> Cell | None:
         """Return what is known about a setting; `None` if nothing is."""
-        items: list[dict[str, Any]] = []
+        items = self.items(setting)
         away: list[float] = []
         natural: list[bool] = []
         found: list[tuple[bool, bool]] = []
@@ -351,7 +360,6 @@ class Measurements:
             if not self._has("texts", setting, block):
                 continue
             own = self._get("texts", setting, block)
-            items += own
             if self._has("natural", setting, block):
                 low, high = self.reference_range(setting.label)
                 losses = self._get("natural", setting, block)
