@@ -1,7 +1,6 @@
 """Import of the masks that papers publish: neuron indices per language and layer, saved by torch.
 
-Files are read with `weights_only=True`, which loads tensors and plain containers and refuses to
-run code. Such files name neither languages nor model, so both are given by the caller.
+Such files name neither languages nor model, so both are given by the caller.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 
 from ..errors import ArtifactError, LabelError, ParameterError
 from .neuron_set import NeuronSet
+from .torch_files import read_torch_file
 
 # Names that model configurations use for the width of the MLP.
 _WIDTH_FIELDS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "d_ff")
@@ -53,7 +53,8 @@ def load_mask(
     name = Path(path).name
     if isinstance(labels, str):
         raise ParameterError(f"labels={labels!r}: expected a list of names, e.g. ['en', 'zh'].")
-    per_label = _split(_load(path), list(labels), name)
+    content = read_torch_file(path, "a mask file (.pth or .pt)", ArtifactError)
+    per_label = _split(content, list(labels), name)
     masks = [_layers(mask, f"{name}: label {label!r}") for label, mask in per_label.items()]
     depths = {len(layers) for layers in masks}
     if len(depths) > 1 or (num_layers is not None and depths != {num_layers}):
@@ -107,21 +108,6 @@ def load_mask(
 
 def _no_rows() -> list[torch.Tensor]:
     return [torch.empty(0, dtype=torch.int64)]
-
-
-def _load(path: str | os.PathLike[str]) -> Any:
-    file = Path(path)
-    if not file.is_file():
-        kind = "is a folder" if file.is_dir() else "does not exist"
-        raise ArtifactError(f"{os.fspath(path)!r} {kind}; expected a mask file (.pth or .pt).")
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ArtifactError(
-            f"{file.name} cannot be read as tensors: {reason} It is damaged, not a torch file, or "
-            "holds other objects, which would run code on loading and are never unpickled here."
-        ) from error
 
 
 def _split(content: Any, labels: list[str], name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What one label adds up to: readers fold each batch's values into accumulators.
 
-What a forward pass adds is kept apart (*pending*) until the whole pass has succeeded: then it is
-committed to the totals, otherwise it is discarded.
+What the forward passes of a batch add is kept apart (*pending*) until all of them have succeeded:
+then it is committed to the totals, otherwise it is discarded.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Accumulator:
         self._touched: set[torch.device] = set()
 
     def pending(self, device: torch.device) -> Tensor:
-        """Return what the running forward pass adds on a device, to be written to."""
+        """Return what the running batch adds on a device, to be written to."""
         if device not in self._pending:
             self._pending[device] = self.reducer.start(self.shape, device, total=False)
         if device not in self._totals:
@@ -51,7 +51,7 @@ class Accumulator:
         return self._pending[device]
 
     def has_pending(self, layers: list[int]) -> bool:
-        """Return whether the running forward pass added something in every given layer."""
+        """Return whether the running batch added something in every given layer."""
         found = [pending[layers].flatten(1).any(1).cpu() for pending in self._pending.values()]
         return bool(found) and bool(torch.stack(found).any(0).all())
 
@@ -94,18 +94,20 @@ class TextRows:
         self.layers = layers
         self.width = width
         self._done: list[Tensor] = []
-        self._pending: dict[int, Tensor] = {}
+        # Layer → one tensor per forward pass: a batch that does not fit runs in pieces.
+        self._pending: dict[int, list[Tensor]] = {}
 
     def add(self, layer: int, rows: Tensor) -> None:
-        """Take the running batch's `[texts, layer width]` of one layer."""
-        self._pending[layer] = rows.cpu()
+        """Take a forward pass's `[texts, layer width]` of one layer."""
+        self._pending.setdefault(layer, []).append(rows.cpu())
 
     def commit(self) -> None:
         """Keep the running batch."""
         if self._pending:
-            count = next(iter(self._pending.values())).shape[0]
+            layers = {layer: torch.cat(parts) for layer, parts in self._pending.items()}
+            count = next(iter(layers.values())).shape[0]
             found = torch.zeros(count, self.layers, self.width)
-            for layer, rows in self._pending.items():
+            for layer, rows in layers.items():
                 found[:, layer, : rows.shape[1]] = rows
             self._done.append(found)
         self.discard()

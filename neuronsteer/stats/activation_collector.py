@@ -168,12 +168,12 @@ class ActivationCollector:
             measure.check_measured()
 
     def commit(self) -> None:
-        """Keep what the last forward pass added."""
+        """Add what the running batch added to the totals."""
         for each in self._everything().values():
             each.commit()
 
     def discard(self) -> None:
-        """Forget what the last, failed forward pass added."""
+        """Forget what the running batch added, because a forward pass of it failed."""
         for each in self._everything().values():
             each.discard()
         for measure in self.measures.values():

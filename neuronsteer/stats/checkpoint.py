@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Position:
-    """How far this process got in the running label.
+    """How far this process got in the running label, and how it ran.
 
     Attributes:
         label: Position of the label.
@@ -36,6 +36,7 @@ class Position:
         tokens: Counted tokens of this process so far in this label.
         cap: Largest batch, in positions, after running out of memory.
         aligned: Batches are still filled up.
+        splits: How often memory ran out.
     """
 
     label: int = 0
@@ -45,6 +46,12 @@ class Position:
     tokens: int = 0
     cap: int | None = None
     aligned: bool = True
+    splits: int = 0
+
+    def next_label(self) -> Position:
+        """Return the start of the next label, where batches run as they did at the end of this."""
+        started = Position(self.label + 1)
+        return replace(started, cap=self.cap, aligned=self.aligned, splits=self.splits)
 
 
 class CollectionCheckpoint:
@@ -94,10 +101,10 @@ class CollectionCheckpoint:
         self._last = time.monotonic()
         self._cost = self._last - began
 
-    def finish(self, label: int, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Keep a finished label, then say that the next one has begun."""
-        save_tensors(self._finished(label), tensors, {"state": json.dumps(facts)})
-        self.write(Position(label + 1), {})
+    def finish(self, position: Position, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Keep the label that ends at a position, then say that the next one has begun."""
+        save_tensors(self._finished(position.label), tensors, {"state": json.dumps(facts)})
+        self.write(position.next_label(), {})
 
     def read(self) -> tuple[Position, dict[str, Tensor]] | None:
         """Return the state of the running label, or `None` if there is none.
@@ -137,6 +144,8 @@ class CollectionCheckpoint:
         """Delete this process's files, and the folder if nothing else is in it."""
         if not self.folder.is_dir():
             return
+        # The position first: it promises that the labels before it are there.
+        self._running.unlink(missing_ok=True)
         for path in list(self.folder.iterdir()):
             if self._owns(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,6 +66,11 @@ class CollectionRun:
         self.checkpoint = checkpoint
         self._runner = BatchRunner(anatomy, collector, device)
         self._tokens = 0
+        # What the totals hold: everything up to a position, from these rows of its label.
+        self._here = Position()
+        self._order: list[int] = []
+        # Whether the totals, the rows and the position belong together at this very moment.
+        self._consistent = False
 
     def collect(self, resume: bool, progress: bool | OnProgress) -> dict[str, Any]:
         """Return the fields of `Stats` that come from running the model.
@@ -84,6 +88,9 @@ class CollectionRun:
                 self.collector.reading() as hooks,
             ):
                 self._labels(resume, report, hooks, done)
+        except KeyboardInterrupt:
+            self._write_checkpoint()
+            raise
         except Exception as found:
             error = found
         # Every process gets here, so that a failed one does not leave the others waiting.
@@ -97,75 +104,88 @@ class CollectionRun:
         hooks: HookCalls,
         done: list[tuple[Facts, dict[Need, Tensor]]],
     ) -> None:
-        start, tensors = Position(), {}
+        here, tensors = Position(), {}
         if self.checkpoint is not None:
             found = self.checkpoint.read() if resume else None
             if found is not None:
-                start, tensors = found
-                log.info("Resuming at label %d, window %d.", start.label, start.window)
+                here, tensors = found
+                log.info("Resuming at label %d, window %d.", here.label, here.window)
             else:
                 self.checkpoint.remove()
-            for label in range(start.label):
+            for label in range(here.label):
                 facts, finished = self.checkpoint.read_finished(label)
                 done.append((facts, {Need.parse(name): value for name, value in finished.items()}))
         began = time.monotonic()
-        for label in range(start.label, len(self.sources)):
-            here = start if label == start.label else Position(label)
-            self._restore(here, tensors if label == start.label else {})
-            facts = self._label(label, here, report, hooks, began)
+        self._restore(here, tensors)
+        while self._here.label < len(self.sources):
+            facts = self._label(report, hooks, began)
             totals = self._state()
             done.append((facts, totals))
             if self.checkpoint is not None:
-                self.checkpoint.finish(label, facts, {str(n): t for n, t in totals.items()})
+                named = {str(need): total for need, total in totals.items()}
+                self.checkpoint.finish(self._here, facts, named)
+            self._restore(self._here.next_label(), {})
 
     def _restore(self, here: Position, tensors: dict[str, Tensor]) -> None:
+        """Begin where a checkpoint or the label before ended."""
         restored = {Need.parse(name): value for name, value in tensors.items()}
         order = restored.pop(_ORDER, None)
+        self._consistent = False
         self.collector.load(restored)
+        self._order = [] if order is None else order.tolist()
+        self._here = here
+        self._consistent = True
         runner = self._runner
-        runner.order = [] if order is None else order.tolist()
-        runner.cap = here.cap or runner.cap
-        runner.aligned = runner.aligned and here.aligned
+        runner.cap, runner.aligned, runner.splits = here.cap, here.aligned, here.splits
 
-    def _label(
-        self, label: int, start: Position, report: OnProgress, hooks: HookCalls, began: float
-    ) -> Facts:
-        source, tally = self.sources[label], Tally()
+    def _commit(self, batch: Batch, here: Position) -> None:
+        """Add a batch that has run to the totals, and move on to the position behind it.
+
+        To whoever looks at `_consistent` this is one step: an interrupt in the middle of it leaves
+        totals that belong to no position, which must not be saved.
+        """
+        self._consistent = False
+        self.collector.commit()
+        self._order += [row.text for row in batch.rows]
+        self._here = here
+        self._consistent = True
+
+    def _label(self, report: OnProgress, hooks: HookCalls, began: float) -> Facts:
+        """Run what is left of the label that the position is in."""
+        start = self._here
+        source, tally = self.sources[start.label], Tally()
         rows = self.reader.read(source.read(), source.label, tally)
-        here, number = replace(start, label=label), -1
-        try:
-            for window, members in enumerate(self.plan.windows(rows)):
-                batches = self.plan.batches(members)
-                seen = tally.digest.hexdigest()
-                if window == start.window and start.digest and start.digest != seen:
-                    raise StatsError(
-                        f"The checkpoint cannot be resumed: the texts of label {source.label!r} "
-                        f"are not those that the run was started with."
-                    )
-                for position, batch in enumerate(batches):
-                    number += 1
-                    if (window, position) < (start.window, start.batch):
-                        continue
-                    if not self.processes.owns(number):
-                        continue
-                    self._runner.run(batch, hooks)
-                    self._tokens += batch.tokens
-                    here = Position(
-                        label,
-                        window,
-                        position + 1,
-                        seen,
-                        here.tokens + batch.tokens,
-                        self._runner.cap,
-                        self._runner.aligned,
-                    )
-                    report(self._event(label, tally, here, batch, began))
-                    if self.checkpoint is not None and self.checkpoint.due():
-                        self._write_checkpoint(here)
-        except KeyboardInterrupt:
-            if self.checkpoint is not None and not self._runner.committing:
-                self._write_checkpoint(here)
-            raise
+        number = -1
+        for window, members in enumerate(self.plan.windows(rows)):
+            batches = self.plan.batches(members)
+            seen = tally.digest.hexdigest()
+            if window == start.window and start.digest and start.digest != seen:
+                raise StatsError(
+                    f"The checkpoint cannot be resumed: the texts of label {source.label!r} are "
+                    f"not those that the run was started with."
+                )
+            for position, batch in enumerate(batches):
+                number += 1
+                if (window, position) < (start.window, start.batch):
+                    continue
+                if not self.processes.owns(number):
+                    continue
+                self._runner.run(batch, hooks)
+                here = Position(
+                    label=start.label,
+                    window=window,
+                    batch=position + 1,
+                    digest=seen,
+                    tokens=self._here.tokens + batch.tokens,
+                    cap=self._runner.cap,
+                    aligned=self._runner.aligned,
+                    splits=self._runner.splits,
+                )
+                self._commit(batch, here)
+                self._tokens += batch.tokens
+                report(self._event(tally, batch, began))
+                if self.checkpoint is not None and self.checkpoint.due():
+                    self._write_checkpoint()
         if not tally.tokens:
             raise TextError(
                 f"Label {source.label!r}: none of the tokens in its {tally.texts} texts "
@@ -189,18 +209,17 @@ class CollectionRun:
     def _state(self) -> dict[Need, Tensor]:
         return {
             **self.collector.totals(),
-            _ORDER: torch.tensor(self._runner.order, dtype=torch.int64),
+            _ORDER: torch.tensor(self._order, dtype=torch.int64),
         }
 
-    def _write_checkpoint(self, here: Position) -> None:
-        if self.checkpoint is not None:
+    def _write_checkpoint(self) -> None:
+        if self.checkpoint is not None and self._consistent:
             tensors = {str(need): value for need, value in self._state().items()}
-            self.checkpoint.write(here, tensors)
+            self.checkpoint.write(self._here, tensors)
 
-    def _event(
-        self, label: int, tally: Tally, here: Position, batch: Batch, began: float
-    ) -> Progress:
-        source, policy = self.sources[label], self.reader.policy
+    def _event(self, tally: Tally, batch: Batch, began: float) -> Progress:
+        here, policy = self._here, self.reader.policy
+        source = self.sources[here.label]
         part: float | None = None
         if policy.max_tokens is not None:
             part = min(1.0, here.tokens * self.processes.size / policy.max_tokens)
@@ -211,11 +230,11 @@ class CollectionRun:
             part = max(part or 0.0, min(1.0, ahead) * tally.seen / size)
         return Progress(
             source.label,
-            label,
+            here.label,
             len(self.sources),
             self._tokens * self.processes.size,
             time.monotonic() - began,
-            None if part is None else (label + part) / len(self.sources),
+            None if part is None else (here.label + part) / len(self.sources),
             len(batch.rows),
         )
 

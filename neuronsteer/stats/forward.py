@@ -22,28 +22,24 @@ class BatchRunner:
     """Runs batches and collects from them.
 
     Attributes:
-        order: For per-text results: positions of the rows that were run for this label, in order.
         cap: Most positions per batch, after running out of memory.
         aligned: Whether batches are filled up to a multiple of 32 positions.
         splits: How often memory ran out.
-        committing: A batch is being added to the totals right now.
     """
 
     def __init__(
         self, anatomy: Anatomy, collector: ActivationCollector, device: torch.device
     ) -> None:
-        self.order: list[int] = []
         self.cap: int | None = None
         self.aligned = True
         self.splits = 0
-        self.committing = False
         self._collector = collector
         self._decoder = anatomy.decoder()
         self._device = device
         self._checked = False
 
     def run(self, batch: Batch, hooks: HookCalls) -> None:
-        """Run a batch, in pieces if it does not fit.
+        """Run a batch, in pieces if it does not fit; what it adds is pending in the collector then.
 
         Raises:
             ParameterError: If not even a single row fits.
@@ -58,9 +54,11 @@ class BatchRunner:
             elif self._fits(piece, hooks):
                 continue
             else:
-                # Only here, outside the handler, are the tensors of the failed pass free.
+                # Only here, outside the handler, are the tensors of the failed pass free. What it
+                # added cannot be told from what the pieces before it did, so all begin again.
+                self._collector.discard()
                 self._shrink(piece)
-                queue.insert(0, piece)
+                queue = [batch]
 
     def _fits(self, batch: Batch, hooks: HookCalls) -> bool:
         ids, weight = batch.tensors(self.aligned)
@@ -71,22 +69,16 @@ class BatchRunner:
                 self._collector.finish(output[0])
             del output
         except (torch.OutOfMemoryError, MemoryError):
-            self._collector.discard()
             return False
         except RuntimeError as error:
             # What torch raises when the CPU's memory is full.
             if "allocate memory" not in str(error) and "not enough memory" not in str(error):
                 raise
-            self._collector.discard()
             return False
         if not self._checked:
             hooks.require_all()
             self._collector.check_read()
             self._checked = True
-        self.committing = True
-        self._collector.commit()
-        self.order += [row.text for row in batch.rows]
-        self.committing = False
         return True
 
     def _shrink(self, batch: Batch) -> None:

@@ -95,9 +95,17 @@ def _calibration(left: StatsData, right: StatsData) -> dict[str, Any]:
     found: dict[str, Any] = {**theirs, **mine}
     for label in mine.keys() & theirs.keys():
         both = [mine[label], theirs[label]]
+        # Counts that others published need not say what they were taken from.
+        names = dict.fromkeys(str(part["corpus"]) for part in both if part.get("corpus"))
         found[label] = {
-            "corpus": " + ".join(dict.fromkeys(str(part.get("corpus")) for part in both)),
-            "tokens": sum(int(part.get("tokens", 0)) for part in both),
-            "texts": sum(int(part.get("texts", 0)) for part in both),
+            **({"corpus": " + ".join(names)} if names else {}),
+            "tokens": left.tokens[label] + right.tokens[label],
+            "texts": left.texts[label] + right.texts[label],
         }
+        clipped = [part["clipped"] for part in both if "clipped" in part]
+        if clipped:
+            found[label]["clipped"] = {
+                "values": sum(part["values"] for part in clipped),
+                "by_at_most": max(part["by_at_most"] for part in clipped),
+            }
     return found

@@ -1,8 +1,11 @@
-"""Statistics from published counts."""
+"""Statistics from counts that others published."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,12 +13,73 @@ from torch import Tensor
 
 from ..errors import ParameterError, StatsError, did_you_mean
 from ..models import SITES
+from ..neuron_set.torch_files import read_torch_file
 from .data import StatsData
 from .needs import Need
 
+log = logging.getLogger(__name__)
+
+# What the files call the counts, and (LAPE, its successors) the number of tokens.
+_COUNTS, _TOKENS = "over_zero", ("n", "total_tokens")
+
+
+def read_count_files(
+    files: Mapping[str, str | os.PathLike[str]],
+    subtract: Mapping[str, str | os.PathLike[str]],
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return counts and tokens per label, as `from_counts` takes them.
+
+    Args:
+        files: Label → file.
+        subtract: Label → file whose counts and tokens are taken off; none or all labels.
+
+    Raises:
+        StatsError: If a file is missing, is not such a file, or does not go with the other.
+    """
+    if subtract and set(subtract) != set(files):
+        odd = sorted(set(subtract) ^ set(files))
+        raise StatsError(
+            f"The files and those to subtract name different labels: {', '.join(map(repr, odd))} "
+            f"is only in one of them."
+        )
+    found = {label: _read_count_file(path) for label, path in files.items()}
+    for label, path in subtract.items():
+        (counts, tokens), (fewer, off) = found[label], _read_count_file(path)
+        if counts.shape != fewer.shape:
+            raise StatsError(
+                f"{Path(path).name} has counts of shape {list(fewer.shape)}, which cannot be "
+                f"subtracted from {list(counts.shape)}. Give files of the same model."
+            )
+        found[label] = counts - fewer, tokens - off
+    return {k: counts for k, (counts, _) in found.items()}, {k: n for k, (_, n) in found.items()}
+
+
+def _read_count_file(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
+    name = Path(path).name
+    content = read_torch_file(path, "a file of counts", StatsError)
+    if not isinstance(content, Mapping) or _COUNTS not in content:
+        keys = f" with {', '.join(map(str, content))}" if isinstance(content, Mapping) else ""
+        raise StatsError(
+            f"{name} holds a {type(content).__name__}{keys}; expected a dictionary with "
+            f"{_COUNTS!r} and {' or '.join(map(repr, _TOKENS))}, as LAPE's activation.py writes it."
+        )
+    tokens = next((content[key] for key in _TOKENS if key in content), None)
+    if isinstance(tokens, Tensor) and tokens.numel() == 1:
+        tokens = tokens.item()
+    if type(tokens) is not int:
+        raise StatsError(
+            f"{name} does not say how many tokens were read: {' or '.join(map(repr, _TOKENS))} is "
+            f"{tokens!r}; expected a whole number."
+        )
+    return _integers(f"{_COUNTS!r} in {name}", content[_COUNTS]), tokens
+
 
 def from_counts(
-    counts: Mapping[str, Any], tokens: Mapping[str, int], site: str, header: dict[str, Any]
+    counts: Mapping[str, Any],
+    tokens: Mapping[str, int],
+    site: str,
+    clip: bool,
+    header: dict[str, Any],
 ) -> StatsData:
     """Return statistics that hold nothing but counts.
 
@@ -36,24 +100,33 @@ def from_counts(
             f"of them."
         )
     labels = tuple(counts)
-    shapes: dict[str, tuple[int, ...]] = {}
-    parts: list[Tensor] = []
+    totals: dict[str, int] = {}
     for label in labels:
         total = tokens[label]
         if isinstance(total, bool) or int(total) != total or total < 1:
             raise StatsError(f"tokens[{label!r}] is {total!r}; expected a whole number from 1.")
-        part = _integers(label, counts[label])
-        shapes[label] = tuple(part.shape)
-        if part.min() < 0 or part.max() > total:
-            raise StatsError(
-                f"counts[{label!r}] has values from {int(part.min())} to {int(part.max())}; "
-                f"expected 0 to the label's {int(total)} tokens."
-            )
-        parts.append(part)
+        totals[label] = int(total)
+    parts = {label: _integers(f"counts[{label!r}]", counts[label]) for label in labels}
+    shapes = {label: tuple(part.shape) for label, part in parts.items()}
     if len(set(shapes.values())) > 1:
         raise StatsError(f"Counts differ in shape: {shapes}. Expected [layers, width] for all.")
-    layers, width = parts[0].shape
+    layers, width = shapes[labels[0]]
     facts = dict(header)
+    if outside := _outside(parts, totals):
+        what = _described(outside, totals, len(labels) * layers * width)
+        if not clip:
+            raise StatsError(
+                f"{what} Check that counts and tokens belong together. Differences of two runs "
+                f"that were not quite the same are off by a little: clip=True accepts them, as 0 "
+                f"or as the number of tokens."
+            )
+        log.warning("%s They were clipped.", what)
+        parts = {label: part.clamp(0, totals[label]) for label, part in parts.items()}
+        # With the labels, so that it goes where they go.
+        known: dict[str, Any] = dict(facts.get("calibration") or {})
+        for label, clipped in outside.items():
+            known[label] = {**known.get(label, {}), "clipped": clipped}
+        facts["calibration"] = known
     texts = facts.pop("texts", None) or {}
     widths = tuple(facts.pop("widths", None) or (width,) * layers)
     for name, value in (("num_layers", layers), ("width", width)):
@@ -66,22 +139,45 @@ def from_counts(
         raise StatsError(f"widths={widths} contradicts counts of shape [{layers}, {width}].")
     return StatsData(
         labels=labels,
-        tokens={label: int(tokens[label]) for label in labels},
+        tokens=totals,
         texts={label: int(texts.get(label, 0)) for label in labels},
         site_widths={site: widths},
-        arrays={Need("count", site): torch.stack(parts)},
+        arrays={Need("count", site): torch.stack([*parts.values()])},
         header=facts,
     )
 
 
-def _integers(label: str, value: Any) -> Tensor:
+def _outside(parts: dict[str, Tensor], totals: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Return how many values of which labels are below 0 or above the tokens, and how far."""
+    found: dict[str, dict[str, int]] = {}
+    for label, part in parts.items():
+        far = torch.maximum(-part, part - totals[label])
+        count = int((far > 0).sum())
+        if count:
+            found[label] = {"values": count, "by_at_most": int(far.max())}
+    return found
+
+
+def _described(outside: dict[str, dict[str, int]], totals: dict[str, int], size: int) -> str:
+    number = sum(each["values"] for each in outside.values())
+    parts: list[str] = []
+    for label, each in outside.items():
+        share = 100 * each["by_at_most"] / totals[label]
+        parts.append(
+            f"{label!r} {each['values']}, by at most {each['by_at_most']} ({share:.3g} % of its "
+            f"{totals[label]} tokens)"
+        )
+    return (
+        f"{number} of {size} counts are not between 0 and their label's tokens: {'; '.join(parts)}."
+    )
+
+
+def _integers(name: str, value: Any) -> Tensor:
     found = torch.as_tensor(value)
     if found.dim() != 2 or not found.numel():
-        raise StatsError(
-            f"counts[{label!r}] has shape {list(found.shape)}; expected [layers, width]."
-        )
+        raise StatsError(f"{name} has shape {list(found.shape)}; expected [layers, width].")
     whole = found.to(torch.int64)
     odd = found.is_complex() or found.dtype == torch.bool
     if odd or not torch.equal(whole.to(found.dtype), found):
-        raise StatsError(f"counts[{label!r}] holds values that are not whole numbers.")
+        raise StatsError(f"{name} holds values that are not whole numbers.")
     return whole.cpu()

@@ -16,7 +16,7 @@ from .data import StatsData
 from .files import FACTS, NUMBERS, read, write
 from .merging import merged
 from .needs import Need
-from .published import from_counts
+from .published import from_counts, read_count_files
 from .reducers.quantile import estimate
 
 #: Header fields that two statistics must share to be merged or compared.
@@ -265,6 +265,7 @@ class Stats(StatsData):
         counts: Mapping[str, Any],
         tokens: Mapping[str, int],
         site: str = "mlp.act",
+        clip: bool = False,
         **header: Any,
     ) -> Stats:
         """Return statistics from published counts.
@@ -273,9 +274,45 @@ class Stats(StatsData):
             counts: Label → how often each neuron was positive, `[layers, width]`.
             tokens: Label → number of tokens.
             site: Where they were counted.
+            clip: Accept counts below 0 or above the label's tokens, as 0 or as the tokens. How many
+                values of a label that changed, and by how much at most, is in
+                `calibration[label]["clipped"]`, here and in neuron sets made from these statistics.
             **header: Facts to keep, e.g. `model_type`, `base_model`, `revision`, `texts`.
+
+        Raises:
+            StatsError: If counts or tokens are malformed, or contradict each other.
         """
-        return cls(**vars(from_counts(counts, tokens, site, header)))
+        return cls(**vars(from_counts(counts, tokens, site, clip, header)))
+
+    @classmethod
+    def from_count_files(
+        cls,
+        files: Mapping[str, str | os.PathLike[str]],
+        *,
+        subtract: Mapping[str, str | os.PathLike[str]] | None = None,
+        site: str = "mlp.act",
+        clip: bool = False,
+        **header: Any,
+    ) -> Stats:
+        """Return statistics from the count files of LAPE and of works that copied its format.
+
+        Such a file is a dictionary, saved by torch: `over_zero` is how often each neuron was
+        positive, `n` or `total_tokens` the number of tokens. Only tensors are read; no code runs.
+
+        Args:
+            files: Label → file.
+            subtract: Label → file whose counts and tokens are subtracted: that of the prompts alone
+                leaves those of the responses.
+            site: Where they were counted.
+            clip: See `from_counts`; differences of two runs may need it.
+            **header: See `from_counts`.
+
+        Raises:
+            StatsError: If a file is missing or is not such a file, or its numbers contradict each
+                other.
+        """
+        counts, tokens = read_count_files(files, subtract or {})
+        return cls.from_counts(counts, tokens, site, clip, **header)
 
     def summary(self) -> dict[str, Any]:
         """Return what is in here, JSON-plain."""

@@ -1,6 +1,7 @@
 """Stats: accessors, files, merging, counts published by others."""
 
 import json
+import logging
 
 import huggingface_hub
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import neuronsteer.stats as st
+from neuronsteer.detectors import detect
 from neuronsteer.errors import HubError, LabelError, MismatchError, ParameterError, StatsError
 from neuronsteer.stats import Need, Stats
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -186,8 +188,8 @@ GOOD = {"a": [[1, 2], [3, 4]]}
         ({}, {}, {}, "no counts"),
         (GOOD, {"b": 4}, {}, "different labels: 'a', 'b'"),
         (GOOD, {"a": 0}, {}, r"tokens\['a'\] is 0"),
-        (GOOD, {"a": 3}, {}, r"counts\['a'\] has values from 1 to 4"),
-        ({"a": [[-1, 2]]}, {"a": 3}, {}, "from -1"),
+        (GOOD, {"a": 3}, {}, r"1 of 4 counts .* 'a' 1, by at most 1 \(33.3 % of its 3 tokens\)"),
+        ({"a": [[-1, 2]]}, {"a": 3}, {}, r"1 of 2 counts .* 'a' 1, by at most 1 .*clip=True"),
         ({"a": [[0.5, 2]]}, {"a": 3}, {}, "whole numbers"),
         ({"a": [[True, False]]}, {"a": 3}, {}, "whole numbers"),
         ({"a": [1, 2]}, {"a": 3}, {}, r"shape \[2\]"),
@@ -199,6 +201,91 @@ GOOD = {"a": [[1, 2], [3, 4]]}
 def test_from_counts_refuses(counts, tokens, options, message):
     with pytest.raises(StatsError, match=message):
         Stats.from_counts(counts, tokens, **options)
+
+
+# What subtracting two runs leaves that did not round alike.
+NEARLY = {"a": [[1000, 1001, 999], [0, -1, 500]], "b": [[5, 6, 7], [8, 9, 10]]}
+TOKENS = {"a": 1000, "b": 10}
+
+
+def test_counts_that_are_a_little_off_are_accepted_on_request(caplog, tmp_path):
+    with pytest.raises(StatsError, match=r"2 of 12 counts .* 'a' 2, by at most 1 \(0.1 % of its"):
+        Stats.from_counts(NEARLY, TOKENS)
+    with caplog.at_level(logging.WARNING):
+        stats = Stats.from_counts(NEARLY, TOKENS, clip=True, model_type="llama")
+    assert "2 of 12 counts" in caplog.text and "clipped" in caplog.text
+    assert stats.get("count", "mlp.act")[0].tolist() == [[1000, 1000, 999], [0, 0, 500]]
+    assert stats.probabilities().max() == 1
+    clipped = {"a": {"clipped": {"values": 2, "by_at_most": 1}}}
+    assert stats.summary()["calibration"] == clipped
+    assert Stats.load(stats.save(tmp_path)).summary()["calibration"] == clipped
+    # It goes where the label goes, and adds up with it.
+    assert stats.only("b").calibration == {}
+    assert stats.merge(stats).calibration["a"]["clipped"] == {"values": 4, "by_at_most": 1}
+    neurons = detect(stats, "lape", rate=1.0, filter=0.0, bar=0.0)
+    assert neurons.calibration["a"]["clipped"] == {"values": 2, "by_at_most": 1}
+    assert "clipped" not in neurons.calibration["b"]
+
+
+def test_counts_that_are_in_range_are_not_clipped(caplog):
+    stats = Stats.from_counts(GOOD, {"a": 4}, clip=True)
+    assert not caplog.text
+    assert stats.calibration == {}
+
+
+@pytest.mark.parametrize("tokens", ["n", "total_tokens"])
+def test_count_files_of_lape_and_its_successors(tmp_path, tokens):
+    """LAPE saves `n` beside float sums, in int32; the alignment paper `total_tokens`, in int64."""
+    dtype = torch.int32 if tokens == "n" else torch.int64
+    more = {"sum1": torch.ones(2, 3)} if tokens == "n" else {}
+    paths = {}
+    for label, counts in NEARLY.items():
+        for part, add in (("whole", 7), ("prefix", 0)):
+            over_zero = torch.tensor(counts, dtype=dtype) * bool(add) + 7
+            found = {tokens: TOKENS[label] * bool(add) + 9, "over_zero": over_zero, **more}
+            paths[part, label] = tmp_path / f"{part}.{label}.pt"
+            torch.save(found, paths[part, label])
+    whole = {label: paths["whole", label] for label in NEARLY}
+    prefix = {label: paths["prefix", label] for label in NEARLY}
+    with pytest.raises(StatsError, match="2 of 12 counts"):
+        Stats.from_count_files(whole, subtract=prefix)
+    got = Stats.from_count_files(whole, subtract=prefix, clip=True, base_model="org/m")
+    want = Stats.from_counts(NEARLY, TOKENS, clip=True, base_model="org/m")
+    assert same(got, want)
+    alone = Stats.from_count_files(prefix)
+    assert alone.tokens == {"a": 9, "b": 9}
+    assert alone.get("count", "mlp.act").unique().tolist() == [7]
+
+
+COUNT_FILE = {"n": 9, "over_zero": torch.tensor([[1, 2]])}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds a list; expected a dictionary with 'over_zero'"),
+        ({"n": 3, "counts": [[1]]}, "holds a dict with n, counts"),
+        ({"over_zero": torch.tensor([[1]])}, "'n' or 'total_tokens' is None"),
+        ({**COUNT_FILE, "n": 2.5}, r"is 2.5; expected a whole number"),
+        ({**COUNT_FILE, "over_zero": torch.tensor([1])}, r"'over_zero' in a.pt has shape \[1\]"),
+        (COUNT_FILE, "b.pt' does not exist"),
+    ],
+)
+def test_what_is_no_count_file(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(StatsError, match=message):
+        Stats.from_count_files({"a": tmp_path / "a.pt", "b": tmp_path / "b.pt"})
+
+
+def test_files_to_subtract_must_go_with_the_others(tmp_path):
+    torch.save(COUNT_FILE, tmp_path / "a.pt")
+    torch.save({"n": 1, "over_zero": torch.tensor([[1]])}, tmp_path / "b.pt")
+    with pytest.raises(StatsError, match=r"different labels: 'x' is only in one"):
+        Stats.from_count_files(
+            {"a": tmp_path / "a.pt"}, subtract={"a": tmp_path / "b.pt", "x": tmp_path / "b.pt"}
+        )
+    with pytest.raises(StatsError, match=r"b.pt has counts of shape \[1, 1\]"):
+        Stats.from_count_files({"a": tmp_path / "a.pt"}, subtract={"a": tmp_path / "b.pt"})
 
 
 def test_from_counts_refuses_unknown_sites():

@@ -57,6 +57,18 @@ def test_experts_are_measured_one_by_one(family):
         assert norms[block.flat(block.num_experts, 3)] == pytest.approx(float(column.norm()))
 
 
+def test_a_collection_measures_them_once(monkeypatch):
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return weight_norms.norms(*args)
+
+    monkeypatch.setitem(weight_norms.WEIGHT_MEASURES, "norm", counted)
+    collect(tiny_model("llama"), tiny_tokenizer(), TEXTS, progress=False)
+    assert len(calls) == 1
+
+
 def test_running_on_unit_vectors_gives_what_reading_gives(monkeypatch):
     for family in ("llama", "gpt2"):
         module = inspect(tiny_model(family)).hook_points("mlp.neuron")[0].module

@@ -1,9 +1,9 @@
 """Reducers: what is kept of a neuron's values. One file per family, found by scanning.
 
 A reducer sees the values of the counted tokens of one forward pass, chunk by chunk, and folds them
-into what is *pending*. Only when the whole forward pass has succeeded is that added to the *total*,
-so that a batch that ran out of memory half-way leaves no trace. Totals of several processes, shards
-or checkpoints are combined with `merge`, in any order.
+into what is *pending*. Only when the whole batch has run is that added to the *total*, so that one
+that ran out of memory or was interrupted half-way leaves no trace. Totals of several processes,
+shards or checkpoints are combined with `merge`, in any order.
 """
 
 from __future__ import annotations
