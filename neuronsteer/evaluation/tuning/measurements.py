@@ -23,7 +23,7 @@ from ..metrics.scoring import Likelihood, TokenRow, score_rows
 from . import reference
 from .budget import Budget
 from .cells import Cell
-from .sampling import SeededSampling
+from .sampling import PromptSeededSampling
 
 #: Prompts among which a continuation's own one is looked for.
 CANDIDATES = 10
@@ -188,7 +188,7 @@ class Measurements:
         own = self.settings
         ids = [given for _, given, _ in prompts]
         seeds = [f"{own.seed} {text}" for text, _, _ in prompts]
-        sampling = SeededSampling(
+        sampling = PromptSeededSampling(
             seeds, self._tokens, own.temperature, lambda: self.budget.step("token")
         )
         options: dict[str, Any] = {} if own.chat else {"min_new_tokens": self._tokens}

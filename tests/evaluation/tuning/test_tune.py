@@ -12,7 +12,7 @@ import torch
 
 import neuronsteer as ns
 from neuronsteer.errors import LabelError, ParameterError, TextError
-from neuronsteer.evaluation.tuning.sampling import TOP_K, SeededSampling
+from neuronsteer.evaluation.tuning.sampling import TOP_K, PromptSeededSampling
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 TEXTS = {
@@ -195,9 +195,9 @@ def test_draws_belong_to_their_row_and_follow_the_model():
     scores = torch.log(torch.tensor([[0.5, 0.3, 0.2, 0.0]]))
     counts = torch.zeros(4)
     for i in range(2000):
-        counts[SeededSampling([str(i)], 1, 1.0)(None, scores).argmax()] += 1
+        counts[PromptSeededSampling([str(i)], 1, 1.0)(None, scores).argmax()] += 1
     assert torch.allclose(counts / 2000, scores.exp()[0], atol=0.04)
     wide = torch.randn(3, 2 * TOP_K, generator=torch.Generator().manual_seed(0))
-    together = SeededSampling(["x", "y", "z"], 1, 0.8)(None, wide)
-    alone = SeededSampling(["y"], 1, 0.8)(None, wide[1:2])
+    together = PromptSeededSampling(["x", "y", "z"], 1, 0.8)(None, wide)
+    alone = PromptSeededSampling(["y"], 1, 0.8)(None, wide[1:2])
     assert torch.equal(together[1:2], alone) and together.isfinite().sum() == 3
