@@ -39,7 +39,7 @@ import torch
 
 import neuronsteer as ns
 from neuronsteer.errors import NeuronSteerError
-from neuronsteer.evaluation.bootstrap import interval
+from neuronsteer.evaluation.bootstrap import wilson
 from neuronsteer.evaluation.candidates import identifier_among
 from neuronsteer.evaluation.continuations import continue_rows, decode, encode_prompt
 from neuronsteer.evaluation.experiments._saved_cases import SavedCases
@@ -54,7 +54,7 @@ from neuronsteer.evaluation.tuning.measurements import (
     Setting,
     TuningSettings,
 )
-from neuronsteer.evaluation.tuning.sampling import SeededSampling
+from neuronsteer.evaluation.tuning.sampling import PromptSeededSampling
 from neuronsteer.hub.atomic_files import write_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,7 +165,8 @@ class ModelUnderTest:
                     for block in rounds:
                         measured.compare_with_natural([setting], block)
                     measured.retrieve([setting], 0)
-                    cells[label] = measured.cell(setting).to_dict()
+                    found = {"intervals": measured.intervals(setting)}
+                    cells[label] = measured.cell(setting).to_dict() | found
                 for item in measured.items(setting):
                     pair = (prompts[item["prompt"]].language or "", label)
                     hits.setdefault(pair, []).append(same(item["identified"], label))
@@ -233,7 +234,7 @@ class ModelUnderTest:
                     min_new_tokens=total,
                     suppress_tokens=list(self.suppressed) or None,
                     logits_processor=[
-                        SeededSampling([p.text for p, _ in some], total, 0.3 if self.chat else 0.8)
+                        PromptSeededSampling([p.text for p, _ in some], total, 0.3 if self.chat else 0.8)
                     ],
                 )
                 written = decode(self.tokenizer, [row[BEFORE + DELAY :] for row in ids])
@@ -305,9 +306,9 @@ class ModelUnderTest:
 
 
 def with_interval(hits: Sequence[bool]) -> dict[str, Any]:
-    """Return the mean and its 95 % bootstrap interval."""
-    values = [float(hit) for hit in hits]
-    return {"mean": sum(values) / max(len(values), 1), "interval": interval(values)}
+    """Return the mean and Wilson's 95 % interval, which takes the texts as independent."""
+    mean = sum(hits) / max(len(hits), 1)
+    return {"mean": mean, "interval": wilson(mean, len(hits)) if hits else None}
 
 
 def measured(name: str, options: argparse.Namespace, results: dict[str, Any]) -> None:

@@ -18,10 +18,10 @@ _HEAD = """# Real models: what steering does out of the box
 Rendered from `real_models.json` by `python benchmarks/real_models.py --render`; the same command
 with `--full` measures it again. Nothing was tuned on these prompts. Both models are quantised
 copies of the ones named (`make real`), steered with the ready-made sets of `model_cards/`; what is
-left is read off the prompt by the set. `docs/evaluation.md` says how fluency and relevance are computed.
-Languages are identified by lingua, which chooses among the twelve labels, their neighbours (uk, be,
-bg, pt, ca, gl and others) and the languages of the built-in sentences. ✗ marks an aim that was not
-reached.
+left is read off the prompt by the set. `docs/evaluation.md` says how fluency and relevance are
+computed. Languages are identified by lingua, which chooses among the twelve labels, their
+neighbours (uk, be, bg, pt, ca, gl and others) and the languages of the built-in sentences. ✗ marks
+an aim that was not reached.
 """
 
 

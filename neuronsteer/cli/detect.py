@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,19 +22,32 @@ from .tune import PANEL, TuneOptions, report
     neuronsteer detect stats --method lape --rate 0.02 -o neurons
     neuronsteer detect stats --set per_label=400 --set exclusive=true -o neurons
     neuronsteer detect stats -o neurons --tune MODEL --prompts en.txt --texts heldout/ --budget 20m
+    neuronsteer detect stats -o neurons --tune MODEL --method effect,lape --layers early,all
     """,
-    resume="Tuning goes on with: neuronsteer tune MODEL SET -o SET --resume, and the same options.",
+    resume="Tuning goes on with: neuronsteer tune MODEL SET -o SET --resume, and the same options; "
+    "where several sets were tried, SET SET … are the folders in SET.candidates.",
 )
 def detect(
     stats: Annotated[
         str, typer.Argument(metavar="STATS", help="Folder written by 'neuronsteer collect'.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="Folder to write.")],
-    method: Annotated[str, typer.Option(help="A detector; 'neuronsteer methods' lists them.")] = (
-        "lape"
-    ),
+    method: Annotated[
+        str,
+        typer.Option(
+            help="A detector; 'neuronsteer methods' lists them. With --tune, several "
+            "(effect,lape): the best is kept."
+        ),
+    ] = "lape",
     rate: Annotated[
         float | None, typer.Option(help="Share of all neurons to select (lape: 0.01).")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers to select from: early, middle, late (thirds), all, or such as 0-8. With "
+            "--tune, several (early,0-8,all): the best are kept."
+        ),
     ] = None,
     parameters: options.Parameters = None,
     labels: Annotated[
@@ -67,30 +82,75 @@ def detect(
     from ..detectors import detect as run
     from ..stats import Stats
 
-    given = options.read_parameters(parameters or [], {method: DETECTORS.get(method)})
+    methods, parts = options.read_list(method) or [method], options.read_list(layers) or []
+    if tune is None and max(len(methods), len(parts)) > 1:
+        raise ParameterError(
+            "Several methods or layers are sets to choose from, which needs --tune MODEL. For one "
+            "set with neurons of several ranges of layers, use --set layers=0-3,8."
+        )
+    given = options.read_parameters(
+        parameters or [], {each: DETECTORS.get(each) for each in methods}
+    )
     if rate is not None:
         given["rate"] = rate
     loaded = Stats.load(stats)
     if names := options.read_list(labels):
         loaded = loaded.only(*names)
-    neurons = run(loaded, method=method, **given)
-    neurons.save_pretrained(out)
-    empty = [label for label, count in neurons.counts.items() if count == 0]
-    if empty:
-        console.note(
-            f"No neuron was found for {', '.join(empty)}: more text, a higher rate or a lower bar "
-            "may help.",
-            quiet=quiet,
-        )
+    sets = {
+        name: run(loaded, method=each, **own)
+        for name, (each, own) in _candidates(methods, parts, given).items()
+    }
+    several = len(sets) > 1
+    for name, neurons in sets.items():
+        neurons.save_pretrained(_kept(out) / name if several else out)
+        empty = [label for label, count in neurons.counts.items() if count == 0]
+        if empty:
+            console.note(
+                f"{f'{name}: n' if several else 'N'}o neuron was found for {', '.join(empty)}: "
+                "more text, a higher rate or a lower bar may help.",
+                quiet=quiet,
+            )
+    neurons = next(iter(sets.values()))
     if tune is not None:
-        found = tuning.run(*loading.load(tune), neurons, out=out, progress=not quiet)
+        rows = sets if several else neurons
+        found = tuning.run(*loading.load(tune), rows, out=out, progress=not quiet)
         neurons = found.neurons
         report(found, out=out, plot=None, as_json=False, quiet=quiet or as_json)
+    if several:
+        console.note(f"The sets that were tried are in {_kept(out)}.", quiet=quiet)
     if as_json:
         console.dump(neurons.summary())
     elif not quiet:
         console.out().print(neurons.table())
     console.note(f"Wrote {out}. Next: neuronsteer show {out}", quiet=quiet)
+
+
+def _candidates(
+    methods: Sequence[str], layers: Sequence[str], given: Mapping[str, Any]
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return name → method and its parameters, for every method at every choice of layers.
+
+    Of several methods each takes the parameters that it has.
+    """
+    from ..detectors import DETECTORS
+
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for method in dict.fromkeys(methods):
+        own, parts = dict(given), list(layers)
+        if len(methods) > 1:
+            fields = {field.name for field in dataclasses.fields(DETECTORS.get(method))}
+            own = {name: value for name, value in given.items() if name in fields}
+            parts = parts if "layers" in fields else []
+        for part in parts:
+            name = method if len(parts) == 1 else f"{method}-{part}"
+            found[name] = (method, {**own, "layers": part})
+        if not parts:
+            found[method] = (method, own)
+    return found
+
+
+def _kept(out: Path) -> Path:
+    return out.with_name(out.name + ".candidates")
 
 
 @command(

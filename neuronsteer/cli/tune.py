@@ -1,9 +1,10 @@
-"""`neuronsteer tune`: how strongly to steer to each label."""
+"""`neuronsteer tune`: with which set, and how strongly, to steer to each label."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,16 @@ class TuneOptions:
             "sentences.",
         ),
     ] = None
+    reference_prompts: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=PANEL,
+            metavar="DIR",
+            help="Of a chat model: prompts in the language of each label, a file per label. Its "
+            "unsteered answers in that language are what steered texts are compared with. Default: "
+            "the label's own file in the folder of --prompts.",
+        ),
+    ] = None
     budget: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +81,14 @@ class TuneOptions:
         str | None,
         typer.Option(
             rich_help_panel=PANEL, help="Strengths of the first look (0.25,0.5,0.75,1,1.5,2)."
+        ),
+    ] = None
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PANEL,
+            help="Also try only the best so many neurons of each label, as shares of all: "
+            "0.01,0.03.",
         ),
     ] = None
     max_new_tokens: Annotated[
@@ -107,28 +126,39 @@ class TuneOptions:
         return seconds_of(self.budget)
 
     def run(
-        self, loaded: Any, tokenizer: Any, rows: NeuronSet, *, demo: bool = False, **more: Any
+        self,
+        loaded: Any,
+        tokenizer: Any,
+        rows: NeuronSet | Mapping[str, NeuronSet],
+        *,
+        demo: bool = False,
+        **more: Any,
     ) -> Tuning:
-        """Tune a set.
+        """Tune a set, or choose among several.
 
         Args:
             loaded: The model.
             tokenizer: Its tokenizer.
-            rows: The set.
+            rows: The set, or sets by name.
             demo: Whether it is the embedded set, for which there are sentences.
             **more: Further arguments of `tune`; they win over the options.
         """
         from ..evaluation.tuning import tune
 
-        labels = [label for label, count in rows.counts.items() if count]
+        sets = rows.values() if isinstance(rows, Mapping) else [rows]
+        counts = [(label, count) for each in sets for label, count in each.counts.items()]
+        labels = list(dict.fromkeys(label for label, count in counts if count))
         if demo and self.prompts is None and self.texts is None:
             prompts, texts = _demo_texts(self.limit)
             more["labels"] = more.get("labels") or [each for each in texts if each != "en"]
         else:
             prompts, texts = self._data(labels)
         given: dict[str, Any] = {"budget": self.seconds(), **more}
-        if (grid := options.read_list(self.strengths)) is not None:
-            given["strengths"] = [_number(text) for text in grid]
+        for name in ("strengths", "shares"):
+            if (listed := options.read_list(getattr(self, name))) is not None:
+                given[name] = [_number(text, name) for text in listed]
+        if self.reference_prompts is not None:
+            given["reference_prompts"] = self._by_label(self.reference_prompts, labels)
         return tune(
             loaded,
             tokenizer,
@@ -155,14 +185,19 @@ class TuneOptions:
         if self.prompts is not None and self.prompts.is_file():
             files.pop("prompts")
         data = EvaluationData(files, labels)
-        prompts: Any = None
         if self.prompts is not None and self.prompts.is_file():
-            prompts = thinned([_text(row) for row in read_rows(self.prompts)], self.limit)
+            prompts: Any = thinned([_text(row) for row in read_rows(self.prompts)], self.limit)
         else:
             items = data.get("prompts").items
             prompts = {label: thinned(list(some), self.limit) for label, some in items.items()}
         texts = data.get("texts").items if data.has("texts") else {}
         return prompts, {label: list(some) for label, some in texts.items()}
+
+    def _by_label(self, folder: Path, labels: list[str]) -> dict[str, list[str]]:
+        from ..evaluation.readers import EvaluationData
+
+        items = EvaluationData({"prompts": folder}, labels).get("prompts").items
+        return {label: list(some) for label, some in items.items()}
 
 
 @command(
@@ -172,12 +207,20 @@ class TuneOptions:
     neuronsteer tune MODEL SET --prompts en.txt --texts heldout/ --budget 20m -o tuned
     neuronsteer tune MODEL SET --prompts prompts/ --texts heldout/ --labels fr,de -o tuned --resume
     neuronsteer tune MODEL SET --prompts en.txt --texts heldout/ -o tuned --plot tuned.png
+    neuronsteer tune MODEL SET_A SET_B --shares 0.01,0.03 --prompts en.txt --texts heldout/ -o tuned
     """,
     resume="What was measured is kept; with --out, continue with the same command and --resume.",
 )
 def tune(
     model: options.Model,
-    neurons: options.NeuronSet,
+    neurons: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SET...",
+            help="Folder or Hub id of a neuron set, or of several to choose from; 'demo' is the "
+            "embedded one.",
+        ),
+    ],
     *,
     tuning: TuneOptions,
     out: Annotated[
@@ -204,6 +247,10 @@ def tune(
     what the model itself writes in that language) and of relevance (from the text one can tell its
     own prompt from others).
 
+    Several sets, and the --shares of their neurons, are searched side by side; what is clearly
+    behind after the first look is given up. Sets with the same site and operation are mixed, label
+    by label; otherwise the one that is best on average is written.
+
     Afterwards strength 1 means the strength that was found. When the budget is spent, the best so
     far is written. Use prompts and texts that the set is not evaluated on later.
     """
@@ -213,7 +260,12 @@ def tune(
     seconds = tuning.seconds()
     if resume and out is None:
         raise ParameterError("--resume needs --out SET, beside which the state was kept.")
-    rows = load_set(neurons)
+    rows = {Path(name).name: load_set(name) for name in neurons}
+    if len(rows) < len(neurons):
+        raise ParameterError(
+            f"Two of the sets have the same name ({', '.join(Path(name).name for name in neurons)})"
+            "; rename a folder, so that they can be told from each other."
+        )
     loaded, tokenizer = loading.load(model)
     if seconds is not None:
         # Loading took a part of it.
@@ -221,8 +273,8 @@ def tune(
     found = tuning.run(
         loaded,
         tokenizer,
-        rows,
-        demo=neurons == DEMO,
+        rows if len(rows) > 1 else rows.popitem()[1],
+        demo=neurons == [DEMO],
         labels=options.read_list(labels),
         budget=seconds,
         out=out,
@@ -243,6 +295,9 @@ def report(
     if as_json:
         console.dump(found.to_dict())
     elif not quiet:
+        if len(found.candidates) > 1:
+            console.out().print(found.candidate_table())
+            console.out().print()
         console.out().print(found.table())
     for line in found.notes:
         console.note(line, quiet=quiet)
@@ -264,12 +319,12 @@ def _demo_texts(limit: int | None) -> tuple[list[str], dict[str, list[str]]]:
     return [" ".join(text.split()[:_WORDS]) for text in english], texts
 
 
-def _number(text: str) -> float:
+def _number(text: str, option: str) -> float:
     try:
         return float(text)
     except ValueError:
         raise ParameterError(
-            f"Cannot read the strength {text!r}; expected numbers such as 0.5,1,2."
+            f"Cannot read --{option} {text!r}; expected numbers such as 0.5,1."
         ) from None
 
 

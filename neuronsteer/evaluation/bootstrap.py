@@ -1,9 +1,10 @@
-"""Means, and bootstrap confidence intervals: how far a number would move with other items."""
+"""Means, and confidence intervals: how far a number would move with other items."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,24 @@ def interval(
         left -= rows
     low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def wilson(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval for a share of `count` items.
+
+    It has a width where all items agree, where a bootstrap has none: of eight texts of which all
+    are right, the share among further ones may be as low as 0.68.
+    """
+    if not 0 < level < 1 or count < 1 or not 0 <= share <= 1:
+        raise ParameterError(
+            f"An interval needs 0 < level < 1 and a share, from 0 to 1, of at least one item; got "
+            f"level={level}, share={share}, count={count}."
+        )
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    whole = 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / whole
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / whole
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def averaged(

@@ -9,11 +9,13 @@ from typing import Any
 
 from ..errors import ParameterError
 
-#: `"all"`, layers and ranges of layers (`"0-3,8"`), one layer (`3`), or several (`[0, 1]`,
-#: `range(4)`). Layers are counted from 0; -1 is the last one.
+#: `"all"`, a third of them (`"early"`, `"middle"`, `"late"`), layers and ranges of layers
+#: (`"0-3,8"`), one layer (`3`), or several (`[0, 1]`, `range(4)`). Layers are counted from 0; -1 is
+#: the last one.
 Layers = str | int | Sequence[int]
 
 ALL = "all"
+THIRDS = ("early", "middle", "late")
 _PART = re.compile(r"(\d+)-(\d+)|(-?\d+)")
 
 
@@ -27,6 +29,8 @@ def spell_layers(layers: Layers, who: str) -> str:
     Raises:
         ParameterError: If they have another form.
     """
+    if (third := _third(layers)) is not None:
+        return THIRDS[third]
     ranges = _ranges(layers, who)
     return ALL if ranges is None else ",".join(_text(*each) for each in ranges)
 
@@ -37,6 +41,10 @@ def chosen_layers(layers: Layers, num_layers: int, who: str) -> list[int]:
     Raises:
         ParameterError: If they have another form, or the model has no such layer.
     """
+    if (third := _third(layers)) is not None:
+        first = num_layers * third // 3
+        # None of them is empty, however few layers there are.
+        return list(range(first, max(num_layers * (third + 1) // 3, first + 1)))
     ranges = _ranges(layers, who)
     if ranges is None:
         return list(range(num_layers))
@@ -49,6 +57,11 @@ def chosen_layers(layers: Layers, num_layers: int, who: str) -> list[int]:
             )
         found.update(layer % num_layers for layer in range(first, last + 1))
     return sorted(found)
+
+
+def _third(layers: object) -> int | None:
+    name = layers.strip() if isinstance(layers, str) else ""
+    return THIRDS.index(name) if name in THIRDS else None
 
 
 def _ranges(layers: object, who: str) -> list[tuple[int, int]] | None:
@@ -87,6 +100,7 @@ def _text(first: int, last: int) -> str:
 
 def _error(layers: object, who: str) -> ParameterError:
     return ParameterError(
-        f"{who} got layers={layers!r}; expected 'all', layers and ranges of layers counted from 0 "
-        "such as '0-2,5', or whole numbers such as [0, 1, 2, 5], where -1 is the last layer."
+        f"{who} got layers={layers!r}; expected 'all', 'early', 'middle' or 'late' (a third of "
+        "them), layers and ranges of layers counted from 0 such as '0-2,5', or whole numbers such "
+        "as [0, 1, 2, 5], where -1 is the last layer."
     )

@@ -78,6 +78,48 @@ def test_detect_tunes_what_it_found(disk, call, tmp_path, prompts):
     assert NeuronSet.from_pretrained(out).strengths == found["strengths"] and found["cells"]
 
 
+def test_tune_chooses_among_sets(disk, call, tmp_path, prompts):
+    out, other = tmp_path / "tuned", tmp_path / "other"
+    NeuronSet.from_pretrained(disk.set).top(2).save_pretrained(other)
+    line = ("tune", disk.model, disk.set, str(other), "--prompts", prompts, "--texts", disk.texts)
+    done = call(*line, "--shares", "0.02", "--labels", "fr", "-o", str(out), *QUICK[:4])
+    assert done.code == 0, done.err
+    assert "other" in done.out and "2.0%" in done.out and "taken for fr" in done.out
+    found = json.loads((out / "tuning.json").read_text("utf-8"))
+    assert {(c["name"], c["share"]) for c in found["candidates"]} == {
+        ("set", None), ("set", 0.02), ("other", None), ("other", 0.02),
+    }  # fmt: skip
+    twice = call(*line[:4], disk.set, "-q")
+    assert twice.code == 2 and "same name" in twice.err
+
+
+def test_detect_chooses_among_methods_and_layers(disk, call, tmp_path, prompts):
+    out = tmp_path / "neurons"
+    line = ("detect", disk.stats, "-o", str(out), "--method", "effect,lape", "--layers", "0,all")
+    done = call(
+        *line, "--rate", "0.2", "--set", "filter=0.5", "--set", "bar=0.5", "--tune", disk.model,
+        "--prompts", prompts, "--texts", disk.texts, *QUICK,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = json.loads((out / "tuning.json").read_text("utf-8"))
+    names = ["effect-0", "effect-all", "lape"]
+    assert [each["name"] for each in found["candidates"]] == names
+    kept = {
+        name: NeuronSet.from_pretrained(tmp_path / "neurons.candidates" / name) for name in names
+    }
+    assert set(kept["effect-0"].layer.tolist()) == {0}
+    assert kept["lape"].method["parameters"]["bar"] == 0.5
+    assert NeuronSet.from_pretrained(out).strengths == found["strengths"]
+
+
+def test_one_choice_of_layers_needs_no_tuning(disk, call, tmp_path):
+    line = ("detect", disk.stats, "-o", str(tmp_path / "s"), "--method", "effect", "-q")
+    assert call(*line, "--layers", "late").code == 0
+    assert set(NeuronSet.from_pretrained(tmp_path / "s").layer.tolist()) == {1}
+    done = call(*line, "--layers", "0,1")
+    assert done.code == 2 and "needs --tune MODEL" in done.err and "--set layers=" in done.err
+
+
 def test_an_interruption_says_how_to_go_on(disk, call, tmp_path, prompts, monkeypatch):
     def interrupted(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
@@ -99,8 +141,10 @@ def test_help_teaches(call):
     [
         ("--budget soon", "20m"),
         ("--resume", "--resume needs --out"),
-        ("--strengths a,b", "Cannot read the strength 'a'"),
+        ("--strengths a,b", "Cannot read --strengths 'a'"),
         ("--strengths 0", "above 0"),
+        ("--shares few", "Cannot read --shares 'few'"),
+        ("./nowhere", "no folder './nowhere'"),
         ("--prompts nowhere", "no folder 'nowhere'"),
         ("--labels xx", "Unknown label"),
         ("--suppress <nope>", "no token '<nope>'"),

@@ -1,9 +1,8 @@
-"""Tuning: how strongly to steer, per label, so that texts are in the language and still good."""
+"""Tuning: with which set and how strongly to steer, so that texts are in the language and good."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -22,8 +21,10 @@ from ..experiments._saved_cases import SavedCases
 from ..metrics.codes import same
 from ..metrics.langid import Identifier, IdentifierLike
 from .budget import Budget, BudgetSpentError, Clock, seconds_of
-from .cells import best
-from .measurements import Measurements, Prompt, TuningSettings
+from .candidate_sets import GivenSets, candidate_sets, combined
+from .cells import Cell
+from .choice import candidates, choose, search_all
+from .measurements import Measurements, Prompt, Setting, TuningSettings
 from .meter import OnProgress, metered
 from .result import Tuning, notes_of
 from .search import GRID, Search
@@ -37,7 +38,7 @@ _LEAST_PROMPTS = 2
 def tune(
     model: Any,
     tokenizer: Any,
-    neurons: NeuronSet | str | os.PathLike[str],
+    neurons: GivenSets,
     prompts: Prompts,
     texts: Mapping[str, Sequence[str]] | None = None,
     *,
@@ -45,6 +46,7 @@ def tune(
     budget: float | str | None = None,
     strengths: Sequence[float] = GRID,
     shares: Sequence[float] | None = None,
+    reference_prompts: Mapping[str, Sequence[str]] | None = None,
     source: str | Sequence[str] | None = None,
     max_new_tokens: int = 32,
     temperature: float = 0.8,
@@ -66,10 +68,14 @@ def tune(
     first, then the neighbourhood of the best strength, then the two best on more prompts. Strengths
     are compared by success × fluency × relevance; see `docs/evaluation.md` for the definitions.
 
+    Several sets, say of other methods or layers, are searched side by side; those that are clearly
+    behind after the first look are given up. Of sets with the same site and operation every label
+    gets the neurons that are best for it; otherwise the result is the set that is best on average.
+
     Args:
         model: The model, a causal LM of transformers.
         tokenizer: Its tokenizer.
-        neurons: The set, or where it is.
+        neurons: The set, or where it is. Or several to choose from, by name or as a list.
         prompts: Beginnings of texts in a language that is left, or label → beginnings: then every
             label is tuned on the prompts of all others.
         texts: Label → natural texts. What the unsteered model makes of their beginnings is the
@@ -78,8 +84,11 @@ def tune(
         budget: How long it may take, in seconds or as text (`"20m"`, `"1h"`). When it is over, the
             best so far is the result.
         strengths: The coarse grid. Operations that are complete at 1 are tried up to 1 only.
-        shares: Also try the best so many neurons per label, as shares of all units; one share
-            after the other, each with a search of its own.
+        shares: Also try the best so many neurons per label, as shares of all units; as if they
+            were further sets.
+        reference_prompts: Of a chat model: label → prompts in that language. The unsteered answers
+            that are in the language are the reference for fluency in place of what `texts` give,
+            where there are enough. Default: if `prompts` are by label, the label's own ones.
         source: What is left, as `steer.to` takes it; default: what the set says.
         max_new_tokens: New tokens per prompt.
         temperature: Of sampling, among the 50 likeliest tokens; 0 is greedy.
@@ -106,19 +115,19 @@ def tune(
         >>> tuning.neurons.save_pretrained("tuned")  # doctest: +SKIP
     """
     limit = Budget(seconds_of(budget), clock)
-    given = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_pretrained(neurons)
+    given = candidate_sets(neurons)
     # Strength 1 must mean the operation itself while the strengths are measured.
-    rows = given.replace(strengths={})
+    sets = {name: each.replace(strengths={}) for name, each in given.items()}
     folder = None if out is None else Path(out).expanduser()
     if resume and folder is None:
         raise ParameterError("resume=True needs out=FOLDER, beside which the state was kept.")
     if folder is not None and folder.is_file():
         raise ParameterError(f"{str(folder)!r} is a file; a set is a folder: choose another name.")
     _check(strengths, shares, first, batch_size, max_new_tokens, temperature)
-    able = [label for label, count in rows.counts.items() if count]
+    able = _able(sets)
     identify = identifier_among(identifier, [*able, *(texts or {})], languages)
     found = _prompts(prompts, identify)
-    wanted = _labels(labels, rows, able, found)
+    wanted = _labels(labels, sets, able, found)
     natural = {k: list(v) for k, v in (texts or {}).items() if k in wanted and v}
     settings = TuningSettings(
         seed=seed,
@@ -129,42 +138,59 @@ def tune(
         chat=bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat,
         first=first,
     )
+    asked = _reference_prompts(reference_prompts, prompts, wanted, settings.chat)
     kept = None if folder is None else folder.with_name(folder.name + ".partial")
-    plan = _plan(model, tokenizer, rows, found, texts or {}, identify, settings)
+    plan = _plan(model, tokenizer, sets, found, texts or {}, asked, identify, settings)
     saved = SavedCases(kept, plan, resume)
-    measured = Measurements(
-        model, tokenizer, rows, found, natural, identify, settings, saved, limit, batch_size
-    )
-    unbounded = operation(rows.operation).unbounded
     searches = [
-        Search(measured, wanted, tuple(strengths), unbounded, share)
+        Search(
+            Measurements(
+                model,
+                tokenizer,
+                each,
+                found,
+                natural,
+                identify,
+                settings,
+                saved,
+                limit,
+                batch_size,
+                reference_prompts=asked,
+                candidate=name,
+            ),
+            [label for label in wanted if each.counts.get(label)],
+            tuple(strengths),
+            operation(each.operation).unbounded,
+            share,
+        )
+        for name, each in sets.items()
         for share in (None, *(shares or ()))
     ]
-    finished = _run(searches, measured, limit, progress)
-    cells = [cell for each in searches for cell in each.cells()]
-    winners = {
-        label: cell
-        for label in wanted
-        if (cell := best([each for each in cells if each.label == label])) is not None
-    }
+    finished = _run(searches, wanted, limit, progress)
+    chosen, winners = choose(searches, wanted)
+    winners = {label: _with_intervals(cell, searches) for label, cell in winners.items()}
+    where = {_setting(cell): cell for cell in winners.values()}
+    cells = [where.get(_setting(cell), cell) for each in searches for cell in each.cells()]
     about = {
         **plan["settings"],
         "identifier": plan["identifier"],
         "prompts": len(found),
         "texts": {label: len(some) for label, some in natural.items()},
+        "references": chosen.measured.references(),
         "budget": limit.seconds,
     }
     tuning = Tuning(
-        neurons=rows,
+        neurons=chosen.measured.neurons,
         best=winners,
         cells=tuple(cells),
-        unsteered=measured.unsteered(),
+        unsteered=chosen.measured.unsteered(),
         settings=about,
         finished=finished,
-        notes=(*_spent(finished, folder), *notes_of(winners, about)),
+        notes=(*_spent(finished, folder, searches), *notes_of(winners, about)),
         seconds=round(limit.elapsed, 1),
+        candidates=candidates(searches, wanted, winners),
     )
-    tuning = dataclasses.replace(tuning, neurons=_tuned(given, tuning))
+    tuning = dataclasses.replace(tuning, neurons=_tuned(given, chosen.measured.candidate, tuning))
     if folder is not None:
         tuning.neurons.save_pretrained(folder)
         tuning.save_json(folder / "tuning.json")
@@ -174,36 +200,32 @@ def tune(
 
 
 def _run(
-    searches: Sequence[Search], measured: Measurements, limit: Budget, progress: bool | OnProgress
+    searches: Sequence[Search],
+    labels: Sequence[str],
+    limit: Budget,
+    progress: bool | OnProgress,
 ) -> bool:
     """Search until the end, or until the budget is spent; return which of them it was."""
-    with metered(progress, limit, len(searches)) as meter:
-        measured.tell = meter.rows
+    with metered(progress, limit) as meter:
+
+        def before(search: Search, done: int, count: int) -> None:
+            meter.candidate(search.name, done, count)
+            search.on_stage = meter.stage
+            search.measured.tell = meter.rows
+
         try:
-            for search in searches:
-                search.on_stage = meter.stage
-                search.run()
+            search_all(searches, labels, before)
         except BudgetSpentError:
             return False
     return True
 
 
-def _tuned(given: NeuronSet, tuning: Tuning) -> NeuronSet:
-    """Return the set with the strengths, and the shares, that won."""
-    shared = {label: cell.share for label, cell in tuning.best.items() if cell.share is not None}
-    chosen = given
-    if shared:
-        units = sum(given.width_per_layer)
-        parts = [
-            given.only(label).top(max(1, round(shared[label] * units)))
-            if label in shared
-            else given.only(label)
-            for label in given.labels
-        ]
-        chosen = functools.reduce(lambda left, right: left | right, parts)
-    before = {k: v for k, v in given.strengths.items() if k not in tuning.best}
+def _tuned(sets: Mapping[str, NeuronSet], base: str, tuning: Tuning) -> NeuronSet:
+    """Return the set with the neurons, and the strengths, that won."""
+    chosen = combined(sets, tuning.best, base)
+    before = {k: v for k, v in sets[base].strengths.items() if k not in tuning.best}
     record = tuning.evaluation()
-    earlier = dict(given.evaluation or {})
+    earlier = dict(sets[base].evaluation or {})
     listed = earlier.get("results")
     others = [each for each in listed if _task(each) != "tune"] if isinstance(listed, list) else []
     return chosen.replace(
@@ -212,17 +234,31 @@ def _tuned(given: NeuronSet, tuning: Tuning) -> NeuronSet:
     )
 
 
+def _setting(cell: Cell) -> tuple[str, Setting]:
+    return cell.candidate, Setting(cell.label, cell.strength, cell.share)
+
+
+def _with_intervals(cell: Cell, searches: Sequence[Search]) -> Cell:
+    name, setting = _setting(cell)
+    measured = next(each.measured for each in searches if each.measured.candidate == name)
+    return dataclasses.replace(cell, intervals=measured.intervals(setting))
+
+
 def _task(result: Any) -> Any:
     return result.get("task") if isinstance(result, Mapping) else None
 
 
-def _spent(finished: bool, out: Path | None) -> list[str]:
+def _spent(finished: bool, out: Path | None, searches: Sequence[Search]) -> list[str]:
     if finished:
         return []
     how = (
         "with out=FOLDER it can be resumed" if out is None else "the same call with resume goes on"
     )
-    return [f"The budget was spent before the search ended, so this is the best so far; {how}."]
+    found = [f"The budget was spent before the search ended, so this is the best so far; {how}."]
+    untried = [each.name for each in searches if not each.cells()] if len(searches) > 1 else []
+    if untried:
+        found.append(f"There was no time for {', '.join(untried)}.")
+    return found
 
 
 def _check(
@@ -275,12 +311,43 @@ def _prompts(given: Prompts, identify: Identifier) -> list[Prompt]:
     return list(dict.fromkeys(found))
 
 
+def _reference_prompts(
+    given: Mapping[str, Sequence[str]] | None,
+    prompts: Prompts,
+    labels: Sequence[str],
+    chat: bool,
+) -> dict[str, list[str]]:
+    if given is not None and not chat:
+        raise ParameterError(
+            "reference_prompts are answered in a chat, and prompts do not go through a chat "
+            "template here. Give natural texts instead; what the model makes of their beginnings "
+            "is then the reference."
+        )
+    if given is None:
+        given = prompts if chat and isinstance(prompts, Mapping) else {}
+    return {
+        label: [text for name, some in given.items() if same(name, label) for text in some]
+        for label in labels
+        if any(same(name, label) for name in given)
+    }
+
+
+def _able(sets: Mapping[str, NeuronSet]) -> list[str]:
+    """Return the labels that have neurons in any of the sets."""
+    counted = [(label, count) for each in sets.values() for label, count in each.counts.items()]
+    return list(dict.fromkeys(label for label, count in counted if count))
+
+
 def _labels(
-    given: Sequence[str] | None, rows: NeuronSet, able: Sequence[str], prompts: Sequence[Prompt]
+    given: Sequence[str] | None,
+    sets: Mapping[str, NeuronSet],
+    able: Sequence[str],
+    prompts: Sequence[Prompt],
 ) -> list[str]:
+    known = list(dict.fromkeys(label for each in sets.values() for label in each.labels))
     for label in given or ():
-        if label not in rows.labels:
-            raise unknown_label(label, rows.labels)
+        if label not in known:
+            raise unknown_label(label, known)
         if label not in able:
             raise ParameterError(f"The label {label!r} has no neurons, so nothing can be tuned.")
     wanted = [
@@ -316,20 +383,24 @@ def _token_ids(tokenizer: Any, tokens: Sequence[str | int]) -> tuple[int, ...]:
 def _plan(
     model: Any,
     tokenizer: Any,
-    rows: NeuronSet,
+    sets: Mapping[str, NeuronSet],
     prompts: Sequence[Prompt],
     texts: Mapping[str, Sequence[str]],
+    asked: Mapping[str, Sequence[str]],
     identify: Identifier,
     settings: TuningSettings,
 ) -> dict[str, Any]:
     """Return what measurements depend on; a run can be resumed only with the same plan."""
     return {
-        "set": rows.fingerprint,
-        "operation": dict(rows.operation),
+        "sets": {
+            name: [each.fingerprint, dict(each.operation), each.source]
+            for name, each in sets.items()
+        },
         "model": model_identity(inspect(model)),
         "tokenizer": tokenizer_identity(tokenizer),
         "prompts": _digest([(prompt.text, prompt.language) for prompt in prompts]),
         "texts": _digest({label: list(some) for label, some in texts.items()}),
+        "reference prompts": _digest(asked),
         "identifier": identify.name,
         "settings": {**vars(settings), "suppress_tokens": list(settings.suppress_tokens)},
     }

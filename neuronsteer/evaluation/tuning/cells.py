@@ -57,6 +57,8 @@ class Cell:
         relevance: Retrieval accuracy relative to the unsteered texts of the same prompts.
         identified: How often which language was identified.
         examples: A few of the texts.
+        candidate: Name of the set, where several were tried.
+        intervals: 95 % intervals of success, natural and relevance; of cells that won only.
     """
 
     label: str
@@ -71,6 +73,10 @@ class Cell:
     relevance: float | None = None
     identified: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
     examples: tuple[str, ...] = ()
+    candidate: str = ""
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(
+        default_factory=dict[str, tuple[float, float]]
+    )
 
     @property
     def score(self) -> float:
@@ -118,6 +124,34 @@ def best(cells: Sequence[Cell]) -> Cell | None:
         if len(pool) > 1:
             return max((_reduced(cell, depth) for cell in pool), key=lambda pair: rank(pair[0]))[1]
     return max(cells, key=rank, default=None)
+
+
+def average(cells: Sequence[Cell], labels: int) -> tuple[float, float]:
+    """Return what one set is worth for so many labels, larger is better.
+
+    First the mean of the scores, where one below `FLOOR`, or of a label without a cell, counts as
+    0; then the mean of the scores as they are.
+    """
+    reached = math.fsum(cell.score for cell in cells if cell.success >= FLOOR)
+    return round(reached / labels, 9), round(math.fsum(c.score for c in cells) / labels, 9)
+
+
+def best_together(choices: Sequence[Sequence[Cell]], labels: int) -> int:
+    """Return which of several choices of a cell per label is best on average.
+
+    They are compared on what several of them were measured on, as in `best`; of equal ones the
+    first wins.
+
+    Args:
+        choices: At least one, each with at most one cell per label.
+        labels: How many labels there are.
+    """
+    depths = [min((cell.depth for cell in cells), default=0) for cells in choices]
+    # The second deepest is the deepest that two of them have.
+    depth = sorted(depths)[-2:][0]
+    reduced = [[_reduced(cell, depth)[0] for cell in cells] for cells in choices]
+    able = [i for i, each in enumerate(depths) if each >= depth]
+    return max(able, key=lambda i: (average(reduced[i], labels), -i))
 
 
 def _reduced(cell: Cell, depth: int) -> tuple[Cell, Cell]:

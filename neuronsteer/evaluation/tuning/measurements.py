@@ -15,6 +15,7 @@ from ...neuron_set import NeuronSet
 from ...stats.forward import evaluating
 from ...steering.schedule import Point, Schedule
 from ...steering.steerer import attach
+from ..bootstrap import wilson
 from ..continuations import continue_rows, decode, encode_prompt
 from ..experiments._saved_cases import SavedCases
 from ..metrics.codes import same
@@ -24,7 +25,7 @@ from ..metrics.scoring import Likelihood, TokenRow, score_rows
 from . import reference
 from .budget import Budget
 from .cells import Cell
-from .sampling import SeededSampling
+from .sampling import PromptSeededSampling
 
 #: Prompts among which a continuation's own one is looked for.
 CANDIDATES = 10
@@ -78,6 +79,24 @@ class TuningSettings:
 
 
 @dataclass
+class _Observed:
+    """What is known about a setting, text by text."""
+
+    items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    right: list[bool] = field(default_factory=list[bool])
+    natural: list[bool] = field(default_factory=list[bool])
+    away: list[float] = field(default_factory=list[float])
+    hits: list[bool] = field(default_factory=list[bool])
+    unsteered: list[bool] = field(default_factory=list[bool])
+
+    @property
+    def found_unsteered(self) -> float:
+        """The share of the unsteered texts whose prompt was found."""
+        # Where these do no better than chance there is nothing to be lost.
+        return max(_mean(self.unsteered), 1 / CANDIDATES)
+
+
+@dataclass
 class Measurements:
     """What was measured of a model and a set, and measuring more.
 
@@ -93,6 +112,9 @@ class Measurements:
         budget: When to stop.
         batch_size: Rows that are generated together.
         tell: Called as rows are finished.
+        reference_prompts: Prompts in the language of a label, whose answers are its reference texts
+            where enough of them are in that language; may lack labels.
+        candidate: Name of the set among several that share the same `saved`.
     """
 
     model: Any
@@ -106,6 +128,8 @@ class Measurements:
     budget: Budget
     batch_size: int = 32
     tell: Tell = lambda _what, _rows: None
+    reference_prompts: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    candidate: str = ""
     _ids: list[list[int]] = field(default_factory=list[list[int]])
 
     def __post_init__(self) -> None:
@@ -164,7 +188,7 @@ class Measurements:
         if not rows:
             return
         waiting: dict[Setting, list[dict[str, Any]]] = {}
-        with attach(self.model, self._part(share)) as steer:
+        with attach(self.model, self.part(share)) as steer:
             for begin in range(0, len(rows), self.batch_size):
                 some = rows[begin : begin + self.batch_size]
                 steer.to([_target(setting) for setting, _ in some], source=self.settings.source)
@@ -179,7 +203,8 @@ class Measurements:
                         self._put("texts", setting, block, waiting.pop(setting))
                 self.tell("generate", len(some))
 
-    def _part(self, share: float | None) -> NeuronSet:
+    def part(self, share: float | None) -> NeuronSet:
+        """Return the best so many neurons of every label, as a share of all units."""
         if share is None:
             return self.neurons
         return self.neurons.top(max(1, round(share * sum(self.neurons.width_per_layer))))
@@ -189,7 +214,7 @@ class Measurements:
         own = self.settings
         ids = [given for _, given, _ in prompts]
         seeds = [f"{own.seed} {text}" for text, _, _ in prompts]
-        sampling = SeededSampling(
+        sampling = PromptSeededSampling(
             seeds, self._tokens, own.temperature, lambda: self.budget.step("token")
         )
         options: dict[str, Any] = {} if own.chat else {"min_new_tokens": self._tokens}
@@ -224,32 +249,75 @@ class Measurements:
     # --- reference texts ------------------------------------------------------------------------
 
     def write_references(self, labels: Iterable[str]) -> None:
-        """Let the unsteered model continue natural beginnings of these labels, where not done."""
-        missing = [each for each in labels if each in self.texts and not self._references(each)]
-        rows = [(text, label) for label in missing for text in self._beginnings(label)]
+        """Let the unsteered model write what good text of these labels is, where not done.
+
+        Its answers to prompts in the language, or, of too few answers in it, what it continues
+        natural beginnings with.
+        """
+        labels = list(labels)
+        self._write("answers", {label: self._asked(label) for label in labels})
+        self._write("texts", self._to_continue(labels))
+
+    def reference_rows(self, labels: Iterable[str]) -> int:
+        """Return about how many rows `write_references` would make."""
+        asked = {label: self._asked(label) for label in labels}
+        begun = self._to_continue([label for label, some in asked.items() if not some])
+        new = (self._new("answers", asked), self._new("texts", begun))
+        return sum(len(some) for each in new for some in each.values())
+
+    def references(self) -> dict[str, dict[str, Any]]:
+        """Return what the texts of every label are compared with: how many texts of which kind."""
+        found: dict[str, dict[str, Any]] = {}
+        for label in dict.fromkeys([*self.reference_prompts, *self.texts]):
+            answered, own = self._written("answers", label), len(self._in_language(label))
+            enough = own >= reference.LEAST
+            found[label] = {
+                "kind": reference.OWN_ANSWERS if enough else reference.CONTINUATIONS,
+                "texts": len(self._references(label)),
+                **({"answers": len(answered), "in_language": own} if answered else {}),
+            }
+        return found
+
+    def _write(self, kind: str, given: Mapping[str, Sequence[str]]) -> None:
+        new = self._new(kind, given)
+        rows = [(text, label) for label, some in new.items() for text in some]
         made: dict[str, list[dict[str, Any]]] = {}
         for begin in range(0, len(rows), self.batch_size):
             some = rows[begin : begin + self.batch_size]
-            # Never in a chat: the answer to a beginning is not the text that goes on from it.
-            given = [(text, self._encoded(text, chat=False), -1) for text, _ in some]
-            for (_, label), item in zip(some, self._made(given), strict=True):
+            # The answer to a beginning, in a chat, is not the text that goes on from it.
+            chat = kind == "answers"
+            items = self._made([(text, self._encoded(text, chat=chat), -1) for text, _ in some])
+            for (_, label), item in zip(some, items, strict=True):
                 made.setdefault(label, []).append(item)
             for label in list(made):
-                if len(made[label]) == len(self._beginnings(label)):
-                    self.saved.put("reference", "texts", (label,), {"found": made.pop(label)})
+                if len(made[label]) == len(new[label]):
+                    self.saved.put("reference", kind, (label,), {"found": made.pop(label)})
             self.tell("write reference texts", len(some))
 
-    def reference_rows(self, labels: Iterable[str]) -> int:
-        """Return how many rows `write_references` would make."""
-        missing = [each for each in labels if each in self.texts and not self._references(each)]
-        return sum(len(self._beginnings(label)) for label in missing)
+    def _new(self, kind: str, given: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+        return {k: v for k, v in given.items() if v and not self._written(kind, k)}
 
-    def _beginnings(self, label: str) -> list[str]:
-        return reference.beginnings(label, self.texts[label])
+    def _asked(self, label: str) -> list[str]:
+        return reference.different(self.reference_prompts.get(label, ()))
+
+    def _to_continue(self, labels: Iterable[str]) -> dict[str, list[str]]:
+        return {
+            label: reference.beginnings(label, self.texts[label])
+            for label in labels
+            if label in self.texts and not self._references(label)
+        }
+
+    def _written(self, kind: str, label: str) -> list[dict[str, Any]]:
+        kept: Any = self.saved.get("reference", kind, (label,))
+        return kept["found"] if kept else []
+
+    def _in_language(self, label: str) -> list[dict[str, Any]]:
+        answered = self._written("answers", label)
+        return [item for item in answered if same(item["identified"], label)]
 
     def _references(self, label: str) -> list[dict[str, Any]]:
-        kept: Any = self.saved.get("reference", "texts", (label,))
-        return kept["found"] if kept else []
+        own = self._in_language(label)
+        return own if len(own) >= reference.LEAST else self._written("texts", label)
 
     def reference_range(self, label: str) -> tuple[float, float]:
         """Return between which nats per character the middle 80 % of the reference texts are."""
@@ -342,41 +410,12 @@ class Measurements:
 
     def items(self, setting: Setting) -> list[dict[str, Any]]:
         """Return the texts of a setting: `prompt` (its position), `ids`, `text`, `identified`."""
-        rounds = range(len(self.blocks(setting.label)))
-        return [
-            item
-            for block in rounds
-            if self._has("texts", setting, block)
-            for item in self._get("texts", setting, block)
-        ]
+        return self._observed(setting).items
 
     def cell(self, setting: Setting) -> Cell | None:
         """Return what is known about a setting; `None` if nothing is."""
-        items = self.items(setting)
-        away: list[float] = []
-        natural: list[bool] = []
-        found: list[tuple[bool, bool]] = []
-        for block in range(len(self.blocks(setting.label))):
-            if not self._has("texts", setting, block):
-                continue
-            own = self._get("texts", setting, block)
-            if self._has("natural", setting, block):
-                low, high = self.reference_range(setting.label)
-                losses = self._get("natural", setting, block)
-                far = [reference.outside(loss, low, high) for loss in losses]
-                least = self._least_distinct(setting.label)
-                n = reference.ngram_of(setting.label)
-                # The loss is a mean: what repeats itself and what makes no sense can even out.
-                natural += [
-                    distance == 0 and reference.distinct(item["text"], n) >= least
-                    for item, distance in zip(own, far, strict=True)
-                ]
-                away += far
-            if self._has("retrieved", setting, block):
-                for item, hit in zip(own, self._get("retrieved", setting, block), strict=True):
-                    plain = self._get("retrieved", None, item["prompt"])
-                    if hit is not None and plain is not None:
-                        found.append((hit, plain))
+        seen = self._observed(setting)
+        items = seen.items
         if not items:
             return None
         plain = [self._get("texts", None, item["prompt"]) for item in items]
@@ -386,17 +425,59 @@ class Measurements:
             strength=setting.strength,
             share=setting.share,
             texts=len(items),
-            success=_mean([same(item["identified"], setting.label) for item in items]),
+            success=_mean(seen.right),
             stayed=_mean(
                 [same(item["identified"], self.prompts[item["prompt"]].language) for item in items]
             ),
             distinct=self._distinct(setting.label, items, plain),
-            natural=_mean(natural) if natural else None,
-            away=_mean(away) if away else None,
-            relevance=_relevance(found),
+            natural=_mean(seen.natural) if seen.natural else None,
+            away=_mean(seen.away) if seen.away else None,
+            relevance=_mean(seen.hits) / seen.found_unsteered if seen.hits else None,
             identified=dict(said.most_common()),
             examples=tuple(item["text"] for item in items[:_EXAMPLES]),
+            candidate=self.candidate,
         )
+
+    def intervals(self, setting: Setting) -> dict[str, tuple[float, float]]:
+        """Return 95 % intervals of a setting's success, natural and relevance, where measured.
+
+        That of relevance takes the share of the unsteered texts as it was found.
+        """
+        seen = self._observed(setting)
+        shares = {"success": seen.right, "natural": seen.natural, "relevance": seen.hits}
+        found = {name: wilson(_mean(each), len(each)) for name, each in shares.items() if each}
+        if "relevance" in found:
+            low, high = found["relevance"]
+            found["relevance"] = (low / seen.found_unsteered, high / seen.found_unsteered)
+        return found
+
+    def _observed(self, setting: Setting) -> _Observed:
+        seen = _Observed()
+        for block in range(len(self.blocks(setting.label))):
+            if not self._has("texts", setting, block):
+                continue
+            own = self._get("texts", setting, block)
+            seen.items += own
+            seen.right += [same(item["identified"], setting.label) for item in own]
+            if self._has("natural", setting, block):
+                low, high = self.reference_range(setting.label)
+                losses = self._get("natural", setting, block)
+                far = [reference.outside(loss, low, high) for loss in losses]
+                least = self._least_distinct(setting.label)
+                n = reference.ngram_of(setting.label)
+                # The loss is a mean: what repeats itself and what makes no sense can even out.
+                seen.natural += [
+                    distance == 0 and reference.distinct(item["text"], n) >= least
+                    for item, distance in zip(own, far, strict=True)
+                ]
+                seen.away += far
+            if self._has("retrieved", setting, block):
+                for item, hit in zip(own, self._get("retrieved", setting, block), strict=True):
+                    plain = self._get("retrieved", None, item["prompt"])
+                    if hit is not None and plain is not None:
+                        seen.hits.append(hit)
+                        seen.unsteered.append(plain)
+        return seen
 
     def _distinct(
         self, label: str, items: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]
@@ -427,7 +508,12 @@ class Measurements:
         if setting is None:
             return _UNSTEERED, (str(part),)
         share = "" if setting.share is None else f"{setting.share:g}"
-        return _STEERED, (share, setting.label, f"{setting.strength:g}", str(part))
+        return self.candidate or _STEERED, (
+            share,
+            setting.label,
+            f"{setting.strength:g}",
+            str(part),
+        )
 
     def _has(self, task: str, setting: Setting | None, part: int) -> bool:
         return self.saved.get(task, *self._case(setting, part)) is not None
@@ -442,14 +528,6 @@ class Measurements:
 
 def _target(setting: Setting | None) -> Schedule | None:
     return None if setting is None else Schedule(Point(0, setting.label, setting.strength))
-
-
-def _relevance(found: Sequence[tuple[bool, bool]]) -> float | None:
-    if not found:
-        return None
-    # Where the unsteered texts do no better than chance there is nothing to be lost.
-    plain = max(_mean([plain for _, plain in found]), 1 / CANDIDATES)
-    return _mean([hit for hit, _ in found]) / plain
 
 
 def _mean(values: Sequence[float | bool]) -> float:

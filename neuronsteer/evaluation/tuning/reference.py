@@ -1,4 +1,6 @@
-"""What good text of a language is like: what the unsteered model makes of natural beginnings.
+"""What good text of a language is like: what the unsteered model writes in it.
+
+A base model continues natural beginnings; a chat model answers prompts in the language.
 
 Natural text itself is no measure for the likelihood of generated text. Sampled text is likelier
 than what people write, and a text that steering has half broken is as unlikely as theirs: on Gemma
@@ -22,7 +24,9 @@ from ..readers import beginning, thinned
 #: Reference texts per language.
 REFERENCES = 24
 #: A range of fewer would be drawn by chance.
-_LEAST = 3
+LEAST = 3
+#: The two kinds of reference texts.
+OWN_ANSWERS, CONTINUATIONS = "own answers", "continuations"
 #: Length of n-grams where a character is about a word.
 _UNSPACED_NGRAM = 2
 
@@ -34,14 +38,19 @@ def beginnings(label: str, texts: Sequence[str]) -> list[str]:
         TextError: If there are too few.
     """
     found = [beginning(text, label) or text[: (len(text) + 1) // 2].strip() for text in texts]
-    some = thinned([each for each in dict.fromkeys(found) if each], REFERENCES)
-    if len(some) < _LEAST:
+    some = different(found)
+    if len(some) < LEAST:
         raise TextError(
             f"There is too little natural text for {label!r}: {len(some)} different beginnings of "
-            f"texts; expected at least {_LEAST}, better {REFERENCES}. Give more texts of this "
+            f"texts; expected at least {LEAST}, better {REFERENCES}. Give more texts of this "
             "label, or none (then its texts are compared with the unsteered ones only)."
         )
     return some
+
+
+def different(texts: Sequence[str]) -> list[str]:
+    """Return up to `REFERENCES` different texts that are not empty."""
+    return thinned([each for each in dict.fromkeys(texts) if each.strip()], REFERENCES)
 
 
 def scored_row(tokenizer: Any, ids: Sequence[int]) -> TokenRow | None:

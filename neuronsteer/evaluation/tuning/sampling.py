@@ -11,12 +11,14 @@ import torch
 TOP_K = 50
 
 
-class SeededSampling:
+class PromptSeededSampling:
     """A logits processor that draws a token per row and leaves only that one possible.
 
     To be used with `do_sample=False`. Row `i` draws with numbers of its own seed, so that every
     strength continues a prompt with the same luck, and batches can be made up in any way. (The
-    likeliest of `logits / temperature + Gumbel noise` is a draw from the distribution.)
+    likeliest of `logits / temperature + Gumbel noise` is a draw from the distribution.) Only the
+    `TOP_K` likeliest tokens get noise: drawing it for a whole vocabulary, row by row, takes longer
+    than a small model takes for its token.
 
     Args:
         seeds: One per row of the batch.

@@ -18,7 +18,8 @@ _REFINEMENTS = 2
 #: A better score by less than this is no reason to refine once more.
 _GAIN = 0.01
 #: A score that is behind by this much, on so many texts, does not catch up on more of them.
-_CLEAR, _ENOUGH = 0.2, 16
+CLEAR = 0.2
+_ENOUGH = 16
 #: Strengths closer than this do not differ.
 _CLOSEST = 0.04
 #: Distinct n-grams (relative to unsteered text) below which a text has broken down.
@@ -28,12 +29,13 @@ _STAYED = 0.75
 
 #: Called with the name of a stage and its number of rows.
 OnStage = Callable[[str, int], object]
-STAGES: tuple[str, ...] = ("coarse", "natural", "fine", "relevance", "more prompts")
+COARSE, NATURAL, FINE, RELEVANCE, MORE = "coarse", "natural", "fine", "relevance", "more prompts"
+STAGES: tuple[str, ...] = (COARSE, NATURAL, FINE, RELEVANCE, MORE)
 
 
 @dataclass
 class Search:
-    """The search for the best strength of every label, at one share of the set's neurons.
+    """The search for the best strength of every label, with one set, at one share of its neurons.
 
     Attributes:
         measured: Measures, and keeps what was measured.
@@ -43,6 +45,7 @@ class Search:
         share: Share of units per label; `None` is the whole set.
         on_stage: Called when a stage begins.
         settings: Everything that was asked for.
+        left_after: The stage after which it was given up; `None` while it goes on.
     """
 
     measured: Measurements
@@ -52,20 +55,24 @@ class Search:
     share: float | None = None
     on_stage: OnStage = lambda _name, _rows: None
     settings: list[Setting] = field(default_factory=list[Setting])
+    left_after: str | None = None
 
-    def run(self) -> None:
-        """Measure, until nothing is left to be found or the budget is spent.
+    def run(self, *stages: str) -> None:
+        """Measure what these stages are about, by default all of them.
 
         Raises:
             BudgetSpentError: If there is no time left; what was measured is kept.
         """
-        self._coarse()
-        compared = [s for label in self.labels for s in self._leading(label, _COMPARED)]
-        self._compare(compared, "natural")
-        self._refine()
-        finalists = [s for label in self.labels for s in self._leading(label, _FINALISTS)]
-        self._retrieve(finalists)
-        self._more_prompts()
+        ways = (self._coarse, self._compare, self._refine, self._retrieve, self._more_prompts)
+        for name, way in zip(STAGES, ways, strict=True):
+            if name in (stages or STAGES):
+                way()
+
+    @property
+    def name(self) -> str:
+        """What tells the candidate from others; empty if there is only one."""
+        share = "" if self.share is None else f"{self.share:.1%}"
+        return " ".join(filter(None, [self.measured.candidate, share]))
 
     def cells(self, label: str | None = None) -> list[Cell]:
         """Return what was measured, in ascending strength; of one label, or of all."""
@@ -88,7 +95,7 @@ class Search:
         allowed = [s for s in self.grid if s <= 1 or self.unbounded]
         order = sorted(allowed, key=lambda s: (abs(math.log(s)), s))
         rows = len(allowed) * sum(len(self._block(label, 0)) for label in self.labels)
-        self.on_stage("coarse", rows + self.measured.reference_rows(self.labels))
+        self.on_stage(COARSE, rows + self.measured.reference_rows(self.labels))
         self.measured.write_references(self.labels)
         for begin in range(0, len(order), 2):
             self._texts(
@@ -100,9 +107,10 @@ class Search:
                 ]
             )
 
-    def _compare(self, settings: Sequence[Setting], stage: str) -> None:
-        rows = sum(len(self._block(setting.label, 0)) for setting in settings)
-        self.on_stage(stage, rows)
+    def _compare(self) -> None:
+        """Compare the leading strengths with the reference texts."""
+        settings = [s for label in self.labels for s in self._leading(label, _COMPARED)]
+        self.on_stage(NATURAL, sum(len(self._block(each.label, 0)) for each in settings))
         self.measured.compare_with_natural(settings, 0)
 
     def _refine(self) -> None:
@@ -118,14 +126,16 @@ class Search:
             ]
             if not new:
                 return
-            self.on_stage("fine", 2 * sum(len(self._block(each.label, 0)) for each in new))
+            self.on_stage(FINE, 2 * sum(len(self._block(each.label, 0)) for each in new))
             self._texts(new)
             promising = [setting for setting in new if self._promising(setting)]
             self.measured.compare_with_natural(promising, 0)
             going = [label for label in going if _gained(before[label], self.best(label))]
 
-    def _retrieve(self, finalists: Sequence[Setting]) -> None:
-        self.on_stage("relevance", self._rows_in_full([0], texts=False))
+    def _retrieve(self) -> None:
+        """Look for the prompts of the two best."""
+        finalists = [s for label in self.labels for s in self._leading(label, _FINALISTS)]
+        self.on_stage(RELEVANCE, self._rows_in_full([0], texts=False))
         self.measured.compare_with_natural(finalists, 0)
         # One label after the other, so that those that are done are complete if time runs out.
         self.measured.retrieve(finalists, 0)
@@ -133,7 +143,7 @@ class Search:
     def _more_prompts(self) -> None:
         """Measure the two best on more prompts, round by round, until one is clearly better."""
         rounds = max((len(self.measured.blocks(label)) for label in self.labels), default=0)
-        self.on_stage("more prompts", self._rows_in_full(range(1, rounds)))
+        self.on_stage(MORE, self._rows_in_full(range(1, rounds)))
         for block in range(1, rounds):
             settings = [
                 setting
@@ -205,7 +215,7 @@ class Search:
         if len(cells) < 2:
             return True
         first, second = sorted((cell.score for cell in cells), reverse=True)
-        return first - second >= _CLEAR and min(cell.texts for cell in cells) >= _ENOUGH
+        return first - second >= CLEAR and min(cell.texts for cell in cells) >= _ENOUGH
 
     # --- measuring ------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import sacrebleu
 from sklearn.metrics import accuracy_score, fbeta_score
 
 from neuronsteer.errors import MissingExtraError, ParameterError
-from neuronsteer.evaluation.bootstrap import interval
+from neuronsteer.evaluation.bootstrap import interval, wilson
 from neuronsteer.evaluation.metrics import metric
 from neuronsteer.evaluation.metrics.answers import f1, numbers, tokens
 from neuronsteer.evaluation.metrics.choices import FORMATS, question
@@ -363,3 +363,16 @@ def test_intervals_cover_and_are_seeded():
     assert interval([2.0, 4.0, 6.0], weights=[1, 2, 3]) == (2.0, 2.0)
     with pytest.raises(ParameterError, match="level"):
         interval(values, level=95)
+
+
+def test_the_interval_of_a_share_has_a_width_where_all_agree():
+    low, high = wilson(1.0, 8)
+    assert (round(low, 3), high) == (0.676, 1.0)
+    assert wilson(0.0, 8) == pytest.approx((0.0, 1 - low))
+    low, high = wilson(0.5, 100)
+    assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
+    wider = wilson(0.5, 100, level=0.99)
+    assert wider[0] < low and wider[1] > high
+    for wrong in ((1.2, 3), (0.5, 0)):
+        with pytest.raises(ParameterError, match="a share, from 0 to 1"):
+            wilson(*wrong)

@@ -8,7 +8,7 @@ import pytest
 
 from neuronsteer.errors import ParameterError
 from neuronsteer.evaluation.tuning.budget import Budget, BudgetSpentError, seconds_of
-from neuronsteer.evaluation.tuning.cells import Cell, best, rank, score
+from neuronsteer.evaluation.tuning.cells import Cell, best, best_together, rank, score
 
 
 def cell(strength: float = 1.0, success: float = 1.0, **numbers: float | None) -> Cell:
@@ -52,6 +52,23 @@ def test_cells_are_compared_on_what_several_were_measured_on():
     assert best([loops, better, cheap]) is better
     assert best([loops, cell(0.5)]) == cell(0.5)
     assert best([loops]) is loops and best([]) is None
+
+
+def test_a_set_is_worth_the_mean_of_its_labels():
+    uneven, even = [cell(success=1.0), cell(success=0.6)], [cell(success=0.9)] * 2
+    assert best_together([uneven, even], 2) == 1
+    assert best_together([even, even], 2) == 0
+    # Below one half a label is worth nothing, and so is one that is not there.
+    assert (
+        best_together([[cell(success=1.0), cell(success=0.45)], [cell(success=0.55)] * 2], 2) == 1
+    )
+    assert best_together([[cell(success=1.0)], [cell(success=0.55)] * 2], 2) == 1
+    assert best_together([[], [cell(success=0.1)]], 1) == 1
+    # What only one of them was measured on is not held against it.
+    full = [cell(success=0.9, natural=0.4, relevance=0.5)]
+    assert best_together([[cell(success=0.8)], full], 1) == 1
+    middle = [cell(success=0.9, natural=0.6)]
+    assert best_together([full, middle, [cell(success=1.0)]], 1) == 1
 
 
 @pytest.mark.parametrize(

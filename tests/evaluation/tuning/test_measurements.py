@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -85,6 +86,43 @@ def test_relevance_is_relative_and_no_better_than_chance_counts_as_chance(measur
         measured._put("retrieved", None, i, False)
     cell = measured.cell(SETTING)
     assert cell is not None and cell.relevance == 2.5
+
+
+def test_intervals_have_a_width_where_all_texts_agree(measured: Measurements):
+    assert measured.intervals(SETTING) == {}
+    texts(measured, *[(GOOD, "fr")] * 4)
+    assert list(measured.intervals(SETTING)) == ["success"]
+    measured._put("natural", SETTING, 0, [1.5] * 4)
+    measured._put("retrieved", SETTING, 0, [True] * 4)
+    for i in range(4):
+        measured._put("retrieved", None, i, i < 2)
+    found = measured.intervals(SETTING)
+    low, high = found["success"]
+    assert 0.5 < low < 0.52 and high == 1 and found["natural"] == (low, high)
+    assert found["relevance"] == (2 * low, 2 * high)
+
+
+def test_a_chat_model_is_compared_with_its_own_answers(measured: Measurements):
+    measured.reference_prompts = {"fr": ["un", "deux"], "de": ["eins"]}
+    answers = [{"text": GOOD, "ids": [5], "identified": said} for said in ("fr", "fra", "en", "fr")]
+    measured.saved.put("reference", "answers", ("fr",), {"found": answers})
+    assert len(measured._references("fr")) == 3
+    assert measured.references()["fr"] == {
+        "kind": "own answers", "texts": 3, "answers": 4, "in_language": 3,
+    }  # fmt: skip
+    # Of fewer the range would be drawn by chance.
+    measured.saved.put("reference", "answers", ("fr",), {"found": answers[1:]})
+    assert measured.references()["fr"]["kind"] == "continuations"
+    assert measured.references()["de"] == {"kind": "continuations", "texts": 0}
+
+
+def test_sets_share_what_was_written_without_steering(measured: Measurements):
+    texts(measured, (GOOD, "fr"))
+    other = dataclasses.replace(measured, candidate="other")
+    assert other.cell(SETTING) is None and other._has("texts", None, 0)
+    other._put("texts", SETTING, 0, [{"prompt": 0, "ids": [5], "text": GOOD, "identified": "en"}])
+    cells = [each.cell(SETTING) for each in (measured, other)]
+    assert [(cell.candidate, cell.success) for cell in cells if cell] == [("", 1.0), ("other", 0.0)]
 
 
 def test_a_text_is_looked_for_among_prompts_of_its_own_language(measured: Measurements):

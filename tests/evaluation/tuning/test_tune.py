@@ -12,7 +12,7 @@ import torch
 
 import neuronsteer as ns
 from neuronsteer.errors import LabelError, ParameterError, TextError
-from neuronsteer.evaluation.tuning.sampling import TOP_K, SeededSampling
+from neuronsteer.evaluation.tuning.sampling import TOP_K, PromptSeededSampling
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 TEXTS = {
@@ -161,6 +161,67 @@ def test_shares_are_searched_too(tiny: Any):
     assert found.neurons.labels == tiny[2].labels
 
 
+def test_several_sets_are_all_in_the_report(tiny: Any, tmp_path: Path):
+    from rich.console import Console
+
+    model, tokenizer, neurons = tiny
+    sets = {"whole": neurons, "weak": neurons.top(1)}
+    steps = itertools.count()
+    out = tmp_path / "set"
+    options: dict[str, Any] = {"shares": (0.02,), "strengths": (1.0,), "out": out}
+    short = tune((model, tokenizer, sets), budget=30, clock=lambda: float(next(steps)), **options)
+    assert not short.finished and any("no time for" in note for note in short.notes)
+    with pytest.raises(ParameterError, match="its sets was"):
+        tune((model, tokenizer, {**sets, "weak": neurons.top(2)}), resume=True, **options)
+    found = tune((model, tokenizer, sets), resume=True, **options)
+    record = json.loads((out / "tuning.json").read_text("utf-8"))
+    assert [(c["name"], c["share"]) for c in record["candidates"]] == [
+        ("whole", None), ("whole", 0.02), ("weak", None), ("weak", 0.02),
+    ]  # fmt: skip
+    for cell in record["best"].values():
+        assert cell["intervals"].keys() == {"success", "natural", "relevance"}
+        low, high = cell["intervals"]["success"]
+        assert low <= cell["success"] <= high and low < high
+    console = Console(width=200, record=True)
+    console.print(found.candidate_table())
+    console.print(found.table())
+    said = console.export_text()
+    assert "2.0%" in said and "weak" in said and "taken for" in said and "(" in said
+
+
+def test_a_chat_model_is_compared_with_its_answers(tiny: Any):
+    model, tokenizer, neurons = tiny
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}: "
+    asked = {"a": ["abc", "cab", "bac", "abacus"], "b": ["xyz"], "e": PROMPTS}
+
+    def said(text: str) -> str:
+        return "e" if text in PROMPTS else "a"
+
+    try:
+        found = ns.tune(
+            model,
+            tokenizer,
+            neurons,
+            asked,
+            TEXTS,
+            identifier=said,
+            **{**QUICK, "strengths": (1.0,)},
+        )
+        own, fallen_back = found.settings["references"]["a"], found.settings["references"]["b"]
+        assert own == {"kind": "own answers", "texts": 4, "answers": 4, "in_language": 4}
+        assert (fallen_back["kind"], fallen_back["texts"]) == ("continuations", 3)
+        assert any(note.startswith("b: of 1 unsteered answers") for note in found.notes)
+        assert not any(note.startswith("a: of") for note in found.notes)
+        # Given, they are used with any prompts.
+        given = ns.tune(
+            model, tokenizer, neurons, PROMPTS, identifier=said, labels=["a"],
+            reference_prompts={"a": asked["a"]}, **{**QUICK, "strengths": (1.0,)},
+        )  # fmt: skip
+        assert given.settings["references"]["a"] == own and given.best["a"].natural is not None
+    finally:
+        tokenizer.chat_template = None
+
+
 def test_greedy_and_suppressed_tokens(tiny: Any):
     some = [token for token in tiny[1].get_vocab() if "e" in token]
     found = tune(tiny, temperature=0, suppress_tokens=some, strengths=(1.0,), labels=["a"])
@@ -183,6 +244,7 @@ def test_greedy_and_suppressed_tokens(tiny: Any):
         ({"resume": True}, ParameterError, "out=FOLDER"),
         ({"budget": "later"}, ParameterError, "20m"),
         ({"texts": {"a": ["ab"]}}, TextError, "too little natural text"),
+        ({"reference_prompts": {"a": ["abc"]}}, ParameterError, "answered in a chat"),
         ({"languages": "many"}, ParameterError, "'auto', 'all'"),
     ],
 )
@@ -195,9 +257,9 @@ def test_draws_belong_to_their_row_and_follow_the_model():
     scores = torch.log(torch.tensor([[0.5, 0.3, 0.2, 0.0]]))
     counts = torch.zeros(4)
     for i in range(2000):
-        counts[SeededSampling([str(i)], 1, 1.0)(None, scores).argmax()] += 1
+        counts[PromptSeededSampling([str(i)], 1, 1.0)(None, scores).argmax()] += 1
     assert torch.allclose(counts / 2000, scores.exp()[0], atol=0.04)
     wide = torch.randn(3, 2 * TOP_K, generator=torch.Generator().manual_seed(0))
-    together = SeededSampling(["x", "y", "z"], 1, 0.8)(None, wide)
-    alone = SeededSampling(["y"], 1, 0.8)(None, wide[1:2])
+    together = PromptSeededSampling(["x", "y", "z"], 1, 0.8)(None, wide)
+    alone = PromptSeededSampling(["y"], 1, 0.8)(None, wide[1:2])
     assert torch.equal(together[1:2], alone) and together.isfinite().sum() == 3
