@@ -10,6 +10,8 @@ import typer
 from ..errors import ParameterError
 from . import console, options
 from .commands import command
+from .models import model_path
+from .output import check_set_folder
 from .tune import PANEL, TuneOptions, report
 
 
@@ -25,7 +27,10 @@ from .tune import PANEL, TuneOptions, report
 )
 def detect(
     stats: Annotated[
-        str, typer.Argument(metavar="STATS", help="Folder written by 'neuronsteer collect'.")
+        str,
+        typer.Argument(
+            metavar="STATS", help="Folder written by 'neuronsteer collect', or Hub id of one."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="Folder to write.")],
     method: Annotated[str, typer.Option(help="A detector; 'neuronsteer methods' lists them.")] = (
@@ -35,6 +40,7 @@ def detect(
         float | None, typer.Option(help="Share of all neurons to select (lape: 0.01).")
     ] = None,
     parameters: options.Parameters = None,
+    overwrite: options.Overwrite = False,
     labels: Annotated[
         str | None, typer.Option(help="Use only these labels, comma-separated.")
     ] = None,
@@ -61,6 +67,7 @@ def detect(
         raise ParameterError(
             "Options of tuning and of loading a model were given without --tune MODEL."
         )
+    check_set_folder(out, overwrite)
     # Read now, not after detecting.
     tuning.seconds()
     from ..detectors import DETECTORS
@@ -70,10 +77,11 @@ def detect(
     given = options.read_parameters(parameters or [], {method: DETECTORS.get(method)})
     if rate is not None:
         given["rate"] = rate
-    loaded = Stats.load(stats)
-    if names := options.read_list(labels):
-        loaded = loaded.only(*names)
-    neurons = run(loaded, method=method, **given)
+    with console.working(f"detect {method}", quiet=quiet):
+        loaded = Stats.from_pretrained(stats)
+        if names := options.read_list(labels):
+            loaded = loaded.only(*names)
+        neurons = run(loaded, method=method, **given)
     neurons.save_pretrained(out)
     empty = [label for label, count in neurons.counts.items() if count == 0]
     if empty:
@@ -99,6 +107,7 @@ def detect(
     neuronsteer convert llama.pth --labels en,zh,fr --base meta-llama/Llama-2-7b-hf -o neurons
     neuronsteer convert mask.pth --labels en,fr --width 11008 --model-type llama -o neurons
     """,
+    arguments={"base_model": "base", "num_layers": "layers"},
 )
 def convert(
     file: Annotated[
@@ -122,6 +131,7 @@ def convert(
     model_type: Annotated[
         str | None, typer.Option(help="Model family, if the model's config cannot be read.")
     ] = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -133,10 +143,16 @@ def convert(
     names = [name.strip() for name in labels.split(",")]
     if not all(names):
         raise ParameterError(f"--labels {labels!r} has an empty name between commas.")
+    check_set_folder(out, overwrite)
     from ..neuron_set.paper_masks import load_mask
 
     neurons = load_mask(
-        file, names, num_layers=layers, width=width, model_type=model_type, base_model=base
+        file,
+        names,
+        num_layers=layers,
+        width=width,
+        model_type=model_type,
+        base_model=None if base is None else model_path(base),
     )
     neurons.save_pretrained(out)
     if as_json:
