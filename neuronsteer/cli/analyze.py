@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import MissingExtraError, NeuronSteerError, ParameterError
+from ..hub import check_output, kinds_in
 from . import console, options
 from .collect import read_corpora
 from .commands import command
@@ -62,6 +63,7 @@ def analyze(
     parameters: options.Parameters = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw PNG and SVG.")] = True,
     listing: Annotated[bool, typer.Option("--list", help="List the analyses.")] = False,
+    overwrite: options.Overwrite = False,
     loading: options.LoadOptions,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -102,6 +104,8 @@ def analyze(
             "There is nothing to analyse: give a neuron set, statistics, or --model and --texts. "
             "'neuronsteer analyze --list' says what each analysis needs."
         )
+    if out is not None:
+        _check_folder(out, list(kinds), overwrite)
     given = options.read_parameters(parameters or [], kinds)
     # Parameters are checked before a large model is loaded.
     chosen: dict[str, Analysis] = {
@@ -116,7 +120,8 @@ def analyze(
     for name, each in chosen.items():
         console.note(f"{name} …", quiet=quiet)
         try:
-            result = run(each, *(material[need] for need in kinds[name].needs))
+            with console.working(name, quiet=quiet):
+                result = run(each, *(material[need] for need in kinds[name].needs))
         except (ParameterError, MissingExtraError) as error:
             if wanted:
                 raise
@@ -134,6 +139,17 @@ def analyze(
         raise failed
     if as_json:
         console.dump({result.analysis: result.to_dict() for result in found})
+
+
+def _check_folder(out: Path, wanted: list[str], overwrite: bool) -> None:
+    """Raise unless the analyses can be written; other files may stand beside them."""
+    there = any((out.expanduser() / f"{name}.json").exists() for name in wanted)
+    check_output(
+        out,
+        "analyses",
+        lambda folder: folder.is_dir() and not kinds_in(folder),
+        overwrite=overwrite or not there,
+    )
 
 
 def _material(sources: list[str]) -> dict[str, Any]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ParameterError, TextError
+from ..hub import check_output
 from . import console, options
 from .commands import command
+
+if TYPE_CHECKING:
+    from ..stats import Stats
 
 _HUB = "hf://"
 
@@ -79,6 +84,7 @@ def collect(
         int | None, typer.Option(min=1, help="Texts per batch; chosen automatically if not given.")
     ] = None,
     resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
     loading: options.LoadOptions,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -90,6 +96,17 @@ def collect(
     """
     if (texts is None) == (answers is None):
         raise ParameterError("Give --texts, or --answers for a model to write them itself.")
+    # Beside the result, so that a folder with statistics is always finished.
+    checkpoint, kept = out.with_name(out.name + ".partial"), out.with_name(out.name + ".answers")
+    beside = [checkpoint] if answers is None else [checkpoint, kept]
+    check_output(
+        out,
+        "statistics",
+        lambda folder: (folder / "stats.json").is_file(),
+        overwrite=overwrite,
+        resume=resume,
+        beside=beside,
+    )
     corpora = None if texts is None else read_corpora(texts)
     policy: dict[str, Any] = {
         "max_tokens": max_tokens,
@@ -99,6 +116,7 @@ def collect(
         "response_only": response_only,
     }
     from ..detectors import DETECTORS, detector
+    from ..stats import Stats
     from ..stats import collect as run
 
     chosen = None
@@ -107,10 +125,16 @@ def collect(
         chosen = detector(method, **given)
     elif parameters:
         raise ParameterError("--set is about a detector; name it with --method.")
-
+    if resume and not overwrite and (out / "stats.json").is_file() and not checkpoint.exists():
+        if os.environ.get("RANK", "0") == "0":
+            console.note(f"{out} is finished; --overwrite collects anew.", quiet=quiet)
+            _report(Stats.load(out), out, as_json=as_json, quiet=quiet)
+        return
     loaded, tokenizer = loading.load(model)
     if answers is not None:
-        corpora = _answers(loaded, tokenizer, answers, answer_tokens, out, resume, quiet)
+        if not resume:
+            shutil.rmtree(kept, ignore_errors=True)
+        corpora = _answers(loaded, tokenizer, answers, answer_tokens, kept, quiet)
         policy["response_only"] = True
         # The chat template has written them.
         policy["add_special_tokens"] = False if getattr(tokenizer, "chat_template", None) else None
@@ -125,13 +149,18 @@ def collect(
         batch_size="auto" if batch_size is None else batch_size,
         # Saved before the checkpoint is deleted, so that the work is on disk at every moment.
         out=out,
-        # Beside the result, so that a folder with statistics is always finished.
-        checkpoint=out.with_name(out.name + ".partial"),
+        checkpoint=checkpoint,
         resume=resume,
         progress=not quiet,
     )
     if os.environ.get("RANK", "0") != "0":
         return
+    _report(stats, out, as_json=as_json, quiet=quiet)
+    console.note(f"Wrote {out}. Next: neuronsteer detect {out} -o neurons", quiet=quiet)
+
+
+def _report(stats: Stats, out: Path, *, as_json: bool, quiet: bool) -> None:
+    """Say what was counted."""
     if as_json:
         console.dump(
             {
@@ -145,35 +174,33 @@ def collect(
         for label in stats.labels:
             size = f"{int(stats.tokens[label]):,} tokens of {int(stats.texts[label]):,} texts"
             console.out().print(f"{label}: {size}", markup=False)
-    console.note(f"Wrote {out}. Next: neuronsteer detect {out} -o neurons", quiet=quiet)
 
 
 def _answers(
-    model: Any, tokenizer: Any, folder: Path, tokens: int, out: Path, resume: bool, quiet: bool
+    model: Any, tokenizer: Any, folder: Path, tokens: int, kept: Path, quiet: bool
 ) -> dict[str, list[tuple[str, str]]]:
     """Return the model's answers to the prompts in a folder, kept beside the statistics."""
     from ..evaluation.own_answers import own_answers
     from ..stats.texts import read_sources
 
-    kept = out.with_name(out.name + ".answers")
-    if kept.exists() and not resume:
-        raise ParameterError(
-            f"{str(kept)!r} has answers of an earlier run. Use them with --resume, or remove it."
-        )
     prompts = {
         source.label: [item if isinstance(item, str) else item[0] for item in source.read()]
         for source in read_sources(folder, "prompt")
     }
-    found = own_answers(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=tokens,
-        out=kept,
-        progress=None
-        if quiet
-        else lambda label, done, of: console.note(f"{label}: {done} of {of} prompts answered"),
-    )
+    labels = list(prompts)
+    with console.working("answers", quiet=quiet) as show:
+        found = own_answers(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=tokens,
+            out=kept,
+            progress=lambda label, done, of: show(
+                f"answers ({label})",
+                (labels.index(label) + done / of) / len(labels),
+                f"{done} of {of} prompts",
+            ),
+        )
     for label, pairs in found.items():
         share = f"{len(pairs)} of {len(prompts[label])} answers are in the language"
         console.note(f"{label}: {share}", quiet=quiet)

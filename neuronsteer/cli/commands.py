@@ -11,7 +11,8 @@ import errno
 import functools
 import inspect
 import os
-from collections.abc import Callable, Generator
+import re
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, get_type_hints
 
@@ -37,7 +38,12 @@ app = typer.Typer(
 
 
 def command(
-    name: str, *, examples: str, resume: str | None = None, **settings: Any
+    name: str,
+    *,
+    examples: str,
+    resume: str | None = None,
+    arguments: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> Callable[[Command], Command]:
     """Register a command.
 
@@ -48,18 +54,22 @@ def command(
         name: What the user types.
         examples: One shell line per line, shown under the help.
         resume: What an interrupted user should know.
+        arguments: Parameter of the package → parameter of the command, where they are called
+            differently: errors of the package name the option then.
         **settings: Passed to typer.
     """
 
     def register(function: Command) -> Command:
         signature, blocks = _flat_signature(function)
+        flags = _flags(signature)
+        flags |= {theirs: flags[ours] for theirs, ours in (arguments or {}).items()}
 
         @functools.wraps(function)
         def wrapper(**given: Any) -> None:
             for parameter, block in blocks.items():
                 names = [field.name for field in dataclasses.fields(block)]
                 given[parameter] = block(**{name: given.pop(name) for name in names})
-            with errors_reported(resume):
+            with errors_reported(resume, flags):
                 function(**given)
 
         wrapper.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
@@ -98,17 +108,31 @@ def _flat_signature(function: Callable[..., None]) -> tuple[inspect.Signature, d
     return inspect.Signature(found), blocks
 
 
+def _flags(signature: inspect.Signature) -> dict[str, str]:
+    """Return the options of a command as they are typed, by their parameters."""
+    found: dict[str, str] = {}
+    for name, parameter in signature.parameters.items():
+        for each in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(each, typer.models.OptionInfo):
+                named = [text for text in each.param_decls or () if text.startswith("--")]
+                found[name] = named[0] if named else "--" + name.replace("_", "-")
+    return found
+
+
 def show_tracebacks() -> None:
     """Show tracebacks from now on, in this process and in those it starts."""
     os.environ[_DEBUG] = "1"
 
 
 @contextmanager
-def errors_reported(resume: str | None = None) -> Generator[None, None, None]:
+def errors_reported(
+    resume: str | None = None, flags: Mapping[str, str] | None = None
+) -> Generator[None, None, None]:
     """Turn errors that a user can cause into a message and an exit code.
 
     Args:
         resume: What to say after an interruption: what was kept, and how to continue.
+        flags: Parameter → option. The package speaks of parameters; here they are options.
     """
     try:
         yield
@@ -119,8 +143,25 @@ def errors_reported(resume: str | None = None) -> Generator[None, None, None]:
         message = _message(error)
         if message is None or os.environ.get(_DEBUG, "0") not in ("", "0"):
             raise
-        console.error(message)
+        console.error(_with_flags(message, flags or {}))
         raise typer.Exit(USER_ERROR) from None
+
+
+# Text in quotes is the user's, and passes as it is.
+_PARAMETER = re.compile(r"""(?<!\w)(?:'[^']*'|"[^"]*")(?!\w)|(?<![\w.-])(\w+)=(True\b)?""")
+
+
+def _with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """Return a message of the package with `name=value` written as `--name value`."""
+
+    def written(found: re.Match[str]) -> str:
+        flag = flags.get(found[1] or "")
+        if flag is None:
+            return found[0]
+        alone = found[2] or re.match(r"[,.;:)]*(\s|$)", message[found.end() :])
+        return flag if alone else f"{flag} "
+
+    return _PARAMETER.sub(written, message)
 
 
 def _message(error: Exception) -> str | None:

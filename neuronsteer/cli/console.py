@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from ..stats.progress import Show
 
 #: One colour per label, in the order of the labels; the model's own language stays uncoloured.
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
@@ -28,6 +33,23 @@ def note(message: str, *, quiet: bool = False) -> None:
     """Tell the user something about the run, unless they asked for quiet."""
     if not quiet:
         err().print(message, style="dim", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def working(what: str, *, quiet: bool = False) -> Generator[Show, None, None]:
+    """Show on stderr that something long is going on, unless the user asked for quiet.
+
+    Args:
+        what: What it is, until the callback is called with more.
+        quiet: Whether nothing is shown.
+    """
+    if quiet:
+        yield lambda _what, _done, _detail: None
+        return
+    from ..stats.progress import shown_on_stderr
+
+    with shown_on_stderr(what, stays=False) as show:
+        yield show
 
 
 def error(message: str, heading: str = "Error: ") -> None:

@@ -21,7 +21,13 @@ from ..hub import SHIPPED
 from ..steering.schedule_text import target_label
 from . import console, options
 from .commands import command
-from .steered_text import GeneratedText, GenerationRequest, LabelPrinter, generate_text
+from .steered_text import (
+    GeneratedText,
+    GenerationRequest,
+    LabelPrinter,
+    generate_text,
+    length_for,
+)
 
 if TYPE_CHECKING:
     from ..demo.language_identifier import LanguageIdentifier
@@ -67,8 +73,13 @@ def demo(
         typer.Option(metavar="SCHEDULE", help="Show the second part only, for example en,12:fr."),
     ] = None,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="How many tokens at most in the second part.")
-    ] = _TOKENS,
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many tokens in the second part; default: 92, or more if the schedule is "
+            "longer.",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.6,
     seed: Annotated[int, typer.Option(help="For sampling.")] = 1,
     device: options.Device = "auto",
@@ -100,7 +111,8 @@ def demo(
 
     rows = load_set(neurons)
     labels = [label for label, count in rows.counts.items() if count]
-    target = _target(schedule, rows, labels, max_new_tokens)
+    target = _target(schedule, rows, labels, max_new_tokens or _TOKENS)
+    tokens = length_for(target, max_new_tokens, _TOKENS, quiet=quiet)
     loaded, tokenizer = load_model(
         model, device=device, dtype="float32" if model == "demo" else "auto"
     )
@@ -118,7 +130,7 @@ def demo(
     shown: list[dict[str, Any]] = []
     if schedule is None:
         shown.append(show_languages(run))
-    shown.append(switched := show_switch(run, target, max_new_tokens))
+    shown.append(switched := show_switch(run, target, tokens))
     if schedule is None and (off := show_turned_off(run)) is not None:
         shown.append(off)
     if as_json:

@@ -12,6 +12,8 @@ import typer
 from ..errors import ParameterError
 from . import console, options
 from .commands import command
+from .models import model_path
+from .output import check_set_folder
 from .tune import PANEL, TuneOptions, report
 
 
@@ -29,7 +31,10 @@ from .tune import PANEL, TuneOptions, report
 )
 def detect(
     stats: Annotated[
-        str, typer.Argument(metavar="STATS", help="Folder written by 'neuronsteer collect'.")
+        str,
+        typer.Argument(
+            metavar="STATS", help="Folder written by 'neuronsteer collect', or Hub id of one."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="Folder to write.")],
     method: Annotated[
@@ -50,6 +55,7 @@ def detect(
         ),
     ] = None,
     parameters: options.Parameters = None,
+    overwrite: options.Overwrite = False,
     labels: Annotated[
         str | None, typer.Option(help="Use only these labels, comma-separated.")
     ] = None,
@@ -76,6 +82,7 @@ def detect(
         raise ParameterError(
             "Options of tuning and of loading a model were given without --tune MODEL."
         )
+    check_set_folder(out, overwrite)
     # Read now, not after detecting.
     tuning.seconds()
     from ..detectors import DETECTORS
@@ -93,13 +100,14 @@ def detect(
     )
     if rate is not None:
         given["rate"] = rate
-    loaded = Stats.load(stats)
-    if names := options.read_list(labels):
-        loaded = loaded.only(*names)
-    sets = {
-        name: run(loaded, method=each, **own)
-        for name, (each, own) in _candidates(methods, parts, given).items()
-    }
+    with console.working(f"detect {method}", quiet=quiet):
+        loaded = Stats.from_pretrained(stats)
+        if names := options.read_list(labels):
+            loaded = loaded.only(*names)
+        sets = {
+            name: run(loaded, method=each, **own)
+            for name, (each, own) in _candidates(methods, parts, given).items()
+        }
     several = len(sets) > 1
     for name, neurons in sets.items():
         neurons.save_pretrained(_kept(out) / name if several else out)
@@ -159,6 +167,7 @@ def _kept(out: Path) -> Path:
     neuronsteer convert llama.pth --labels en,zh,fr --base meta-llama/Llama-2-7b-hf -o neurons
     neuronsteer convert mask.pth --labels en,fr --width 11008 --model-type llama -o neurons
     """,
+    arguments={"base_model": "base", "num_layers": "layers"},
 )
 def convert(
     file: Annotated[
@@ -182,6 +191,7 @@ def convert(
     model_type: Annotated[
         str | None, typer.Option(help="Model family, if the model's config cannot be read.")
     ] = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -193,10 +203,16 @@ def convert(
     names = [name.strip() for name in labels.split(",")]
     if not all(names):
         raise ParameterError(f"--labels {labels!r} has an empty name between commas.")
+    check_set_folder(out, overwrite)
     from ..neuron_set.paper_masks import load_mask
 
     neurons = load_mask(
-        file, names, num_layers=layers, width=width, model_type=model_type, base_model=base
+        file,
+        names,
+        num_layers=layers,
+        width=width,
+        model_type=model_type,
+        base_model=None if base is None else model_path(base),
     )
     neurons.save_pretrained(out)
     if as_json:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ParameterError
+from ..hub import check_output
 from . import console, options
 from .commands import command
 
@@ -106,6 +107,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 64,
     seed: Annotated[int, typer.Option(help="Of sampling and bootstraps.")] = 0,
     resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
     loading: options.LoadOptions,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -115,6 +117,14 @@ def evaluate(
     REPORT gets report.html to read, report.md to paste and report.json to compute with.
     """
     given = _tasks(tasks, task or [])
+    check_output(
+        out,
+        "a report",
+        lambda folder: (folder / "report.json").is_file(),
+        overwrite=overwrite,
+        resume=resume,
+        beside=[out.with_name(out.name + ".partial")],
+    )
     sources = options.read_sources(data, "--data", "KIND=SOURCE") if data else None
     from ..evaluation.experiments.run import evaluate as run
     from .models import load_set

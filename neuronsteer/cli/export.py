@@ -27,7 +27,7 @@ class ExportOptions:
         ),
     ] = "all"
     revision: options.ModelRevision = None
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False
+    overwrite: options.Overwrite = False
     as_json: options.Json = False
     quiet: options.Quiet = False
 
@@ -86,18 +86,19 @@ def export(
         model = DEMO
     quiet_transformers()
     more: dict[str, Any] = {"skip_first": True} if skip_first else {}
-    done = write(
-        None if model is None else model_path(model),
-        rows,
-        out,
-        to,
-        format=format,
-        part=writing.part,
-        revision=writing.revision,
-        overwrite=writing.force,
-        **steering.arguments(rows.operation),
-        **more,
-    )
+    with console.working(f"export to {out}", quiet=writing.quiet):
+        done = write(
+            None if model is None else model_path(model),
+            rows,
+            out,
+            to,
+            format=format,
+            part=writing.part,
+            revision=writing.revision,
+            overwrite=writing.overwrite,
+            **steering.arguments(rows.operation),
+            **more,
+        )
     _report(done, writing)
 
 
@@ -127,16 +128,17 @@ def bake(
 
     rows = load_set(neurons)
     quiet_transformers()
-    done = write(
-        model_path(model),
-        rows,
-        out,
-        to,
-        part=writing.part,
-        revision=writing.revision,
-        overwrite=writing.force,
-        **steering.arguments(rows.operation),
-    )
+    with console.working(f"bake to {out}", quiet=writing.quiet):
+        done = write(
+            model_path(model),
+            rows,
+            out,
+            to,
+            part=writing.part,
+            revision=writing.revision,
+            overwrite=writing.overwrite,
+            **steering.arguments(rows.operation),
+        )
     _report(done, writing)
 
 

@@ -10,10 +10,12 @@ import typer
 from ..errors import ParameterError
 from . import console, options
 from .commands import command
-from .steered_text import GenerationRequest, LabelPrinter, generate_text
+from .steered_text import GenerationRequest, LabelPrinter, generate_text, length_for
 
 if TYPE_CHECKING:
     from ..steering.schedule import Schedule
+
+_TOKENS = 64
 
 
 @command(
@@ -42,7 +44,13 @@ def generate(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The text to continue; '-' reads stdin.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 64,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many tokens at most; default: 64, or more if the schedule is longer.",
+        ),
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come.")] = False,
     steering: options.SteeringOptions,
     temperature: Annotated[
@@ -77,7 +85,7 @@ def generate(
         prompt=text,
         schedule=target,
         **steering.arguments(rows.operation),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=length_for(target, max_new_tokens, _TOKENS, quiet=quiet),
         temperature=temperature,
         seed=seed,
     )

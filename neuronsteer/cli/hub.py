@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ..errors import HubError
 from . import console, options
 from .commands import command
+from .output import check_set_folder
 
 Repo = Annotated[str, typer.Argument(metavar="REPO", help="Hub repository: owner/name.")]
 
@@ -79,6 +79,7 @@ def pull(
         typer.Option("--out", "-o", metavar="DIR", help="Folder to write; default: REPO's name."),
     ] = None,
     place: options.HubOptions,
+    overwrite: options.Overwrite = False,
     peft: Annotated[
         bool, typer.Option("--peft", help="Also write the adapters that PEFT loads.")
     ] = False,
@@ -94,11 +95,7 @@ def pull(
 
     name = (place.subfolder or repo).strip("/").rpartition("/")[2]
     folder = Path(name) if out is None else out
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "neurons.safetensors").exists():
-        raise HubError(
-            f"The folder {str(folder)!r} holds something else than a neuron set, which would get "
-            "mixed up with it. Choose another one with --out."
-        )
+    check_set_folder(folder, overwrite)
     rows = NeuronSet.from_pretrained(repo, **asdict(place))
     files = companion_files(repo, **asdict(place))
     rows.save_pretrained(folder, peft=peft)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HubError, NeuronSteerError, ParameterError, did_you_mean
-from ..hub import builtin, shipped_model
+from ..hub import shipped_model
 from . import console
 
 if TYPE_CHECKING:
@@ -38,13 +38,18 @@ def load_model(
             f"Unknown dtype {dtype!r}; expected {', '.join(DTYPES)}.{did_you_mean(dtype, DTYPES)}"
         )
     placed = _device(device)
-    path = _check_model(name)
+    path = _check_model(name, revision)
     # Progress bars of the loader would mix with ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from ..hub import connection_error
+
     quiet_transformers()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if not Path(path).is_dir() and connection_error() is not None:
+        # What is in the cache is taken at once, without waiting for the Hub file by file.
+        options["local_files_only"] = True
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
@@ -69,8 +74,6 @@ def load_set(name: str, **hub: Any) -> NeuronSet:
     """
     from ..neuron_set import NeuronSet
 
-    if "://" not in name and builtin(name) is None:
-        _check_path(name, "neuron set")
     return NeuronSet.from_pretrained(name, **hub)
 
 
@@ -95,38 +98,29 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
 
 
-def _check_model(name: str) -> str:
-    """Return the path of a model, or raise if a folder is none."""
+def _check_model(name: str, revision: str | None) -> str:
+    """Return the path or Hub id of a model, or raise if it holds none."""
     if name == DEMO:
         return model_path(name)
     name = model_path(name)
-    _check_path(name, "model")
-    path = Path(name)
-    if path.is_dir() and not (path / "config.json").exists():
-        found = sorted(entry.name for entry in path.iterdir())
-        if "neurons.safetensors" in found:
-            what = "it is a neuron set; the model comes first, then the set"
-        elif "adapter_config.json" in found:
-            return name  # a PEFT adapter: transformers loads its base model
-        else:
-            what = "it holds " + (", ".join(found[:6]) or "nothing") + ", …" * (len(found) > 6)
-        raise HubError(
-            f"The folder {name!r} is not a model, because config.json is missing: {what}."
-        )
-    return name
+    from ..hub import MissingFileError, fetch
 
-
-def _check_path(name: str, what: str) -> None:
-    """Raise for something that can only be a path and does not exist."""
-    path = Path(name).expanduser()
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep * 2 in name
-    if path.exists():
-        if not path.is_dir():
-            raise HubError(f"{name!r} is a file; expected the folder of a saved {what}.")
-    elif looks_local or not name.strip():
-        parent = path.parent
-        there = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-        raise HubError(f"There is no folder {name!r}.{did_you_mean(path.name, there)}")
+    try:
+        folder = fetch(name, filenames=["config.json"], ownerless=True, revision=revision)
+    except MissingFileError as error:
+        if "adapter_config.json" not in error.available:
+            raise
+        return name  # a PEFT adapter: transformers loads its base model
+    if (folder / "config.json").exists():
+        return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    found = sorted(entry.name for entry in folder.iterdir())
+    if "neurons.safetensors" in found:
+        what = "it is a neuron set; the model comes first, then the set"
+    elif "adapter_config.json" in found:
+        return str(folder)
+    else:
+        what = "it holds " + (", ".join(found[:6]) or "nothing") + ", …" * (len(found) > 6)
+    raise HubError(f"The folder {name!r} is not a model, because config.json is missing: {what}.")
 
 
 def _device(name: str) -> Any:
@@ -154,14 +148,6 @@ def _device(name: str) -> Any:
 
 
 def _explain(name: str, error: Exception) -> str:
-    where = "The folder" if Path(name).is_dir() else "The model"
+    where = "The folder" if Path(name).expanduser().is_dir() else "The model"
     said = console.first_line(error)
-    if not Path(name).is_dir() and isinstance(error, OSError):
-        if "offline" in str(error).lower() or "connect" in str(error).lower():
-            said = (
-                "there is no such folder here, it is not in the local cache, and the Hub cannot be "
-                "reached"
-            )
-        else:
-            said = f"there is no such folder here, and the Hub says: {said}"
     return f"{where} {name!r} cannot be loaded as a causal language model: {said}"

@@ -62,6 +62,9 @@ Parameters = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue where an interrupted run stopped.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.")
+]
 Subfolder = Annotated[
     str | None, typer.Option(help="Folder inside the repository, if it holds several sets.")
 ]

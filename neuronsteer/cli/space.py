@@ -49,6 +49,7 @@ def space(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Write the files there, upload nothing."),
     ] = None,
+    overwrite: options.Overwrite = False,
     token: options.Token = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -64,8 +65,11 @@ def space(
             raise ParameterError(
                 "--out writes files only: --private, --hardware and --token do not apply."
             )
-        from ..hub import write_folder
+        from ..hub import check_output, write_folder
 
+        check_output(
+            out, "a Space", lambda folder: (folder / "app.py").is_file(), overwrite=overwrite
+        )
         name = title or repo.rpartition("/")[2]
         files = space_files(model, neurons, title=name, package=package, repo_id=repo)
         write_folder(out, files)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ..operations import Operation
     from ..steering.schedule import Schedule
 
+#: Tokens that are generated after the last switch, unless the user says how many there are.
+_AFTER_SWITCH = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class GenerationRequest:
@@ -62,6 +65,23 @@ class GenerationRequest:
             for each in arith(label).labels if is_arithmetic(label) else (label,):
                 if each not in neurons.labels:
                     raise unknown_label(each, neurons.labels)
+
+
+def length_for(schedule: Schedule, asked: int | None, usual: int, *, quiet: bool) -> int:
+    """Return how many tokens to generate; switches that are not reached then are said.
+
+    Args:
+        schedule: What is followed.
+        asked: What the user asked for; otherwise enough is generated to see every label.
+        usual: How many it is at least, if nothing was asked for.
+        quiet: Whether nothing is to be said.
+    """
+    enough = max(usual, schedule.last_switch + _AFTER_SWITCH)
+    if asked is None:
+        return enough
+    if missed := schedule.unreached(asked):
+        console.note(f"{missed} Try --max-new-tokens {enough}.", quiet=quiet)
+    return asked
 
 
 @dataclasses.dataclass(frozen=True)

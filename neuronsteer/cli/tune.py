@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ParameterError, TextError
+from ..hub import check_output
 from . import console, options
 from .commands import command
 from .models import DEMO
+from .output import check_set_folder
 
 if TYPE_CHECKING:
     from ..evaluation.tuning import Tuning
@@ -235,6 +237,7 @@ def tune(
         typer.Option(metavar="FILE", help="Draw success against fluency, by strength."),
     ] = None,
     resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
     loading: options.LoadOptions,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -260,6 +263,11 @@ def tune(
     seconds = tuning.seconds()
     if resume and out is None:
         raise ParameterError("--resume needs --out SET, beside which the state was kept.")
+    if out is not None:
+        beside = (out.with_name(out.name + ".partial"),)
+        check_set_folder(out, overwrite, resume=resume, beside=beside)
+    if plot is not None:
+        check_output(plot, "a plot", Path.is_file, overwrite=overwrite, resume=resume)
     rows = {Path(name).name: load_set(name) for name in neurons}
     if len(rows) < len(neurons):
         raise ParameterError(

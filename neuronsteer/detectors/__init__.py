@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
+from os import PathLike
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import torch
 
@@ -17,10 +18,8 @@ from ..models.layer_choice import spell_layers
 from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import MEANS, MLP_SITES, PROMPT, gather
 from ..registry import Plugin, Registry, create
+from ..stats import Stats
 from ..stats.needs import Need
-
-if TYPE_CHECKING:
-    from ..stats import Stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +91,14 @@ def detector(method: str | Detector, **parameters: Any) -> Detector:
     return create(Detector, DETECTORS, method, parameters)
 
 
-def detect(stats: Stats, method: str | Detector = "lape", **parameters: Any) -> NeuronSet:
+def detect(
+    stats: Stats | str | PathLike[str], method: str | Detector = "lape", **parameters: Any
+) -> NeuronSet:
     """Return the neurons that a method selects from statistics.
 
     Args:
-        stats: What `collect` returned, or `Stats.load`, or `Stats.from_counts`.
+        stats: What `collect` returned, or `Stats.from_counts`; or the folder or Hub repository that
+            statistics were saved to.
         method: Name of a detector (`neuronsteer methods` lists them), or a detector.
         **parameters: Parameters of the method, e.g. `rate=0.01`.
 
@@ -105,6 +107,13 @@ def detect(stats: Stats, method: str | Detector = "lape", **parameters: Any) -> 
         ParameterError: If a parameter is unknown or out of range.
     """
     chosen = detector(method, **parameters)
+    if isinstance(stats, (str, PathLike)):
+        stats = Stats.from_pretrained(stats)
+    elif not isinstance(stats, Stats):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise StatsError(
+            f"Cannot detect in {stats!r:.60} ({type(stats).__name__}); expected statistics, as "
+            "`collect` returns them, or where they were saved."
+        )
     missing = [need for need in chosen.needs if not stats.has(need.reducer, need.site)]
     if missing:
         raise StatsError(

@@ -74,7 +74,7 @@ class BaseModel:
         if not isinstance(model, str | os.PathLike):
             return cls(_plain(inspect(model)))
         name = os.fspath(model)
-        folder = hub.fetch(name, filenames=["config.json"], revision=revision)
+        folder = hub.fetch(name, filenames=["config.json"], ownerless=True, revision=revision)
         if not (folder / "config.json").is_file():
             raise HubError(
                 f"The folder {name!r} holds no model: config.json is missing. Expected the folder "
@@ -140,7 +140,8 @@ class BaseModel:
 
         def fetch(file: str) -> Path | None:
             try:
-                return hub.fetch(repo, filenames=[file], revision=self.revision) / file
+                found = hub.fetch(repo, filenames=[file], ownerless=True, revision=self.revision)
+                return found / file
             except hub.MissingFileError:
                 return None
 

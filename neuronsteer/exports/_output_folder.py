@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HubError, ParameterError
+from ..hub import check_output
 from ..neuron_set.card import hub_id, languages
 from ..neuron_set.storage import package_version
 from ._edits import ModelEdit
@@ -21,22 +22,15 @@ _MARGIN = 4 << 20
 
 def check_free(directory: Path, overwrite: bool) -> None:
     """Raise unless `directory` can be made, or is an export that may be replaced."""
-    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-        raise ParameterError(f"{str(directory)!r} exists and is not a folder; choose another one.")
-    if not directory.is_dir() or not any(directory.iterdir()):
-        return
-    if not overwrite:
-        raise ParameterError(
-            f"The folder {str(directory)!r} exists and is not empty. Choose another one, or pass "
-            "overwrite=True (--force) to replace an earlier export."
-        )
+    if directory.is_symlink():
+        raise ParameterError(f"{str(directory)!r} is a link, not a folder; choose another one.")
+    # Replacing deletes what is there, and a mistyped path may be a home folder.
+    check_output(directory, "an export", _is_export, overwrite=overwrite)
+
+
+def _is_export(directory: Path) -> bool:
     card = directory / CARD
-    if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):
-        # Replacing deletes what is there, and a mistyped path may be a home folder.
-        raise ParameterError(
-            f"The folder {str(directory)!r} was not written by neuronsteer's exports (or its card "
-            "was edited), so it is not replaced. Remove it yourself or choose another one."
-        )
+    return card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
 
 
 def check_space(directory: Path, size: int) -> None:

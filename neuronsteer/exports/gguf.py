@@ -88,7 +88,7 @@ class Gguf(Export):
             raise ParameterError(
                 "llama.cpp has no control vector for the first layer (it rejects 'direction.0'), "
                 f"and this operation changes {len(first[0].columns)} neurons there. Leave them "
-                "out with skip_first=True (--skip-first), knowing that the result steers less; or "
+                "out with skip_first=True, knowing that the result steers less; or "
                 "bake a checkpoint where the family has biases."
             )
         edit.base.refuse_quantised()

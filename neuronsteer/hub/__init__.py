@@ -8,9 +8,10 @@ becomes a `HubError` that says what to do. Files are written completely or not a
 from __future__ import annotations
 
 from .atomic_files import new_folder, write_file, write_folder
-from .download import DownloadOptions, fetch
+from .download import DownloadOptions, connection_error, fetch
 from .errors import MissingFileError, hub_error
 from .folders import clean_subfolder, read_folder, read_json
+from .output import check_output, kinds_in
 from .shipped import SHIPPED, builtin, models_folder, shipped_model
 from .upload import CommitContent, Repository, UploadOptions
 
@@ -22,9 +23,12 @@ __all__ = [
     "Repository",
     "UploadOptions",
     "builtin",
+    "check_output",
     "clean_subfolder",
+    "connection_error",
     "fetch",
     "hub_error",
+    "kinds_in",
     "models_folder",
     "new_folder",
     "read_folder",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import HubError, ParameterError, did_you_mean
-from .errors import MissingFileError, hub_error, with_retries
-from .folders import clean_subfolder, local_folder
+from .errors import MissingFileError, hub_error, is_unreachable, with_retries
+from .folders import clean_subfolder, local_folder, similar_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,6 +50,7 @@ def fetch(
     repo_or_path: str | os.PathLike[str],
     *,
     filenames: Sequence[str],
+    ownerless: bool = False,
     **options: Unpack[DownloadOptions],
 ) -> Path:
     """Return a local folder that holds `filenames`.
@@ -59,6 +60,7 @@ def fetch(
             folder is returned as it is, even if files are missing (the caller knows what to say).
         filenames: Files to download, all from the same commit. All of them must exist in the
             repository.
+        ownerless: Whether a repository may have a name without owner: only old models do ("gpt2").
         **options: Revision, subfolder, token and so on; see `DownloadOptions`.
 
     Raises:
@@ -68,7 +70,7 @@ def fetch(
     name = os.fspath(repo_or_path)
     check_options("Loading", options, DownloadOptions.__optional_keys__)
     subfolder = clean_subfolder(options.get("subfolder"))
-    local = local_folder(name, filenames, subfolder)
+    local = local_folder(name, filenames, subfolder, ownerless=ownerless)
     if local is not None:
         return local
     cache, token, revision = options.get("cache_dir"), options.get("token"), options.get("revision")
@@ -110,8 +112,17 @@ def _download(repo_id: str, filename: str, force: bool, **options: Any) -> Path:
 
     The client compares lengths only, and would keep a damaged file in its cache for ever.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
+    where = {name: options[name] for name in ("cache_dir", "revision")}
+    place = "/".join(part for part in (options["subfolder"], filename) if part)
+    if not options["local_files_only"] and (
+        force or not isinstance(try_to_load_from_cache(repo_id, place, **where), str)
+    ):
+        # The client would try for half a minute, and write a warning each time.
+        cause = connection_error()
+        if cause is not None:
+            raise errors.LocalEntryNotFoundError(str(cause)) from cause
     for _ in range(_ATTEMPTS):
         download = partial(hf_hub_download, repo_id, filename, force_download=force, **options)
         path = Path(with_retries(download))
@@ -128,6 +139,18 @@ def _download(repo_id: str, filename: str, force: bool, **options: Any) -> Path:
         f"{filename!r} of {repo_id!r} arrived damaged {_ATTEMPTS} times: something between here "
         "and the Hub changes it. Nothing was loaded; try again, or use another network."
     )
+
+
+def connection_error() -> Exception | None:
+    """Return why no connection to the Hub can be made, `None` if one can or nobody may try."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # the errors of the HTTP library, whichever is installed
+        return error if is_unreachable(error) else None
+    return None
 
 
 def _has_expected_content(path: Path) -> bool:
@@ -161,7 +184,7 @@ def _explain(
     api = HfApi(token=token, library_name="neuronsteer")
     found = hub_error(error, repo_id, revision, place)
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return found
+        return HubError(f"{found}{similar_folder(repo_id)}")
     if isinstance(error, errors.EntryNotFoundError):
         available: list[str] = []
         with suppress(Exception):  # it would only improve the message
@@ -174,5 +197,6 @@ def _explain(
         with suppress(Exception):
             kinds = ("dataset", "space")
             kind = next((k for k in kinds if api.repo_exists(repo_id, repo_type=k)), None)
-        return hub_error(error, repo_id, revision, place, kind=kind)
+        found = hub_error(error, repo_id, revision, place, kind=kind)
+        return HubError(f"{found}{similar_folder(repo_id)}")
     return found

@@ -9,15 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import HubError, NeuronSteerError
+from ..errors import HubError, NeuronSteerError, did_you_mean
 from .shipped import SHIPPED, builtin
 
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _URL = re.compile(r"(?:https?://[^/]+/|hf://)((?:datasets/|spaces/)?[\w.-]+/[\w.-]+)(/.*)?")
 
 
-def local_folder(name: str, filenames: Sequence[str], subfolder: str | None) -> Path | None:
-    """Return the folder meant by `name`, `None` if it is a repository id, or raise."""
+def local_folder(
+    name: str, filenames: Sequence[str], subfolder: str | None, *, ownerless: bool = False
+) -> Path | None:
+    """Return the folder meant by `name`, `None` if it is a repository id, or raise.
+
+    Args:
+        name: What the user wrote.
+        filenames: The files that are wanted.
+        subfolder: Folder inside.
+        ownerless: Whether a repository may have a name without owner, such as "gpt2".
+    """
     if not name.strip():
         raise HubError("An empty name: expected a folder or a Hub repository id.")
     path = Path(name).expanduser()
@@ -35,7 +44,23 @@ def local_folder(name: str, filenames: Sequence[str], subfolder: str | None) -> 
     if name in SHIPPED:
         raise HubError(f"This installation of neuronsteer is not complete: it has no set {name!r}.")
     check_repo_id(name)
+    if "/" not in name and not ownerless:
+        # Only old models have such names, so there is no need to ask the Hub.
+        raise HubError(
+            f"No folder {name!r}; expected one, or a Hub repository as 'owner/name'."
+            + similar_folder(name)
+        )
     return None
+
+
+def similar_folder(name: str) -> str:
+    """Return ` Did you mean 'x'?` for a folder beside `name` that is called almost like it."""
+    path = Path(name).expanduser()
+    try:
+        there = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    except OSError:
+        return ""
+    return did_you_mean(path.name, there)
 
 
 def check_repo_id(name: str) -> None:
@@ -48,8 +73,8 @@ def check_repo_id(name: str) -> None:
         raise HubError(f"{name!r} is an address; pass the repository id {url[1]!r}.")
     if not _REPO_ID.fullmatch(name) or name.startswith("."):
         raise HubError(
-            f"No folder {name!r}, and it cannot be a Hub repository id "
-            "(expected 'owner/name'). Check the path."
+            f"No folder {name!r}, and it cannot be a Hub repository id (expected 'owner/name')."
+            + (similar_folder(name) or " Check the path.")
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import ArtifactError, LabelError, ParameterError
+from ..hub import fetch
 from .neuron_set import NeuronSet
 from .torch_files import read_torch_file
 
@@ -79,8 +80,8 @@ def load_mask(
         width = found
     if width is None:
         raise ParameterError(
-            f"{name} holds neuron indices, which do not say how wide a layer is. Give the width "
-            "(width=, --width), or the model whose configuration says it (base_model=, --base)."
+            f"{name} holds neuron indices, which do not say how wide a layer is. Give it "
+            "with width=, or base_model= to read it off that model's configuration."
         )
     label, layer, index = _no_rows(), _no_rows(), _no_rows()
     for position, layers in enumerate(masks):
@@ -193,12 +194,13 @@ def _configuration(base_model: str) -> tuple[str | None, int | None]:
     from transformers import AutoConfig
 
     try:
-        config: Any = AutoConfig.from_pretrained(base_model).get_text_config()
+        folder = fetch(base_model, filenames=["config.json"], ownerless=True)
+        config: Any = AutoConfig.from_pretrained(folder).get_text_config()
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(
-            f"The configuration of {base_model!r} cannot be read ({reason}). Give the "
-            "width (width=, --width) and the family (model_type=, --model-type) instead."
+            f"The configuration of {base_model!r} cannot be read ({reason}). Give "
+            "width= and model_type= instead."
         ) from error
     sizes = [getattr(config, field, None) for field in _WIDTH_FIELDS]
     width = next((size for size in sizes if isinstance(size, int)), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -150,7 +150,10 @@ def choose_left(
 
 def names_of(given: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the labels of an argument that may be one, several, or none."""
-    return (given,) if isinstance(given, str) else tuple(given or ())
+    found = (given,) if isinstance(given, str) else given or ()
+    if not isinstance(found, Iterable) or not all(isinstance(each, str) for each in found):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ParameterError(f"Expected a label or a list of labels; found {given!r}.")
+    return tuple(found)
 
 
 def fixed_source(left: tuple[str, ...], label: str, where: str) -> tuple[str, ...]:

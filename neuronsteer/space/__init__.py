@@ -25,7 +25,7 @@ def launch(
     host: str = "127.0.0.1",
     port: int | None = None,
     open_browser: bool = False,
-    public: bool = False,
+    public: bool | None = None,
     allow: Sequence[str] = (),
     device: str = "auto",
     block: bool = True,
@@ -40,7 +40,8 @@ def launch(
         host: Address to listen on; `"0.0.0.0"` lets other machines in.
         port: Port; default: the first free one from 7860 on.
         open_browser: Show the page in the user's browser.
-        public: Whether strangers use it: then only what `allow` names can be loaded.
+        public: Whether strangers use it: then only what `allow` names can be loaded. By default
+            they do if `host` lets other machines in.
         allow: Hub ids, `owner/*`, or folders.
         device: `"auto"`, `"cpu"`, `"cuda"`, …
         block: Wait until the user interrupts.

@@ -248,6 +248,9 @@ class GenerationJob:
             "tokens": self._shown_tokens,
             "limit": self._request.max_new_tokens,
             "schedule": self._followed_schedule(),
+            "note": self._request.parsed(self._loaded.neurons).unreached(
+                self._request.max_new_tokens
+            ),
             "switches": list(self._switches),
             "outputs": outputs,
             "scores": scores(outputs),

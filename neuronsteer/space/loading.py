@@ -110,8 +110,6 @@ def _folder(model_id: str) -> Path | None:
                 + (" It is a neuron set." if (path / "neurons.safetensors").exists() else "")
             )
         return path
-    if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
-        raise HubError(f"There is no folder {model_id!r}.")
     return None
 
 
@@ -122,7 +120,7 @@ def _config(model_id: str, folder: Path | None) -> Any:
         if folder is None:
             from ..hub import fetch
 
-            folder = fetch(model_id, filenames=["config.json"])
+            folder = fetch(model_id, filenames=["config.json"], ownerless=True)
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except NeuronSteerError:
         raise

@@ -64,7 +64,11 @@ class GenerationRequest:
             NeuronSteerError: If anything is out of bounds; the message is meant for the visitor.
         """
         prompt = self.prompt
-        if not isinstance(prompt, str) or not prompt.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(prompt, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ParameterError(
+                f"The prompt is {prompt!r:.60} ({type(prompt).__name__}); expected a text."
+            )
+        if not (prompt or "").strip():
             raise ParameterError("The prompt is empty; write at least one word.")
         if len(prompt) > settings.prompt_characters:
             raise ParameterError(

@@ -69,7 +69,7 @@ def serve(
     # Before gradio is imported: it sends no statistics, and does not look for newer versions.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     gr: Any = require("gradio", "space", "The page")
-    service = Service(settings)
+    service = Service(settings.at(host))
     app = gr.Server(title="neuronsteer", docs_url=None, redoc_url=None)
     app.add_middleware(SecurityMiddleware)
     _add_pages(app, service)

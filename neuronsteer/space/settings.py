@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,8 @@ class SpaceSettings:
     Args:
         model: Hub id or folder of the model that is loaded first; `"demo"` is the embedded one.
         neurons: Its neuron set.
-        public: Whether strangers use it: then only what `allow` names can be loaded.
+        public: Whether strangers use it: then only what `allow` names can be loaded. By default
+            that depends on the address it listens on, see `at`.
         allow: Hub ids, `owner/*`, or folders whose content may be loaded. The first model and set
             always may.
         prompt_characters: How long a prompt may be.
@@ -35,7 +37,7 @@ class SpaceSettings:
 
     model: str = DEMO
     neurons: str = DEMO
-    public: bool = False
+    public: bool | None = None
     allow: tuple[str, ...] = ()
     prompt_characters: int = 2000
     max_new_tokens: int = 400
@@ -61,8 +63,8 @@ class SpaceSettings:
         """Return the settings written in environment variables, as on a Hugging Face Space.
 
         `NEURONSTEER_SPACE_MODEL`, `…_SET`, `…_PUBLIC` (`1` or `0`; by default yes where `SPACE_ID`
-        says that this is a Space), `…_ALLOW` (separated by commas), and a number for every limit,
-        e.g. `…_MAX_NEW_TOKENS`.
+        says that this is a Space, or where other machines are let in), `…_ALLOW` (separated by
+        commas), and a number for every limit, e.g. `…_MAX_NEW_TOKENS`.
 
         Args:
             environment: Default: that of this process.
@@ -74,7 +76,7 @@ class SpaceSettings:
             for key, value in env.items()
             if key.startswith(_PREFIX) and value.strip()
         }
-        found: dict[str, Any] = {"public": "SPACE_ID" in env}
+        found: dict[str, Any] = {"public": True} if "SPACE_ID" in env else {}
         for name, text in given.items():
             if name in ("model", "device"):
                 found[name] = text
@@ -102,6 +104,15 @@ class SpaceSettings:
             )
         return cls(**found)
 
+    def at(self, host: str) -> SpaceSettings:
+        """Return the settings of a page that listens on an address.
+
+        Where other machines are let in, the page is public unless `public` says otherwise.
+        """
+        if self.public is not None:
+            return self
+        return dataclasses.replace(self, public=not _is_loopback(host))
+
     def check_allowed(self, name: str, what: str) -> None:
         """Raise unless the model or set called `name` may be loaded here.
 
@@ -121,6 +132,13 @@ class SpaceSettings:
             "To use anything else, run it yourself: pip install 'neuronsteer[space]', then "
             "neuronsteer demo --ui."
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -74,11 +74,12 @@ def reporting(progress: bool | OnProgress, first: bool) -> Generator[OnProgress,
 
 
 @contextmanager
-def shown_on_stderr(what: str) -> Generator[Show, None, None]:
+def shown_on_stderr(what: str, *, stays: bool = True) -> Generator[Show, None, None]:
     """Return a callback that shows progress: a bar on a terminal, else a line every `INTERVAL`.
 
     Args:
         what: What is being done, until the first call says more.
+        stays: Whether the bar is left on the terminal when the work is done.
     """
     console = Console(stderr=True)
     left = _Remaining()
@@ -91,6 +92,7 @@ def shown_on_stderr(what: str) -> Generator[Show, None, None]:
             TimeElapsedColumn(),
             columns[2],
             console=console,
+            transient=not stays,
         ) as bar:
             task = bar.add_task(what, total=None, share="", detail="", left="")
 

@@ -176,6 +176,23 @@ class Schedule:
                 runs.append((token, token + 1, label))
         return runs
 
+    @property
+    def last_switch(self) -> int:
+        """The token before which the last switch cannot happen; 0 if there is none."""
+        return max(_earliest(point) for point in self._points)
+
+    def unreached(self, tokens: int) -> str:
+        """Return a sentence on the switches that a text of `tokens` tokens ends before, or ""."""
+        late = [point for point in self._points if _earliest(point) >= tokens]
+        if not late:
+            return ""
+        names = ", ".join(f"{_earliest(point)} ({point.label or '-'})" for point in late)
+        one = len(late) == 1
+        return (
+            f"The schedule's switch{'' if one else 'es'} at token{'' if one else 's'} {names} "
+            f"{'is' if one else 'are'} never reached: there are at most {tokens} new tokens."
+        )
+
     @classmethod
     def parse(cls, text: str) -> Schedule:
         """Return the schedule written as `text`; see `schedule_text.py` for the notation."""
@@ -239,6 +256,10 @@ class Schedule:
 
     def __repr__(self) -> str:
         return f"Schedule.parse({str(self)!r})"
+
+
+def _earliest(point: Point) -> int:
+    return point.at.after if isinstance(point.at, Condition) else point.at
 
 
 def _point(point: PointLike, *, first: bool) -> Point:

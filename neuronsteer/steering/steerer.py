@@ -170,8 +170,12 @@ class Steerer:
             return self
         if target is not None and not isinstance(target, str):
             key = None
-        if not math.isfinite(strength):
-            raise ParameterError(f"The strength is {strength}; it must be a finite number.")
+        try:
+            finite = math.isfinite(strength)
+        except TypeError:
+            finite = False
+        if not finite:
+            raise ParameterError(f"The strength is {strength!r}; it must be a finite number.")
         chosen = None if operation is None else _operation(operation)
         sources = () if away_from is None else names_of(away_from)
         if sources == (PREVIOUS,) and PREVIOUS not in self.labels:

@@ -50,6 +50,11 @@ def test_tables_are_for_people(call: Call, disk: Disk, tmp_path: Path):
     done = call("analyze", disk.set, "--what", "layers", "-o", str(tmp_path), "--no-plots")
     assert [file.name for file in tmp_path.iterdir()] == ["layers.json"]
     assert str(tmp_path / "layers.json") in done.err.replace("\n", "")
+    again = ("analyze", disk.set, "--what", "layers", "-o", str(tmp_path), "--no-plots", "-q")
+    assert call(*again).code == 2 and call(*again, "--overwrite").code == 0
+    (tmp_path / "notes.txt").touch()
+    done = call("analyze", disk.set, "--what", "sharing", "-o", str(tmp_path), "--no-plots", "-q")
+    assert done.code == 0 and (tmp_path / "sharing.json").exists()
 
 
 def test_two_sets_or_two_statistics_are_compared(call: Call, disk: Disk, other: str):
@@ -116,7 +121,7 @@ def test_the_list_names_every_analysis(call: Call):
         (["SET", "--set", "seed"], "NAME=VALUE"),
         (["SET", "--set", "sed=1"], "Did you mean 'seed'"),
         (["SET", "--set", "permutations=0"], "permutations=0"),
-        (["SET/nowhere"], "no folder"),
+        (["SET/nowhere"], "No folder"),
     ],
 )
 def test_mistakes_are_one_message(call: Call, disk: Disk, arguments: list[str], said: str):

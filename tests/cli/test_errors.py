@@ -23,15 +23,22 @@ Call = Callable[..., Result]
 
 # Words that start with @ are replaced: @model, @set, @stats, @texts, @tmp.
 CASES = {
-    "model path": ("doctor ./nowhere", "no folder './nowhere'"),
+    "model path": ("doctor ./nowhere", "No folder './nowhere'"),
     "misspelt model path": ("doctor @root/modle", "Did you mean 'model'"),
-    "model not on the hub": ("doctor someone/something", "the Hub cannot be reached"),
+    "model not on the hub": ("doctor someone/something", "not in the download cache"),
+    "model without owner": ("doctor nothing-of-this-name", "not in the download cache"),
+    "misspelt model beside it": ("doctor modle", "Did you mean 'model'"),
+    "misspelt set": ("show ste", "No folder 'ste'.*Did you mean 'set'"),
+    "misspelt set to steer with": ("generate @model ste --to fr -p x", "Did you mean 'set'"),
+    "misspelt statistics": ("detect stast -o @tmp/n", "No folder 'stast'.*Did you mean 'stats'"),
+    "misspelt sources": ("analyze stast", "Did you mean 'stats'"),
+    "misspelt model to bake": ("bake modle @set --to fr -o @tmp/n", "Did you mean 'model'"),
     "model is a file": ("doctor @texts/en.txt", "is a file"),
     "model is a set": ("generate @set @model --to fr -p x", "holds a full model"),
     "model without config": ("doctor @texts", "config.json is missing"),
     "no such device": ("doctor @model --device gpu7", "Cannot use the device 'gpu7'"),
     "no such dtype": ("doctor @model --dtype float23", "Did you mean 'float32'"),
-    "set path": ("show ./nowhere", "no folder './nowhere'"),
+    "set path": ("show ./nowhere", "No folder './nowhere'"),
     "set is a model": ("show @model", "holds a full model"),
     "set is statistics": ("show @stats", "holds statistics"),
     "label": ("generate @model @set --to rf -p x", "Unknown label 'rf'.*Did you mean 'fr'"),
@@ -44,7 +51,7 @@ CASES = {
     "empty prompt": ("generate @model @set --to fr -p ''", "prompt is empty"),
     "json and stream": ("generate @model @set --to fr -p x --json --stream", "choose"),
     "operation": ("generate @model @set --to fr -p x --operation sett", "Did you mean 'set'"),
-    "value": ("generate @model @set --to fr -p x --operation set --value men", "value='men'"),
+    "value": ("generate @model @set --to fr -p x --operation set --value men", "--value 'men'"),
     "scale by a word": (
         "generate @model @set --to fr -p x --operation scale --value max",
         "number",
@@ -72,12 +79,34 @@ CASES = {
     "statistics path": ("detect ./nowhere -o @tmp/n", "nowhere"),
     "statistics are a set": ("detect @set -o @tmp/n", "statistics"),
     "method": ("detect @stats --method lap -o @tmp/n", "Did you mean 'lape'"),
-    "rate": ("detect @stats --rate 7 -o @tmp/n", "rate=7"),
+    "rate": ("detect @stats --rate 7 -o @tmp/n", "--rate 7"),
     "parameter": ("detect @stats --set fliter=0.5 -o @tmp/n", "Did you mean 'filter'"),
     "parameter without value": ("detect @stats --set filter -o @tmp/n", "NAME=VALUE"),
     "label to detect": ("detect @stats --labels en,jp -o @tmp/n", "jp"),
     "one label": ("detect @stats --labels en -o @tmp/n", "'lape' compares labels"),
-    "output is a file": ("detect @stats -o @texts/en.txt", "en.txt"),
+    "output is a file": ("detect @stats -o @texts/en.txt", "en.txt' is a file"),
+    "set over statistics": ("detect @stats -o @stats", "holds statistics; expected .* set"),
+    "set over statistics, insisting": ("detect @stats -o @stats --overwrite", "holds statistics"),
+    "set over a set": ("detect @stats -o @set", "neuron set already.* --overwrite replaces"),
+    "set over texts": ("detect @stats -o @texts", "holds en.txt, fr.txt, ja.txt; expected"),
+    "tuned set over a set": ("tune @model @set -o @set", "--resume goes|--overwrite"),
+    "converted set over a set": (
+        "convert @tmp/mask.pth --labels a,b --width 80 -o @set", "--overwrite replaces"
+    ),
+    "pulled set over a model": ("pull ann/set -o @model", "holds a model; expected .* set"),
+    "statistics again": ("collect @model --texts @texts -o @stats", "already.*--overwrite"),
+    "statistics over a set": ("collect @model --texts @texts -o @set --resume", "holds a neuron"),
+    "unfinished statistics": (
+        "collect @model --texts @texts -o @tmp/half", "run. --resume goes on with it; --over"
+    ),
+    "report over a set": ("evaluate @model @set -o @set", "holds a neuron set; expected"),
+    "analyses over a set": ("analyze @set --what layers -o @set", "holds a neuron set; expected"),
+    "plot over a file": ("tune @model @set --plot @texts/en.txt", "en.txt' is a file already"),
+    "no width": ("convert @tmp/mask.pth --labels a,b -o @tmp/n", "with --width, or --base to"),
+    "no config": (
+        "convert @tmp/mask.pth --labels a,b --base ./no -o @tmp/n", "--width and --model-type"
+    ),
+    "misspelt base": ("convert @tmp/mask.pth --labels a,b --base modle -o @tmp/n", "'model'"),
     "mask path": ("convert ./no.pth --labels a --width 80 -o @tmp/n", "no.pth"),
     "mask is no mask": ("convert @texts/en.txt --labels a --width 80 -o @tmp/n", "cannot be read"),
     "fewer masks than labels": (
@@ -102,11 +131,15 @@ def scratch(tmp_path: Path) -> Path:
     (tmp_path / "empty" / "fr.txt").write_text("\n\n")
     mask = [[torch.tensor([1]), torch.tensor([2])]] * 2
     torch.save(mask, tmp_path / "mask.pth")
+    (tmp_path / "half.partial").mkdir()
     return tmp_path
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_mistakes_are_explained(call: Call, disk: Disk, scratch: Path, case: str):
+def test_mistakes_are_explained(
+    call: Call, disk: Disk, scratch: Path, case: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(disk.root)
     line, message = CASES[case]
     for mark, path in (
         ("@model", disk.model), ("@set", disk.set), ("@stats", disk.stats),

@@ -39,7 +39,7 @@ def test_evaluate_writes_a_report(disk, call, tmp_path):
     assert done.code == 0, done.err
     assert done.out == done.err == ""
     assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.html"}
-    again = call("evaluate", disk.model, disk.set, "-o", str(out), *QUICK, "--json")
+    again = call("evaluate", disk.model, disk.set, "-o", str(out), *QUICK, "--json", "--overwrite")
     assert [task["name"] for task in json.loads(again.out)["tasks"]] == ["lss", "perplexity"]
 
 

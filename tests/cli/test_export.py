@@ -43,8 +43,8 @@ def test_export_as_the_readme_types_it(disk: Disk, call: Call, tmp_path: Path):
     # The second run must not replace the first unasked.
     done = call(*f"{common} --format lora --operation scale --value 2".split())
     assert done.code == 2
-    assert "--force" in done.err
-    done = call(*f"{common} --format lora --operation scale --value 2 --force -q".split())
+    assert "--overwrite" in done.err
+    done = call(*f"{common} --format lora --operation scale --value 2 --overwrite -q".split())
     assert (done.code, done.out, done.err) == (0, "", "")
     assert json.loads((out / "adapter_config.json").read_text())["peft_type"] == "LORA"
 
@@ -73,7 +73,7 @@ def test_a_control_vector_says_what_is_missing(disk: Disk, call: Call, tmp_path:
         ("export @set --model @model --to fr --part some --format lora -o @out", "part='some'"),
         ("bake @model @set --to fr --operation scale --value much -o @out", "needs a number"),
         ("bake @set @model --to fr -o @out", "holds a full model"),
-        ("bake @model @set --to fr --operation zero --force -o @model", "is the model itself"),
+        ("bake @model @set --to fr --operation zero --overwrite -o @model", "is the model itself"),
     ],
 )
 def test_mistakes_are_one_message(disk: Disk, call: Call, tmp_path: Path, words: str, message: str):

@@ -43,7 +43,8 @@ def test_push_show_pull(hub, disk, call):
         "layer_profile.png",
     }
     assert 'from_pretrained("ann/set")' in Path("set/README.md").read_text("utf-8")
-    assert call("pull", "ann/set").code == 0
+    assert call("pull", "ann/set").code == 2
+    assert call("pull", "ann/set", "--overwrite").code == 0
 
 
 def test_options(hub, disk, call):
@@ -76,8 +77,8 @@ def test_options(hub, disk, call):
         ("show https://huggingface.co/ann/set", "pass the repository id 'ann/set'"),
         ("push @set ann/model", "holds a full model.*Nothing was uploaded"),
         ("push @set bob/set", "lacks the permission to write"),
-        ("push ./nowhere ann/set", "no folder './nowhere'"),
-        ("pull ann/model -o full", "holds something else than a neuron set"),
+        ("push ./nowhere ann/set", "No folder './nowhere'"),
+        ("pull ann/model -o full", "holds letter.txt; expected a place for a neuron set"),
     ],
 )
 def test_what_does_not_work(hub, disk, call, line, message):

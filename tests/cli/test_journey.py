@@ -59,7 +59,9 @@ def test_a_model_writes_its_own_texts(call: Call, tmp_path: Path):
     assert stats.labels == ("de", "fr") and stats.texts["fr"] == len(kept) > 0
     # What was answered is never thrown away, and never used unasked.
     done = call(*line.split())
-    assert done.code == 2 and "--resume" in done.err
+    assert done.code == 2 and "--overwrite" in done.err
+    again = call(*line.split(), "--resume", "--json")
+    assert again.code == 0 and "is finished" in again.err and '"texts"' in again.out
 
 
 def test_commands_equal_the_library(call: Call, disk: Disk, tmp_path: Path):
@@ -69,6 +71,7 @@ def test_commands_equal_the_library(call: Call, disk: Disk, tmp_path: Path):
     assert ours.labels == theirs.labels
     assert torch.equal(ours.get("count", "mlp.act"), theirs.get("count", "mlp.act"))
 
+    out = str(tmp_path / "n")
     assert call("detect", disk.stats, "--rate", "0.2", "-o", out, "-q").code == 0
     assert ns.NeuronSet.from_pretrained(out) == ns.detect(
         ns.Stats.from_pretrained(disk.stats), rate=0.2

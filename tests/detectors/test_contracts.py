@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neuronsteer.detectors import DETECTORS, Detector, detect, detector
-from neuronsteer.errors import NeuronSteerError, ParameterError, StatsError
+from neuronsteer.errors import HubError, NeuronSteerError, ParameterError, StatsError
 from neuronsteer.neuron_set import NeuronSet
 from neuronsteer.stats import REDUCERS, Need, Stats
 from neuronsteer.stats.weight_norms import WEIGHT_MEASURES
@@ -191,3 +191,18 @@ class TestEveryDetector:
         assert bool(neurons.score.isfinite().all())
         for column in neurons.values.values():
             assert bool(column.isfinite().all())
+
+
+def test_statistics_may_be_named_by_their_folder(tmp_path, monkeypatch):
+    counts = torch.zeros(2, 1, 8, dtype=torch.int64)
+    counts[0, 0, :2], counts[1, 0, 2:4] = 9, 8
+    labels = {"en": counts[0], "fr": counts[1]}
+    stats = Stats.from_counts(labels, {"en": 10, "fr": 10}, model_type="llama")
+    stats.save(tmp_path / "stats")
+    monkeypatch.chdir(tmp_path)
+    expected = detect(stats, rate=0.5)
+    assert detect("stats", rate=0.5) == detect(tmp_path / "stats", rate=0.5) == expected
+    with pytest.raises(HubError, match="No folder 'stast'.*Did you mean 'stats'"):
+        detect("stast")
+    with pytest.raises(StatsError, match=r"Cannot detect in 5 \(int\); expected statistics"):
+        detect(5)

@@ -240,7 +240,7 @@ def test_replacing_is_only_for_earlier_exports(tmp_path, llama):
     out = tmp_path / "out"
     out.mkdir()
     export(model, neurons, out, "fr", "zero", format="ia3")
-    with pytest.raises(ParameterError, match="--force"):
+    with pytest.raises(ParameterError, match="overwrite=True"):
         export(model, neurons, out, "en", "zero", format="ia3")
     (out / "stale").touch()
     export(model, neurons, out, "en", "zero", format="ia3", overwrite=True)
@@ -249,7 +249,7 @@ def test_replacing_is_only_for_earlier_exports(tmp_path, llama):
     precious = tmp_path / "home"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(ParameterError, match="not written by neuronsteer"):
+    with pytest.raises(ParameterError, match="expected a place for an export"):
         export(model, neurons, precious, "fr", "zero", format="ia3", overwrite=True)
     assert (precious / "thesis.txt").exists()
 

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from neuronsteer.errors import ArtifactError, HubError, ParameterError
 from neuronsteer.hub import errors as hub_errors
+from neuronsteer.hub import fetch
 from neuronsteer.neuron_set import NeuronSet, card
+from neuronsteer.stats import Stats
 from tests.hub_server.cards import validate
 from tests.sharing import make_set
 
@@ -239,6 +241,40 @@ def test_ignored_files_are_noticed_before_the_commit(hub, neurons):
 
 
 # -- cache -------------------------------------------------------------------------------------
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(hub, neurons, monkeypatch, caplog, tmp_path):
+    neurons.push_to_hub("ann/set")
+    NeuronSet.from_pretrained("ann/set")
+    (tmp_path / "ann" / "sett").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    # The client would wait 1, 2, 4, 8 and 8 seconds between its own tries.
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _s: pytest.fail("waited"))
+    with hub.down():
+        assert NeuronSet.from_pretrained("ann/set") == neurons
+        hub.fresh_cache()
+        with pytest.raises(HubError, match="was not reached.*Did you mean 'sett'"):
+            NeuronSet.from_pretrained("ann/set")
+        with pytest.raises(HubError, match="was not reached"):
+            Stats.from_pretrained("ann/stats")
+        with pytest.raises(HubError, match="was not reached"):
+            fetch("gpt2", filenames=["config.json"], ownerless=True)
+    assert "Retrying" not in caplog.text
+
+
+def test_a_name_without_owner_is_asked_for_only_as_a_model(hub, tmp_path, monkeypatch):
+    (tmp_path / "neurons").mkdir()
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    for load in (NeuronSet.from_pretrained, Stats.from_pretrained):
+        with pytest.raises(HubError, match="No folder 'neuron'.*Did you mean 'neurons'"):
+            load("neuron")
+    before = len(hub.server.requests)
+    with pytest.raises(HubError, match="No folder 'nothing'") as found:
+        NeuronSet.from_pretrained("nothing")
+    assert "Did you mean" not in str(found.value) and len(hub.server.requests) == before
+    with pytest.raises(HubError, match="No folder and no Hub repository.*Did you mean 'neurons'"):
+        fetch("neuron", filenames=["config.json"], ownerless=True)
 
 
 def test_offline_with_a_warm_cache(hub, neurons, tmp_path):

@@ -87,7 +87,7 @@ def test_a_loaded_model_can_be_used(disk):
         ("", "set", ParameterError, "Name a model"),
         ("llama", "", ParameterError, "Name a model"),
         ("llama", "nothing-here", NeuronSteerError, "nothing-here"),
-        ("nothing-here", "set", HubError, "There is no folder"),
+        ("nothing-here", "set", HubError, "No folder"),
         ("set", "set", HubError, "It is a neuron set"),
         ("llama", "other-set", MismatchError, "made for another model"),
     ],

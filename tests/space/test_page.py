@@ -287,7 +287,7 @@ def test_load_errors_stay_on_the_page(visit):
     one = visit().open(**SHORT, schedule="en")
     one.page.click("#tab-load")
     for model, neurons, said in (
-        ("/no/such/folder", "demo", "There is no folder"),
+        ("/no/such/folder", "demo", "No folder"),
         ("demo", "/no/such/folder", "no/such/folder"),
     ):
         one.page.locator("#model-id").fill(model)

@@ -28,6 +28,7 @@ def neurons():
         ("prompt", "", "empty"),
         ("prompt", "  \n", "empty"),
         ("prompt", None, "empty"),
+        ("prompt", 5, r"5 \(int\); expected a text"),
         ("prompt", "x" * 61, "61 characters"),
         ("max_new_tokens", 51, "from 1 to 50"),
         ("max_new_tokens", 0, "from 1 to 50"),
@@ -141,6 +142,23 @@ def test_an_owner_does_not_stand_for_a_folder_of_that_name(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ParameterError):
         SpaceSettings(public=True, allow=("team/*",)).check_allowed("team/secret", "model")
+
+
+@pytest.mark.parametrize(
+    ("host", "public"),
+    [
+        ("127.0.0.1", False), ("127.1.2.3", False), ("localhost", False), ("::1", False),
+        ("0.0.0.0", True), ("192.168.1.2", True), ("::", True), ("my.machine", True), ("", True),
+    ],
+)  # fmt: skip
+def test_a_page_that_lets_other_machines_in_is_public(host, public, tmp_path):
+    settings = SpaceSettings().at(host)
+    assert settings.public is public
+    if public:
+        with pytest.raises(ParameterError, match="public"):
+            settings.check_allowed(str(tmp_path), "model")
+    for said in (True, False):  # the user's own decision
+        assert SpaceSettings(public=said).at(host).public is said
 
 
 def test_the_environment_says_what_a_space_shows():

@@ -120,7 +120,7 @@ def test_mistakes_are_messages(client, capfd, call, said):
 
 
 def test_loading_errors_are_messages_and_the_server_lives(client):
-    with pytest.raises(gradio_client.exceptions.AppError, match="There is no folder"):
+    with pytest.raises(gradio_client.exceptions.AppError, match="No folder"):
         client.predict("/nothing/here/at/all", "demo", api_name="/load")
     assert client.predict(api_name="/neurons")["labels"]
 
@@ -267,6 +267,18 @@ def test_a_taken_port_is_reported(server):
 
     with pytest.raises(ParameterError, match="--port"):
         launch(block=False, port=int(server.url.rpartition(":")[2]))
+
+
+def test_a_page_for_other_machines_loads_nothing_that_was_not_allowed(tmp_path):
+    from neuronsteer.errors import ParameterError
+    from neuronsteer.space import launch
+
+    server = launch(host="0.0.0.0", block=False)
+    try:
+        with pytest.raises(ParameterError, match="public"):
+            list(server.service.load(str(tmp_path), "demo"))
+    finally:
+        server.close()
 
 
 def test_welcome_gives_the_settings(server):

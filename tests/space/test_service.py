@@ -160,6 +160,13 @@ def test_a_wrong_label_is_refused_while_the_text_goes_on(service, short):
     assert end["state"] == "done" and not end["switches"]
 
 
+def test_switches_that_come_too_late_are_said(service, short):
+    late = f"en,{short.max_new_tokens}:fr"
+    end = last(service.generate(changed(short, schedule=late)))
+    assert f"switch at token {short.max_new_tokens} (fr) is never reached" in end["note"]
+    assert last(service.generate(short))["note"] == ""
+
+
 def test_visitors_do_not_change_each_others_language(service, short):
     """Four at once, each equal to what it is alone; one of them switches by itself."""
     requests = [

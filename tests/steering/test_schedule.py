@@ -203,3 +203,18 @@ def test_sentence_ends_and_stop_strings_fire_at_their_token():
     }
     counted = Schedule("en", (Condition.sentence_end(), "fr"), (4, "ja"))
     assert fired(counted, "No end here. Late.") == {}, "a counted point overtakes the condition"
+
+
+def test_what_a_text_ends_before_is_said():
+    schedule = Schedule.parse("en,24:fr,64:ja")
+    assert schedule.last_switch == 64 and Schedule("en").last_switch == 0
+    assert schedule.unreached(65) == "" and Schedule("en").unreached(1) == ""
+    assert schedule.unreached(64).startswith("The schedule's switch at token 64 (ja) is never")
+    both = "tokens 24 (fr), 64 (ja) are never reached: there are at most 10"
+    assert both in schedule.unreached(10)
+    waiting = Schedule.parse("en,sentence@40:-")
+    assert waiting.last_switch == 40 and waiting.unreached(41) == ""
+    assert "40 (-)" in waiting.unreached(40)
+    # A text that never ends a sentence is not foreseen.
+    assert Schedule.parse("en,sentence:fr").unreached(1) == ""
+    assert Schedule.parse("en,16:fr,repeat=32").unreached(20) == ""

@@ -8,6 +8,7 @@ import torch
 from neuronsteer.errors import LabelError, ParameterError
 from neuronsteer.models import inspect
 from neuronsteer.operations import OPERATIONS, operation
+from neuronsteer.steering.schedule import Schedule
 from neuronsteer.steering.steerer import attach
 from tests.steering.sets import FAMILIES, toy_set
 from tests.tiny_models import tiny_ids, tiny_model
@@ -256,3 +257,23 @@ def test_impossible_requests_say_what_is_possible():
             model.generate(tiny_ids(3), attention_mask=torch.ones(3, 7), max_new_tokens=2)
         with pytest.raises(ParameterError, match="names no label"):
             steer.to([])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"target": 5}, "Cannot steer to 5: expected a label"),
+        ({"target": ["fr", 5]}, "Cannot steer to 5"),
+        ({"target": {"fr": 1}}, "Cannot steer to {'fr': 1}"),
+        ({"target": "fr", "strength": "much"}, "strength is 'much'"),
+        ({"target": "fr", "away_from": 5}, "list of labels; found 5"),
+        ({"target": "fr", "source": [5]}, "list of labels; found .5."),
+        ({"target": "fr", "operation": 5}, "or the name of one; got 5"),
+    ],
+)
+def test_what_is_no_label_is_told(arguments, found):
+    model = tiny_model("llama")
+    with attach(model, toy_set(model)) as steer:
+        with pytest.raises(ParameterError, match=found):
+            steer.to(**arguments)
+        assert steer.schedule == Schedule(None)

@@ -105,7 +105,7 @@ async function generate() {
       render(each);
     }
     if (seen) {
-      announce(`${seen.state === "stopped" ? "Stopped" : "Done"} after ${seen.tokens} tokens: ${seen.schedule}`);
+      announce(`${seen.state === "stopped" ? "Stopped" : "Done"} after ${seen.tokens} tokens: ${seen.schedule}${seen.note ? `. ${seen.note}` : ""}`);
       showSnippet(seen.code);
     }
   } catch (error) {
@@ -118,6 +118,7 @@ async function generate() {
       // What was switched by hand is now part of the timeline, and of the link.
       set({ schedule: seen.schedule });
       render(seen);
+      $("hint").textContent = seen.note;
     } else { placeholder(); draw(); }
   }
 }
