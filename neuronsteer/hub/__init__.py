@@ -10,7 +10,8 @@ from __future__ import annotations
 from .atomic_files import new_folder, write_file, write_folder
 from .download import DownloadOptions, fetch
 from .errors import MissingFileError, hub_error
-from .folders import builtin, clean_subfolder, read_folder, read_json
+from .folders import builtin, clean_subfolder, public_name, read_folder
+from .reading import read_json, read_tensors, stays_inside
 from .upload import CommitContent, Repository, UploadOptions
 
 __all__ = [
@@ -24,8 +25,11 @@ __all__ = [
     "fetch",
     "hub_error",
     "new_folder",
+    "public_name",
     "read_folder",
     "read_json",
+    "read_tensors",
+    "stays_inside",
     "write_file",
     "write_folder",
 ]
