@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import ArtifactError, LabelError, ParameterError
+from ..hub import public_name
 from .neuron_set import NeuronSet
 
 # Names that model configurations use for the width of the MLP.
@@ -98,7 +99,7 @@ def load_mask(
             num_layers=depths.pop(),
             width=width,
             model_type=model_type,
-            base_model=base_model,
+            base_model=public_name(base_model),
             method={"name": "imported", "parameters": {"file": name}},
         )
     except ArtifactError as error:
