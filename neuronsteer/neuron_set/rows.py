@@ -127,7 +127,9 @@ class Rows:
             "score": torch.zeros(len(label)) if score is None else score,
             "values": dict(values or {}),
         }
-        names: Any = labels if isinstance(labels, str) else tuple(labels)
+        names: Any = labels
+        if isinstance(labels, Iterable) and not isinstance(labels, str):
+            names = tuple(labels)
         shape: Any = {"site": site, "num_layers": num_layers, "width": width}
         return cls(labels=names, **columns, **shape, **header)
 

@@ -219,7 +219,11 @@ def _header(
 
 
 def _is_block(found: Any, width: int) -> bool:
-    numbers = [found.get(name) for name in ("num_experts", "expert_width")] if found else []
+    numbers = (
+        [found.get(name) for name in ("num_experts", "expert_width")]
+        if isinstance(found, dict)
+        else []
+    )
     return (
         len(numbers) == 2
         and all(type(each) is int and each > 0 for each in numbers)
