@@ -225,6 +225,9 @@ class ModelUnderTest:
                     continue
                 some = rows[begin : begin + 56]
                 steer.to([ns.Schedule(p.language, (BEFORE, label)) for p, label in some])
+                sampling = PromptSeededSampling(
+                    [prompt.text for prompt, _ in some], total, 0.3 if self.chat else 0.8
+                )
                 ids = continue_rows(
                     self.model,
                     self.tokenizer,
@@ -234,7 +237,9 @@ class ModelUnderTest:
                     min_new_tokens=total,
                     suppress_tokens=list(self.suppressed) or None,
                     logits_processor=[
-                        PromptSeededSampling([p.text for p, _ in some], total, 0.3 if self.chat else 0.8)
+                        PromptSeededSampling(
+                            [p.text for p, _ in some], total, 0.3 if self.chat else 0.8
+                        )
                     ],
                 )
                 written = decode(self.tokenizer, [row[BEFORE + DELAY :] for row in ids])

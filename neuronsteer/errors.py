@@ -72,6 +72,12 @@ class HubError(NeuronSteerError, OSError):
     """A repository or folder could not be read or written."""
 
 
+def shown(value: object, most: int = 200) -> str:
+    """Return a value from outside as a message quotes it: its `repr`, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the closest option, or an empty string."""
     close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)

@@ -13,7 +13,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from .errors import ParameterError, UnknownNameError, did_you_mean
 
@@ -125,7 +125,8 @@ class Plugin:
         """Raise unless each is between 0 and 1; 0 itself only with `zero`."""
         for field in fields:
             value = getattr(self, field)
-            if value is not None and not (0 < value <= 1 or (zero and value == 0)):
+            sound = _is_number(value) and (0 < value <= 1 or (zero and value == 0))
+            if value is not None and not sound:
                 lowest = "from 0" if zero else "above 0"
                 raise self.invalid(field, f"it is a share, {lowest} up to 1")
 
@@ -133,15 +134,15 @@ class Plugin:
         """Raise unless each is finite and at least `least`."""
         for field in fields:
             value = getattr(self, field)
-            if value is not None and not least <= value < math.inf:
+            if value is not None and not (_is_number(value) and least <= value < math.inf):
                 raise self.invalid(field, f"expected at least {least}")
 
     def require_finite(self, *fields: str) -> None:
         """Raise unless each is a finite number."""
         for field in fields:
             value = getattr(self, field)
-            if value is not None and not math.isfinite(value):
-                raise self.invalid(field, "it must be finite")
+            if value is not None and not _is_number(value):
+                raise self.invalid(field, "it must be a finite number")
 
     def require_one_of(self, field: str, choices: Iterable[str]) -> None:
         """Raise unless the field is one of the choices."""
@@ -150,6 +151,14 @@ class Plugin:
             shown = " or ".join(repr(each) for each in known[-2:])
             shown = ", ".join([*(repr(each) for each in known[:-2]), shown])
             raise self.invalid(field, f"expected {shown}", did_you_mean(str(value), known))
+
+
+def _is_number(value: object) -> bool:
+    # Values come from files and command lines, too, whatever the annotation says.
+    try:
+        return math.isfinite(float(cast(Any, value))) and not isinstance(value, str | bytes | bool)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 P = TypeVar("P")

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--name", help="folder below model_cards/")
     parser.add_argument("--repo", help="where the set is published")
     parser.add_argument("--subfolder", help="folder in that repository")
-    parser.add_argument("--license", help="licence of the set; default: apache-2.0")
+    parser.add_argument("--license", help="licence of the set; default: none")
     options = parser.parse_args()
     if options.add:
         if not (options.name and options.repo):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ArtifactError, ParameterError, did_you_mean
 from ..evaluation.json_values import named, plain
-from ..hub import write_folder
+from ..hub import public_name, write_folder
 from ..registry import Registry, create
 
 if TYPE_CHECKING:
@@ -279,10 +279,10 @@ def _source(value: Any) -> Any:
         return value
     found = {"kind": type(value).__name__}
     for name in ("fingerprint", "base_model", "base_revision", "revision", "name_or_path"):
-        # `name_or_path` of a model may be a folder of this machine: only its last part is kept.
         text = getattr(value, name, None)
         if isinstance(text, str) and text and not inspect.ismethod(text):
-            found[name] = text.rstrip("/").rpartition("/")[2] if text.startswith("/") else text
+            # `name_or_path` of a model may be a folder of this machine.
+            found[name] = public_name(text) if name in ("base_model", "name_or_path") else text
     return found
 
 

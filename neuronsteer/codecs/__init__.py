@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import LayoutError, ParameterError
+from ..errors import LayoutError, ParameterError, shown
 from ..models import Anatomy, HookPoint
 from ..models.hook_point import OUTPUT
 from ..neuron_set import NeuronSet
@@ -143,7 +143,7 @@ def open_codec(spec: str | Path | Mapping[str, Any] | Codec) -> Codec:
         spec = {"format": "plain", "path": str(spec)}
     name = spec.get("format")
     if not isinstance(name, str):
-        raise ParameterError(f"A codec's specification needs a 'format'; found {dict(spec)!r}.")
+        raise ParameterError(f"A codec's specification lacks 'format'; found {shown(dict(spec))}.")
     return CODECS.get(name)(spec)
 
 

@@ -12,17 +12,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..errors import ArtifactError, ParameterError
-from ..hub import read_json, write_folder
+from ..errors import ArtifactError, ParameterError, shown
+from ..hub import read_json, read_tensors, write_folder
+from ..neuron_set.validation import MOST
 from . import CODECS, Codec
 
 _FOLDER = re.compile(r"^layers\.(\d+)(\.mlp)?$")
@@ -67,6 +69,11 @@ class Autoencoder:
     centred: bool = True
 
     def __post_init__(self) -> None:
+        if self.encoder.dim() != 2:
+            raise ArtifactError(
+                f"An autoencoder's encoder has shape {list(self.encoder.shape)}; expected "
+                "[hidden, features]."
+            )
         hidden, features = self.encoder.shape
         for name, shape in (
             ("encoder_bias", (features,)),
@@ -85,8 +92,12 @@ class Autoencoder:
                 f"An autoencoder's activation is {self.activation!r}; expected relu, topk or "
                 "jumprelu."
             )
-        if self.activation == "topk" and not 1 <= (self.k or 0) <= features:
-            raise ArtifactError(f"A topk autoencoder of {features} features has k={self.k}.")
+        k = cast(object, self.k)
+        if self.activation == "topk" and not (type(k) is int and 1 <= k <= features):
+            raise ArtifactError(
+                f"A topk autoencoder of {features} features has k={shown(k)}; expected a whole "
+                f"number from 1 to {features}."
+            )
         if self.activation == "jumprelu" and self.threshold is None:
             raise ArtifactError("A jumprelu autoencoder has no threshold.")
 
@@ -176,8 +187,7 @@ class PlainCodec(Codec):
         found = self._layers[layer]
         if not isinstance(found, Path):
             return found.decoder[index.to(found.decoder.device)]
-        with _opened(found) as file:
-            rows = file.get_slice("W_dec")
+        with _decoder(found) as rows:
             return torch.stack([rows[i] for i in index.tolist()])
 
     def save(self, folder: str | Path) -> Path:
@@ -240,8 +250,7 @@ def open_folder(spec: Mapping[str, Any]) -> PlainCodec:
 def read(folder: Path) -> Autoencoder:
     """Return the autoencoder in one layer's folder."""
     config = _config(folder)
-    with _opened(folder) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors, _ = read_tensors(_weights(folder), ArtifactError)
     found: dict[str, Tensor] = {}
     for name, other in _NAMES.items():
         tensor = tensors.get(name)
@@ -251,12 +260,16 @@ def read(folder: Path) -> Autoencoder:
             raise ArtifactError(
                 f"{str(folder)!r} has no tensor {name!r}; it has {', '.join(sorted(tensors))}."
             )
+        if not bool(tensor.isfinite().all()):
+            raise ArtifactError(
+                f"{str(folder)!r}: tensor {name!r} has numbers that are not finite."
+            )
         found[name] = tensor.float().contiguous()
     for name, harmless in _REFUSED.items():
         if config.get(name) not in harmless:
             raise ArtifactError(
-                f"{str(folder / 'cfg.json')!r} asks for {name}={config[name]!r}, which is not done "
-                "here. Open it with the SAELens adapter instead."
+                f"{str(folder / 'cfg.json')!r} asks for {name}={shown(config[name])}, which is not "
+                "done here. Open it with the SAELens adapter instead."
             )
     # sparsify is always topk, and says so only in newer versions.
     kind = config.get("activation") or config.get("architecture") or "topk"
@@ -266,7 +279,7 @@ def read(folder: Path) -> Autoencoder:
         found["b_enc"],
         found["W_dec"],
         found["b_dec"],
-        activation=_KINDS.get(kind, str(kind)),
+        activation=_KINDS.get(str(kind), shown(kind)),
         k=config.get("k"),
         threshold=None if threshold is None else threshold.float(),
         centred=bool(config.get("apply_b_dec_to_input", True)),
@@ -279,32 +292,55 @@ def _place(folder: Path) -> tuple[int, str] | None:
         return None
     named = _FOLDER.match(folder.name)
     if named is not None:
-        return int(named[1]), "sae.mlp" if named[2] else "sae.resid"
+        return _layer(named[1], folder), "sae.mlp" if named[2] else "sae.resid"
     config = _config(folder)
-    hook = config.get("hook_name") or (config.get("metadata") or {}).get("hook_name") or ""
+    metadata = config.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    hook = config.get("hook_name") or metadata.get("hook_name") or ""
     named = _HOOK.match(str(hook))
     if named is None:
         return None
-    return int(named[1]), "sae.mlp" if named[2] == "mlp_out" else "sae.resid"
+    return _layer(named[1], folder), "sae.mlp" if named[2] == "mlp_out" else "sae.resid"
+
+
+def _layer(digits: str, folder: Path) -> int:
+    # Many digits are no number of a layer, and too many of them cannot be converted.
+    if len(digits) > 9 or int(digits) >= MOST["num_layers"]:
+        raise ArtifactError(
+            f"{str(folder)!r} is about layer {shown(digits)}; expected 0 to "
+            f"{MOST['num_layers'] - 1}."
+        )
+    return int(digits)
 
 
 def _config(folder: Path) -> dict[str, Any]:
     return read_json(folder / "cfg.json", ArtifactError)
 
 
-def _opened(folder: Path) -> Any:
+def _weights(folder: Path) -> Path:
     files = sorted(folder.glob("*.safetensors"))
     # Beside the weights, SAELens may keep a file of sparsities.
     files = [file for file in files if file.stem != "sparsity"] or files
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise ArtifactError(f"{str(folder)!r} must have one safetensors file; it has {names}.")
+    return files[0]
+
+
+@contextmanager
+def _decoder(folder: Path) -> Generator[Any]:
+    """Yield the decoder in a layer's folder, of which single rows can be read."""
+    path = _weights(folder)
     try:
-        return safetensors.safe_open(files[0], framework="pt")
+        with safetensors.safe_open(path, framework="pt") as file:
+            rows = file.get_slice("W_dec")
+            if len(rows.get_shape()) != 2:
+                raise ArtifactError(f"{str(path)!r}: 'W_dec' has shape {rows.get_shape()}.")
+            yield rows
     except (safetensors.SafetensorError, OSError) as error:
-        raise ArtifactError(f"{str(files[0])!r} is damaged: {error}.") from error
+        raise ArtifactError(f"{str(path)!r} is damaged, or has no 'W_dec': {error}.") from error
 
 
 def _size(folder: Path) -> int:
-    with _opened(folder) as file:
-        return int(file.get_slice("W_dec").get_shape()[0])
+    with _decoder(folder) as rows:
+        return int(rows.get_shape()[0])

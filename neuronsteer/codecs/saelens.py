@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ParameterError, require
+from ..errors import ParameterError, require, shown
 from . import CODECS, Codec
 
 _HOOK = re.compile(r"^blocks\.(\d+)\.hook_(resid_post|mlp_out)$")
@@ -103,6 +103,6 @@ def open_release(spec: Mapping[str, Any]) -> SaeLensCodec:
     if not isinstance(spec.get("release"), str) or not isinstance(ids, list) or not ids:
         raise ParameterError(
             f"A codec of SAELens is {{'format': 'saelens', 'release': …, 'ids': […]}}; found "
-            f"{dict(spec)!r}."
+            f"{shown(dict(spec))}."
         )
     return SaeLensCodec.from_pretrained(str(spec["release"]), *map(str, ids))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ..codecs import FEATURE_SITES, open_codec
 from ..errors import NeuronSteerError
+from ..hub import public_name
 from ..neuron_set import NeuronSet
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
@@ -85,6 +86,10 @@ class SaeLape(Detector):
         self.require_at_least(1, "count", "top", "top_per_layer")
         self.require_one_of("by", ("entropy", "frequency"))
         self.require_one_of("site", FEATURE_SITES)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters by name, the codec's folder without its place on this machine."""
+        return {**super().parameters(), "codec": public_name(self.codec)}
 
     @property
     def needs(self) -> tuple[Need, ...]:

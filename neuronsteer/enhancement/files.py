@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -53,7 +52,7 @@ def read(
     """
     folder = hub.fetch(os.fspath(name), filenames=[CONFIG, TENSORS], revision=revision)
     config = _config(folder)
-    tensors = _tensors(folder / TENSORS)
+    tensors, _ = hub.read_tensors(folder / TENSORS, ArtifactError)
     parts: list[tuple[Units, Tensor]] = []
     for place, module in enumerate(config["modules"]):
         index, delta = (tensors.get(f"{place}.{part}") for part in ("index", "delta"))
@@ -88,10 +87,3 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{CONFIG}: field 'format' is {found.get('format')!r}; this neuronsteer reads {FORMAT}."
         )
     return found
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ArtifactError(f"{TENSORS} is missing or damaged ({error}).") from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import HookError, LayoutError, MismatchError, ParameterError
+from ..hub import public_name
 from ..models import Anatomy, inspect
 from ..models.modules import find, in_size, out_size
 from ..neuron_set import NeuronSet
@@ -237,7 +238,7 @@ def enhance(
     chosen = units(anatomy, sets, parts, per_layer)
     facts = {
         "model_type": anatomy.model_type,
-        "base_model": getattr(anatomy.root.config, "_name_or_path", None) or None,
+        "base_model": public_name(getattr(anatomy.root.config, "_name_or_path", None)),
         "num_layers": anatomy.num_layers,
         "widths": list(anatomy.widths),
         "labels": sorted({label for each in sets for label in each.labels}),

@@ -142,13 +142,14 @@ def export(
     sets = _sets(neurons)
     state = _state(sets, to, operation, strength, away_from, away, source)
     if model is None:
-        model = sets[0].base_model
+        model = _recorded_model(sets[0])
         revision = revision or sets[0].base_revision
     base = BaseModel.of_family(sets[0]) if model is None else BaseModel.open(model, revision)
     if base is None:
         raise ParameterError(
-            "The neuron set does not record its base model, so the names of the modules are "
-            "unknown. Pass the model, its folder, or its Hub id."
+            f"The neuron set's base model is {sets[0].base_model or 'not recorded'}, which cannot "
+            "be found from here, so the names of the modules are unknown. Pass the model, its "
+            "folder, or its Hub id."
         )
     edit = compile_edit(base, sets, state, part)
     folder = Path(directory).expanduser()
@@ -206,6 +207,12 @@ def _sets(neurons: SetLike | Sequence[SetLike]) -> list[NeuronSet]:
         each if isinstance(each, NeuronSet) else NeuronSet.from_pretrained(fspath(each))
         for each in several
     ]
+
+
+def _recorded_model(neurons: NeuronSet) -> str | None:
+    """Return the set's base model, unless it is a folder of another machine or place."""
+    name = neurons.base_model
+    return None if name and name.startswith("./") and not Path(name).is_dir() else name
 
 
 def _state(

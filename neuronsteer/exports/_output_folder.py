@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import HubError, ParameterError
 from ..hub import check_output
 from ..neuron_set.card import hub_id, languages
+from ..neuron_set.markdown_text import code, inline
 from ..neuron_set.storage import package_version
 from ._edits import ModelEdit
 
@@ -98,10 +99,10 @@ def render_card(
 ---
 
 {MARK}
-# {base or edit.model_type}: {edit.text}
+# {inline(base or edit.model_type)}: {inline(edit.text)}
 
 {neurons:,} MLP neurons in {layers} layers are changed; nothing else is. They were found with the
-method `{method}`. {loading}
+method {code(method)}. {loading}
 
 {usage}
 

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import HubError, ParameterError
-from ..hub import read_json
+from ..errors import HubError, ParameterError, shown
+from ..hub import read_json, stays_inside
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -28,6 +28,7 @@ TensorEdit = Callable[[Tensor], object]
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_ENDING = ".safetensors"
 _CHUNK = 16 << 20
 
 
@@ -54,12 +55,13 @@ class Checkpoint:
         self._fetch = fetch
         self._name = name
         self._headers: dict[str, tuple[dict[str, Entry], dict[str, str]]] = {}
+        self.where: dict[str, str] = {}
         self.index: dict[str, Any] | None = None
         if (single := fetch(SINGLE)) is not None:
             self.where = dict.fromkeys(self._header(SINGLE, single)[0], SINGLE)
         elif (path := fetch(INDEX)) is not None:
             self.index = read_json(path, HubError)
-            self.where = dict(self.index.get("weight_map", {}))
+            self.where = _weight_map(self.index, f"{INDEX} of {name!r}")
         else:
             raise HubError(
                 f"{name!r} has no {SINGLE} and no {INDEX}, so its weights cannot be read one by "
@@ -141,7 +143,14 @@ class Checkpoint:
 
     def _header(self, file: str, path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         if file not in self._headers:
-            self._headers[file] = read_header(path)
+            found = read_header(path)
+            lacking = [k for k, each in self.where.items() if each == file and k not in found[0]]
+            if lacking:
+                raise HubError(
+                    f"The shard {file!r} of {self._name!r} lacks {len(lacking)} of the tensors "
+                    f"that the index says are in it, e.g. {shown(lacking[0])}. Download it again."
+                )
+            self._headers[file] = found
         return self._headers[file]
 
     def rewrite(
@@ -163,8 +172,9 @@ class Checkpoint:
             destination.parent.mkdir(parents=True, exist_ok=True)
             if file in touched:
                 mine = {key: edits[key] for key in edits if self.where[key] == file}
-                self._stream(source, destination, mine, added.get(file, {}))
+                self._stream(file, source, destination, mine, added.get(file, {}))
             elif source.resolve() != destination.resolve():
+                self._header(file, source)  # a shard, whatever else may be called so
                 shutil.copyfile(source, destination)
         if self.index is not None:
             (target / INDEX).write_text(json.dumps(self._new_index(added), indent=2) + "\n")
@@ -184,12 +194,13 @@ class Checkpoint:
 
     def _stream(
         self,
+        file: str,
         source: Path,
         destination: Path,
         edits: Mapping[str, Sequence[TensorEdit]],
         added: Mapping[str, Tensor],
     ) -> None:
-        entries, metadata = self._header(destination.name, source)
+        entries, metadata = self._header(file, source)
         sizes = {key: entry.end - entry.start for key, entry in entries.items()}
         described: dict[str, dict[str, Any]] = {
             key: {"dtype": entry.dtype, "shape": list(entry.shape)}
@@ -226,6 +237,22 @@ class Checkpoint:
         for edit in edits:
             edit(tensor)
         return tensor
+
+
+def _weight_map(index: Mapping[str, Any], where: str) -> dict[str, str]:
+    """Return tensor → shard of an index, whose files are read, and written under the same names."""
+    found = index.get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise HubError(f"{where}: field 'weight_map' is {shown(found)}; expected tensors' files.")
+    if not isinstance(index.get("metadata") or {}, dict):
+        raise HubError(f"{where}: field 'metadata' is {shown(index['metadata'])}.")
+    for file in found.values():
+        if not isinstance(file, str) or not file.endswith(_ENDING) or not stays_inside(file):
+            raise HubError(
+                f"{where} names the file {shown(file)}; expected a {_ENDING} file in the "
+                "checkpoint's own folder. Nothing was read or written there."
+            )
+    return found
 
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:

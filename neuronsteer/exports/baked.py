@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ParameterError
+from ..errors import HubError, ParameterError
+from ..hub import read_json
 from . import EXPORTS, Export, ModelEdit, ProjectionEdit
 from ._bias_config import BiasConfig, find_bias_config
 from ._edits import PINNED_GATE_INPUT
@@ -77,7 +78,7 @@ class Baked(Export):
             self.tokenizer.save_pretrained(folder)
         edits, added = _plan(edit, bias_config, checkpoint)
         checkpoint.rewrite(folder, edits, added)
-        config = _config(json.loads(raw.read_text(encoding="utf-8")), bias_config)
+        config = _config(read_json(raw, HubError), bias_config)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         notes = [bias_config.note] if bias_config.note else []
         card = render_card(

@@ -10,8 +10,9 @@ from __future__ import annotations
 from .atomic_files import new_folder, write_file, write_folder
 from .download import DownloadOptions, connection_error, fetch
 from .errors import MissingFileError, hub_error
-from .folders import clean_subfolder, read_folder, read_json
+from .folders import clean_subfolder, public_name, read_folder
 from .output import check_output, kinds_in
+from .reading import read_json, read_tensors, stays_inside
 from .shipped import SHIPPED, builtin, models_folder, shipped_model
 from .upload import CommitContent, Repository, UploadOptions
 
@@ -31,9 +32,12 @@ __all__ = [
     "kinds_in",
     "models_folder",
     "new_folder",
+    "public_name",
     "read_folder",
     "read_json",
+    "read_tensors",
     "shipped_model",
+    "stays_inside",
     "write_file",
     "write_folder",
 ]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ..errors import HubError, NeuronSteerError, did_you_mean
+from ..errors import HubError, did_you_mean
+from .reading import stays_inside
 from .shipped import SHIPPED, builtin
 
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SNAPSHOT = re.compile(r"models--([\w.-]+)/snapshots/[0-9a-f]{40}/?$")
 _URL = re.compile(r"(?:https?://[^/]+/|hf://)((?:datasets/|spaces/)?[\w.-]+/[\w.-]+)(/.*)?")
 
 
@@ -78,18 +78,39 @@ def check_repo_id(name: str) -> None:
         )
 
 
+def public_name(name: str | None) -> str | None:
+    """Return how artifacts name a model or folder: without where it lies on this machine.
+
+    A Hub id stays, and a snapshot in the Hub's cache gets its id back. Any other folder begins with
+    `./`, so that it is not taken for a Hub id: a relative path stays and loads from where it did, a
+    path from the top is only its last part. `_name_or_path` in the folder's own config is not used:
+    in a fine-tuned model it names the model that the weights were before.
+    """
+    if not name:
+        return None
+    if _REPO_ID.fullmatch(name) and not name.startswith(".") and not Path(name).is_dir():
+        return name
+    path = PureWindowsPath(name) if "\\" in name else PurePosixPath(name)
+    cached = _SNAPSHOT.search(path.as_posix())
+    if cached is not None:
+        return cached[1].replace("--", "/")
+    from_here = not path.anchor and ".." not in path.parts and not name.startswith("~")
+    shown = path.as_posix() if from_here else path.name
+    return f"./{shown}" if shown not in ("", ".", "..") else None
+
+
 def clean_subfolder(subfolder: str | None) -> str | None:
     """Return `subfolder` without slashes around it, `None` if nothing is left of it.
 
     Raises:
         HubError: If it leads out of the repository.
     """
-    parts = (subfolder or "").replace("\\", "/").strip("/").split("/")
-    if parts == [""] or parts == ["."]:
+    name = (subfolder or "").replace("\\", "/").strip("/")
+    if name in ("", "."):
         return None
-    if any(part in ("", ".", "..", ".git") for part in parts):
+    if not stays_inside(name):
         raise HubError(f"subfolder={subfolder!r} is not a folder inside a repository.")
-    return "/".join(parts)
+    return name
 
 
 def _has_any(folder: Path, filenames: Sequence[str]) -> bool:
@@ -104,21 +125,3 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
-
-
-def read_json(path: Path, error: type[NeuronSteerError], advice: str = "") -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Args:
-        path: The file.
-        error: What to raise if there is none.
-        advice: What to do then, for the message.
-    """
-    name, advice = repr(str(path)), advice and f" {advice}"
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise error(f"{name} is not readable JSON: {cause}.{advice}") from cause
-    if not isinstance(found, dict):
-        raise error(f"{name} holds a {type(found).__name__}; expected a JSON object.{advice}")
-    return found  # pyright: ignore[reportUnknownVariableType]

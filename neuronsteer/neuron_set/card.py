@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import json
 import math
 import re
 import warnings
@@ -16,6 +15,8 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .markdown_text import code, fenced, inline, one_line, string_literal
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -111,7 +112,8 @@ def render(
     Args:
         summary: `NeuronSet.summary()`.
         repo_id: Where the set will be published, for the usage block.
-        license: Licence identifier of the Hub; default `apache-2.0`, this package's.
+        license: Licence identifier of the Hub; by default the card names none: it depends on the
+            base model and the texts, which only the publisher knows.
         subfolder: Folder in that repository.
         revision: Branch in that repository, if it is not the default one.
         picture: Whether `layer_profile.png` lies beside the card.
@@ -122,12 +124,13 @@ def render(
     if results:
         from huggingface_hub import EvalResult
 
-        facts["model_name"] = (repo_id or "neuron set").rpartition("/")[2]
+        facts["model_name"] = one_line((repo_id or "neuron set").rpartition("/")[2])
         facts["eval_results"] = [EvalResult(**each) for each in model_index(results)]
     peaks = {
         label: max(range(len(counts)), key=counts.__getitem__) if any(counts) else None
         for label, counts in summary["layers"].items()
     }
+    parameters = summary["method"].get("parameters")
     # The label of the usage block must have neurons, or the first thing a reader tries fails.
     example = next((label for label, n in summary["counts"].items() if n), summary["labels"][0])
     return _template("card_template.md").render(
@@ -137,8 +140,12 @@ def render(
         base=base,
         source=_arguments(repo_id or "path/to/this/folder", subfolder, revision),
         example=example,
-        profiles={label: profile(counts) for label, counts in summary["layers"].items()},
+        profile="\n".join(
+            f"{one_line(label):<12} |{profile(counts)}|"
+            for label, counts in summary["layers"].items()
+        ),
         peaks=peaks,
+        parameters=parameters if isinstance(parameters, Mapping) else {},
         picture=picture,
         results=results,
         controls=control_names(results),
@@ -166,7 +173,13 @@ def render_index(
     # What the sets have in common is not known here, so nothing is said about labels and methods.
     facts = _facts({**summary, "labels": ["?"], "method": {"name": None}}, base, license)
     return _template("card_index.md").render(
-        yaml=_front_matter(facts), mark=MARK, base=base, repo_id=repo_id, sets=sets
+        yaml=_front_matter(facts),
+        mark=MARK,
+        base=base,
+        sets={
+            name: f"ns.NeuronSet.from_pretrained({_arguments(repo_id, name, None)})"
+            for name in sets
+        },
     )
 
 
@@ -175,8 +188,8 @@ def _facts(summary: Mapping[str, Any], base: str | None, license: str | None) ->
     facts: dict[str, Any] = {
         "library_name": "neuronsteer",
         "pipeline_tag": "text-generation",
-        "license": license or "apache-2.0",
-        "tags": ["neuronsteer", "steering", *([f"method:{method}"] if method else [])],
+        "license": license,
+        "tags": ["neuronsteer", "steering", *([f"method:{one_line(method)}"] if method else [])],
         "language": languages(summary["labels"]) or None,
     }
     if base:
@@ -194,10 +207,8 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
 def _arguments(repo_id: str, subfolder: str | None, revision: str | None) -> str:
     """Return the arguments of `from_pretrained` as Python text."""
     named = {"subfolder": subfolder, "revision": None if revision == "main" else revision}
-    parts = [json.dumps(repo_id, ensure_ascii=False)]
-    parts += [
-        f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in named.items() if value
-    ]
+    parts = [string_literal(repo_id)]
+    parts += [f"{name}={string_literal(value)}" for name, value in named.items() if value]
     return ", ".join(parts)
 
 
@@ -206,11 +217,12 @@ def _template(name: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
     text = files(__package__ or "neuronsteer").joinpath(name).read_text("utf-8")
-    # Markdown, not HTML: escaping would show entities. Table cells are cleaned by `cell`.
+    # Markdown, not HTML: texts from outside go through one of the filters below, or `tojson`.
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["cell"] = lambda text: re.sub(r"\s+", " ", str(text)).replace("|", r"\|")
+    named: dict[str, Any] = {"inline": inline, "code": code, "fenced": fenced}
+    environment.filters.update(named, string_literal=string_literal)
     environment.filters["number"] = lambda value: f"{value:.4g}"
     return environment.from_string(text)
 
@@ -265,7 +277,8 @@ def _is_result(each: Mapping[str, Any]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Not `math.isfinite`, which cannot take a whole number of hundreds of digits.
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) < math.inf
 
 
 def _complete(each: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,10 +170,10 @@ class NeuronSet(Rows):
                 f"The sets cannot be combined: field 'site' is {self.site!r} on the left and "
                 f"{other.site!r} on the right, whose neurons are different things."
             )
-        names = list(dict.fromkeys(self.labels + other.labels))
+        order = {name: i for i, name in enumerate(dict.fromkeys(self.labels + other.labels))}
         keys: list[torch.Tensor] = []
         for side in (self, other):
-            position = torch.tensor([names.index(name) for name in side.labels])
+            position = torch.tensor([order[name] for name in side.labels])
             row = (position[side.label], side.layer, side.index)
             keys.append(row_math.row_keys(*row, self.num_layers, self.width))
         return keys[0], keys[1]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from ..errors import ArtifactError
+from .validation import MOST_MEANS
 from .value_columns import MEANS
 
 #: How such a column is called in the file: a row per different neuron, by layer and index.
@@ -32,16 +33,16 @@ def pack_means(columns: Mapping[str, torch.Tensor], width: int) -> dict[str, tor
     return found
 
 
-def unpack_means(columns: dict[str, torch.Tensor], width: object) -> dict[str, torch.Tensor]:
+def unpack_means(columns: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
     """Undo `pack_means`.
 
     Raises:
         ArtifactError: If there are more or fewer means than neurons.
     """
     packed = [name for name in columns if name.endswith(f".{PACKED}")]
-    if not packed or not isinstance(width, int):  # a wrong width is refused with the header
+    if not packed:
         return columns
-    place = columns["layer"].to(torch.int64) * width + columns["index"].to(torch.int64)
+    place = columns["layer"] * width + columns["index"]
     neurons, at = torch.unique(place, return_inverse=True)
     for name in packed:
         once = columns.pop(name)
@@ -49,6 +50,12 @@ def unpack_means(columns: dict[str, torch.Tensor], width: object) -> dict[str, t
             raise ArtifactError(
                 f"Column {name!r} has shape {list(once.shape)}, but the rows name {len(neurons)} "
                 "different neurons; expected a row of means for each."
+            )
+        # Many rows may share one neuron, so that the file can be small where this is not.
+        if len(at) * once.shape[1] > MOST_MEANS:
+            raise ArtifactError(
+                f"Column {name!r} gives {len(at):,} rows {once.shape[1]:,} means each; expected at "
+                f"most {MOST_MEANS:,} in all."
             )
         columns[name.removesuffix(PACKED) + MEANS] = once[at]
     return columns

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import ArtifactError, LabelError, ParameterError
-from ..hub import fetch
+from ..hub import fetch, public_name
 from .neuron_set import NeuronSet
 from .torch_files import read_torch_file
 
@@ -100,7 +100,7 @@ def load_mask(
             num_layers=depths.pop(),
             width=width,
             model_type=model_type,
-            base_model=base_model,
+            base_model=public_name(base_model),
             method={"name": "imported", "parameters": {"file": name}},
         )
     except ArtifactError as error:

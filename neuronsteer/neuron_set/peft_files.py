@@ -267,7 +267,6 @@ def _is_ours(folder: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return hub.read_json(path, HubError)
+    except HubError:
         return {}
-    return found if isinstance(found, dict) else {}

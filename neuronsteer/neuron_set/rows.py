@@ -127,7 +127,9 @@ class Rows:
             "score": torch.zeros(len(label)) if score is None else score,
             "values": dict(values or {}),
         }
-        names: Any = labels if isinstance(labels, str) else tuple(labels)
+        names: Any = labels
+        if isinstance(labels, Iterable) and not isinstance(labels, str):
+            names = tuple(labels)
         shape: Any = {"site": site, "num_layers": num_layers, "width": width}
         return cls(labels=names, **columns, **shape, **header)
 
@@ -263,7 +265,8 @@ class Rows:
         """Return the rows in the mask `keep` whose label is in `labels`, in that order."""
         if keep is None and tuple(labels) == self.labels:
             return self
-        position = torch.tensor([labels.index(x) if x in labels else -1 for x in self.labels])
+        order = {name: i for i, name in enumerate(labels)}
+        position = torch.tensor([order.get(name, -1) for name in self.labels])
         position = position[self.label]
         mask = position >= 0 if keep is None else keep & (position >= 0)
         columns: dict[str, Any] = {

@@ -13,13 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
 from ..errors import ArtifactError
-from ..hub import read_json, write_folder
+from ..hub import read_json, read_tensors, write_folder
 from .packed_means import pack_means, unpack_means
+from .validation import check_size, integers
 
 CONFIG = "adapter_config.json"
 TENSORS = "neurons.safetensors"
@@ -177,6 +177,9 @@ def _read_header(config: dict[str, Any]) -> tuple[dict[str, Any], object]:
         if name not in block:
             raise ArtifactError(f"{CONFIG}: field '{BLOCK}.{name}' is missing.")
     newer = _check_format(block["format_version"])
+    # Before the row columns are read, which take memory that depends on these.
+    for name in ("num_layers", "width"):
+        check_size(name, block[name])
     unknown = [name for name in block if name not in _FIELDS + _INFORMATIVE]
     if unknown:
         warnings.warn(
@@ -210,27 +213,28 @@ def _check_format(found: object) -> bool:
     return (major, minor) > (known_major, known_minor)
 
 
-def _read_columns(path: Path, width: object) -> tuple[dict[str, torch.Tensor], str | None]:
+def _read_columns(path: Path, width: int) -> tuple[dict[str, torch.Tensor], str | None]:
     if not path.is_file():
         raise ArtifactError(
             f"{TENSORS} is missing (the folder has {_listing(_names(path.parent))}): the row "
             "columns are in it. Save or download the set again."
         )
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            stamp = (file.metadata() or {}).get(_STAMP)
-            columns: dict[str, torch.Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{TENSORS} cannot be read ({error}): truncated or damaged. Download it again."
-        ) from error
+    columns, metadata = read_tensors(path, ArtifactError, "Save or download the set again.")
     missing = [name for name in (*INTEGERS, "score") if name not in columns]
     if missing:
         raise ArtifactError(
             f"{TENSORS}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing "
             f"(found: {', '.join(sorted(columns)) or 'none'})."
         )
-    return unpack_means(columns, width), stamp
+    # What they name is checked with the header; here, that they are columns of one table.
+    for name in INTEGERS:
+        columns[name] = integers(name, columns[name])
+        if len(columns[name]) != len(columns["label"]):
+            raise ArtifactError(
+                f"Column {name!r} has {len(columns[name])} rows, but 'label' has "
+                f"{len(columns['label'])}."
+            )
+    return unpack_means(columns, width), metadata.get(_STAMP)
 
 
 def explain(names: Iterable[str], where: str = "folder") -> str:

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, NeuronSteerError, shown
+from ..operations import OPERATIONS, operation
 from . import row_math
 from .value_columns import DIRECTION, MEANS, OTHERS, PROMPT, check_name
 
 INTEGER_COLUMNS = ("label", "layer", "index")
+#: Generous for any model, and small enough for tables of labels times layers.
+MOST = {"num_layers": 1_024, "width": 1 << 26, "labels": 10_000}
+#: Means in a column: rows times labels. A gigabyte.
+MOST_MEANS = 1 << 28
+_MOST_ORPHANS = 1 << 53
 
 
 def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,21 +31,25 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
     labels = _strings("labels", fields["labels"])
     if not labels:
         raise ArtifactError("Field 'labels' is empty: a neuron set needs at least one label.")
-    repeated = {name for name in labels if labels.count(name) > 1}
+    if len(labels) > MOST["labels"]:
+        raise ArtifactError(
+            f"Field 'labels' has {len(labels):,} names; expected at most {MOST['labels']:,}."
+        )
+    repeated = sorted(name for name, times in Counter(labels).items() if times > 1)
     if repeated:
-        raise ArtifactError(f"Field 'labels' repeats {', '.join(map(repr, sorted(repeated)))}.")
+        raise ArtifactError(f"Field 'labels' repeats {', '.join(map(repr, repeated[:20]))}.")
     if "" in labels:
         raise ArtifactError("Field 'labels' contains an empty name.")
     clean: dict[str, Any] = {"labels": labels, "site": fields["site"]}
-    if not isinstance(clean["site"], str) or not clean["site"]:
-        raise ArtifactError(f"Field 'site' is {clean['site']!r}; expected e.g. 'mlp.neuron'.")
+    if not _is_text(clean["site"]) or not clean["site"]:
+        raise ArtifactError(f"Field 'site' is {shown(clean['site'])}; expected e.g. 'mlp.neuron'.")
     for name in ("num_layers", "width"):
-        clean[name] = _integer(name, fields[name], least=1)
-    clean["orphans"] = _integer("orphans", fields["orphans"], least=0)
+        clean[name] = check_size(name, fields[name])
+    clean["orphans"] = _integer("orphans", fields["orphans"], least=0, most=_MOST_ORPHANS)
     for name in ("model_type", "base_model", "base_revision"):
         clean[name] = fields[name]
-        if clean[name] is not None and not isinstance(clean[name], str):
-            raise ArtifactError(f"Field {name!r} is {clean[name]!r}; expected text or null.")
+        if clean[name] is not None and not _is_text(clean[name]):
+            raise ArtifactError(f"Field {name!r} is {shown(clean[name])}; expected text or null.")
     clean["widths"] = _widths(fields["widths"], clean["num_layers"], clean["width"])
     modules = fields["target_modules"]
     clean["target_modules"] = None if modules is None else _strings("target_modules", modules)
@@ -46,6 +57,8 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
     if len(set(clean["means_of"])) != len(clean["means_of"]):
         raise ArtifactError(f"Field 'means_of' repeats a label ({', '.join(clean['means_of'])}).")
     clean["source"] = fields["source"]
+    if clean["source"] is not None and not isinstance(clean["source"], str):
+        raise ArtifactError(f"Field 'source' is {shown(clean['source'])}; expected text or null.")
     if clean["source"] not in (None, OTHERS, PROMPT, *clean["means_of"]):
         raise ArtifactError(
             f"Field 'source' is {clean['source']!r}; expected {OTHERS!r}, {PROMPT!r}, or a label "
@@ -55,7 +68,8 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
         clean[name] = _json_object(name, fields[name])
     for name in ("method", "operation"):
         if not isinstance(clean[name].get("name"), str):
-            raise ArtifactError(f"Field {name!r} has no 'name' (found {clean[name]!r}).")
+            raise ArtifactError(f"Field {name!r} has no 'name' (found {shown(clean[name])}).")
+    _check_operation(clean["operation"])
     clean["strengths"] = _json_object("strengths", fields["strengths"])
     for name, strength in clean["strengths"].items():
         if name not in labels:
@@ -63,13 +77,14 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
         number = isinstance(strength, int | float) and not isinstance(strength, bool)
         if not (number and 0 <= strength < math.inf):
             raise ArtifactError(
-                f"Field 'strengths' has {strength!r} for {name!r}; expected a number >= 0."
+                f"Field 'strengths' has {shown(strength)} for {name!r}; expected a number >= 0."
             )
-    evaluation = fields["evaluation"]
-    clean["evaluation"] = None if evaluation is None else _json_object("evaluation", evaluation)
+    # Empty ones say nothing, and are not written.
+    evaluation = {} if fields["evaluation"] is None else fields["evaluation"]
+    clean["evaluation"] = _json_object("evaluation", evaluation) or None
     schedule = fields["schedule"]
-    if schedule is not None and not isinstance(schedule, str):
-        schedule = _json_object("schedule", schedule)
+    if schedule is not None and not _is_text(schedule):
+        schedule = _json_object("schedule", schedule) or None
     clean["schedule"] = schedule
     return clean
 
@@ -78,7 +93,7 @@ def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[
     """Return the validated row columns, sorted by label, layer and index."""
     labels: tuple[str, ...] = header["labels"]
     num_layers, width = header["num_layers"], header["width"]
-    rows = [_integers(name, fields[name]) for name in INTEGER_COLUMNS]
+    rows = [integers(name, fields[name]) for name in INTEGER_COLUMNS]
     floats = {"score": _floats("score", fields["score"])}
     if not isinstance(fields["values"], Mapping):
         raise ArtifactError(f"Field 'values' is {fields['values']!r}; expected columns by name.")
@@ -115,19 +130,45 @@ def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[
     return {"label": label, "layer": layer, "index": index, "score": score, "values": values}
 
 
-def _integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ArtifactError(f"Field {name!r} is {value!r}; expected a whole number >= {least}.")
+def check_size(name: str, value: Any) -> int:
+    """Return a number of layers or neurons, or raise if it is none that a model could have."""
+    return _integer(name, value, least=1, most=MOST[name])
+
+
+def _integer(name: str, value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ArtifactError(
+            f"Field {name!r} is {shown(value)}; expected a whole number from {least} to {most}."
+        )
     return value
 
 
+def _is_text(value: Any) -> bool:
+    """Return whether `value` is a text that can be written into a file."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a character
+        return False
+    return True
+
+
+def _check_operation(spec: dict[str, Any]) -> None:
+    """Raise if the operation is one that is known here and cannot be made."""
+    if spec["name"] not in OPERATIONS:
+        return  # a plugin's, which may be installed where the set is used
+    try:
+        made = operation(spec)
+    except NeuronSteerError as error:
+        raise ArtifactError(f"Field 'operation': {error}") from error
+    if made.site is not None and not isinstance(cast(object, made.site), str):
+        raise ArtifactError(f"Field 'operation' has site={shown(made.site)}; expected text.")
+
+
 def _strings(name: str, value: Any) -> tuple[str, ...]:
-    if (
-        isinstance(value, str)
-        or not isinstance(value, Sequence)
-        or not all(isinstance(item, str) for item in value)
-    ):
-        raise ArtifactError(f"Field {name!r} is {value!r}; expected a list of texts.")
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(map(_is_text, value)):
+        raise ArtifactError(f"Field {name!r} is {shown(value)}; expected a list of texts.")
     return tuple(value)
 
 
@@ -135,12 +176,12 @@ def _widths(value: Any, num_layers: int, width: int) -> tuple[int, ...] | None:
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ArtifactError(f"Field 'widths' is {value!r}; expected one number per layer.")
-    widths = tuple(_integer("widths", width, least=0) for width in value)
-    if len(widths) != num_layers:
+        raise ArtifactError(f"Field 'widths' is {shown(value)}; expected one number per layer.")
+    if len(value) != num_layers:
         raise ArtifactError(
-            f"Field 'widths' has {len(widths)} entries, but 'num_layers' is {num_layers}."
+            f"Field 'widths' has {len(value)} entries, but 'num_layers' is {num_layers}."
         )
+    widths = tuple(_integer("widths", each, least=0, most=MOST["width"]) for each in value)
     if max(widths) != width:
         raise ArtifactError(f"Field 'widths' has maximum {max(widths)}, but 'width' is {width}.")
     return None if min(widths) == width else widths
@@ -148,11 +189,12 @@ def _widths(value: Any, num_layers: int, width: int) -> tuple[int, ...] | None:
 
 def _json_object(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise ArtifactError(f"Field {name!r} is {value!r}; expected a dictionary.")
+        raise ArtifactError(f"Field {name!r} is {shown(value)}; expected a dictionary.")
     try:
         # The round trip copies, turns tuples into lists, and proves that it can be saved.
-        return json.loads(json.dumps(dict(value), allow_nan=False))
-    except (TypeError, ValueError) as error:
+        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
+        return json.loads(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"Field {name!r} cannot be written as JSON: {error}.") from error
 
 
@@ -171,7 +213,8 @@ def _tensor(name: str, column: Any) -> torch.Tensor:
     return tensor
 
 
-def _integers(name: str, column: Any) -> torch.Tensor:
+def integers(name: str, column: Any) -> torch.Tensor:
+    """Return a column of whole numbers as int64, or raise with what is wrong with it."""
     tensor = _tensor(name, column)
     # An empty Python list becomes float32, which says nothing about what was meant.
     empty_list = len(tensor) == 0 and not isinstance(column, torch.Tensor)

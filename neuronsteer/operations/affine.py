@@ -16,7 +16,12 @@ SOURCES = ("mean", "median", "max", "diffmean", "other_mean", "layer_mean")
 def _values(rows: Values, site: str, value: str | float, factor: float) -> torch.Tensor:
     if isinstance(value, str):
         return rows.value(value, site).to(torch.float32) * factor
-    return torch.full((len(rows),), float(value) * factor)
+    return _constant(rows, float(value) * factor)
+
+
+def _constant(rows: Values, number: float) -> torch.Tensor:
+    # A number that 32 bits cannot hold becomes infinite, which is refused with its label and layer.
+    return torch.full((len(rows),), number, dtype=torch.float64).to(torch.float32)
 
 
 @OPERATIONS.register("zero")
@@ -46,7 +51,7 @@ class Scale(Operation):
 
     def affine(self, rows: Values, site: str) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002
         """Return the factor as scale and shift 0 for every row."""
-        return torch.full((len(rows),), float(self.factor)), torch.zeros(len(rows))
+        return _constant(rows, float(self.factor)), torch.zeros(len(rows))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import StatsError
-from ..hub import read_json, write_file
+from ..errors import StatsError, shown
+from ..hub import read_json, read_tensors, write_file
+from ..neuron_set.validation import MOST
 from .data import StatsData
 from .needs import Need
+from .reducers import REDUCERS
 
 FORMAT = 1
 FACTS, NUMBERS = "stats.json", "stats.safetensors"
+# Counts are int64, and sums of them are compared with tokens.
+_MOST_TOKENS = 1 << 62
+_OBJECTS = ("policy", "calibration", "experts", "codec")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -33,12 +37,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         StatsError: If it is missing or damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise StatsError(f"{str(path)!r} is missing or damaged: {error}") from error
+    return read_tensors(path, StatsError)
 
 
 def write(folder: Path, stats: StatsData) -> Path:
@@ -88,17 +87,23 @@ def read(folder: Path) -> StatsData:
         tokens=_numbers(facts, "tokens", labels, least=1),
         texts=_numbers(facts, "texts", labels, least=0),
         site_widths=site_widths,
-        header=_object(facts, "header"),
+        header=_header(facts, labels, site_widths),
     )
     for name, tensor in tensors.items():
         kind, _, rest = name.partition("/")
         if kind == "array":
             need = _need(name, rest, site_widths)
-            _shape(name, tensor, (len(labels), *_size(site_widths[need.site])))
+            _shape(name, tensor, (len(labels), *_size(site_widths[need.site]), *_entry(need)))
             _sound(name, tensor, need, stats.tokens)
             stats.arrays[need] = tensor
         elif kind == "routed":
-            _shape(name, tensor, (len(labels), _size(site_widths[rest])[0]))
+            experts = stats.header.get("experts", {}).get(rest)
+            if experts is None:
+                raise StatsError(
+                    f"Tensor {name!r}: the header says nothing of experts at {rest!r}."
+                )
+            most = max(block["num_experts"] for block in experts if block)
+            _shape(name, tensor, (len(labels), len(experts), most))
             stats.routed[rest] = tensor
         elif kind == "weight_measure":
             need = _need(name, rest, site_widths)
@@ -113,7 +118,10 @@ def read(folder: Path) -> StatsData:
             _shape(name, tensor, (len(tensor), *_size(site_widths[need.site])))
             stats.rows.setdefault(need, {})[labels[int(position)]] = tensor
         else:
-            raise StatsError(f"{NUMBERS} holds an unknown tensor {name!r}.")
+            raise StatsError(f"{NUMBERS} holds an unknown tensor {shown(name)}.")
+    for need, rows in stats.rows.items():
+        if set(rows) != set(labels):
+            raise StatsError(f"{NUMBERS} lacks the rows of {need} of some labels.")
     return stats
 
 
@@ -128,8 +136,8 @@ def _facts(folder: Path) -> dict[str, Any]:
         )
     facts = read_json(path, StatsError)
     version = facts.get("format")
-    if not isinstance(version, int):
-        raise StatsError(f"Field 'format' of {str(path)!r} is {version!r}; expected {FORMAT}.")
+    if type(version) is not int or version < 1:
+        raise StatsError(f"Field 'format' of {str(path)!r} is {shown(version)}; expected {FORMAT}.")
     if version > FORMAT:
         raise StatsError(
             f"{str(path)!r} has format {version}, this neuronsteer reads up to {FORMAT}. Update "
@@ -145,26 +153,92 @@ def _labels(facts: dict[str, Any]) -> tuple[str, ...]:
         or not labels
         or not all(isinstance(label, str) and label for label in labels)
         or len(set(labels)) < len(labels)
+        or len(labels) > MOST["labels"]
     ):
-        raise StatsError(f"Field 'labels' is {labels!r}; expected a list of different names.")
+        raise StatsError(
+            f"Field 'labels' is {shown(labels)}; expected a list of different names, at most "
+            f"{MOST['labels']:,}."
+        )
     return tuple(labels)
 
 
 def _widths(facts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     found = _object(facts, "site_widths")
     for site, widths in found.items():
-        good = isinstance(widths, list) and all(type(w) is int and w >= 0 for w in widths)
-        if not good or not any(widths):
-            raise StatsError(f"Field 'site_widths' has {widths!r} for {site!r}; expected numbers.")
+        if not _are_widths(widths):
+            raise StatsError(
+                f"Field 'site_widths' has {shown(widths)} for {shown(site)}; expected a number of "
+                f"neurons up to {MOST['width']:,} for each of up to {MOST['num_layers']:,} layers."
+            )
     if not found or len({len(widths) for widths in found.values()}) > 1:
-        raise StatsError(f"Field 'site_widths' is {found!r}; expected one number per layer.")
+        raise StatsError(f"Field 'site_widths' is {shown(found)}; expected one number per layer.")
     return {site: tuple(widths) for site, widths in found.items()}
+
+
+def _are_widths(found: Any) -> bool:
+    return (
+        isinstance(found, list)
+        and 0 < len(found) <= MOST["num_layers"]
+        and all(type(width) is int and 0 <= width <= MOST["width"] for width in found)
+        and any(found)
+    )
+
+
+def _header(
+    facts: dict[str, Any], labels: tuple[str, ...], site_widths: dict[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Return the header, the types of what is read from it checked; other fields are kept."""
+    found = _object(facts, "header")
+    # An object that is null says as little as none, which readers expect then.
+    found = {k: v for k, v in found.items() if v is not None or k not in _OBJECTS}
+    for names, kind in (
+        (("model_type", "base_model", "revision"), str),
+        (("gated",), bool),
+        (_OBJECTS, dict),
+    ):
+        for name in names:
+            if found.get(name) is not None and not isinstance(found[name], kind):
+                raise _wrong(name, found[name], f"a value of type {kind.__name__}, or null")
+    layers = len(next(iter(site_widths.values())))
+    widths = found.get("widths")
+    if widths is not None and not (_are_widths(widths) and len(widths) == layers):
+        raise _wrong("widths", widths, f"a number for each of {layers} layers")
+    for label in labels:
+        if not isinstance(found.get("calibration", {}).get(label, {}), dict):
+            raise _wrong("calibration", found["calibration"], "an object for each label")
+    for site, blocks in found.get("experts", {}).items():
+        sizes = site_widths.get(site, ())
+        if not (
+            isinstance(blocks, list)
+            and len(blocks) == len(sizes)
+            and any(blocks)
+            and all(each is None or _is_block(each, max(sizes)) for each in blocks)
+        ):
+            raise _wrong("experts", blocks, "num_experts and expert_width, or null, per layer")
+    return found
+
+
+def _is_block(found: Any, width: int) -> bool:
+    numbers = (
+        [found.get(name) for name in ("num_experts", "expert_width")]
+        if isinstance(found, dict)
+        else []
+    )
+    return (
+        len(numbers) == 2
+        and all(type(each) is int and each > 0 for each in numbers)
+        and numbers[0] * numbers[1] <= width
+    )
+
+
+def _wrong(name: str, found: object, expected: str) -> StatsError:
+    return StatsError(f"Field {name!r} of the header is {shown(found)}; expected {expected}.")
 
 
 def _object(facts: dict[str, Any], name: str) -> dict[str, Any]:
     found = facts.get(name)
     if not isinstance(found, dict):
-        raise StatsError(f"Field {name!r} is {found!r}; expected an object.")
+        raise StatsError(f"Field {name!r} is {shown(found)}; expected an object.")
     return found
 
 
@@ -175,10 +249,10 @@ def _numbers(
     if (
         not isinstance(found, list)
         or len(found) != len(labels)
-        or not all(type(value) is int and value >= least for value in found)
+        or not all(type(value) is int and least <= value <= _MOST_TOKENS for value in found)
     ):
         raise StatsError(
-            f"Field {name!r} is {found!r}; expected {len(labels)} whole numbers from {least}."
+            f"Field {name!r} is {shown(found)}; expected {len(labels)} whole numbers from {least}."
         )
     return dict(zip(labels, found, strict=True))
 
@@ -194,8 +268,17 @@ def _size(widths: tuple[int, ...]) -> tuple[int, int]:
     return len(widths), max(widths)
 
 
+def _entry(need: Need) -> tuple[int, ...]:
+    if need.reducer not in REDUCERS:
+        raise StatsError(
+            f"There is no reducer {shown(need.reducer)}; known are {', '.join(REDUCERS.names())}. "
+            "Install the plugin that it comes from."
+        )
+    return REDUCERS.get(need.reducer).entry_shape
+
+
 def _shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
-    if tuple(tensor.shape[: len(expected)]) != expected:
+    if tuple(tensor.shape) != expected:
         raise StatsError(
             f"Tensor {name!r} has shape {list(tensor.shape)}; expected {list(expected)}."
         )

@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 
+from ..hub import public_name
 from ..models import Anatomy
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
@@ -66,13 +67,12 @@ def tokenizer_identity(tokenizer: Any) -> str:
 
 def model_facts(anatomy: Anatomy) -> dict[str, Any]:
     """Return the header fields that describe a model, JSON-plain."""
-    name = getattr(anatomy.root.config, "_name_or_path", None) or None
     return {
         "model_type": anatomy.model_type,
         "num_layers": anatomy.num_layers,
         "width": anatomy.width,
         "widths": list(anatomy.widths),
-        "base_model": name,
+        "base_model": public_name(getattr(anatomy.root.config, "_name_or_path", None)),
         "revision": getattr(anatomy.root.config, "_commit_hash", None),
         "gated": anatomy.gated,
         "dtype": str(anatomy.root.dtype).removeprefix("torch."),

@@ -9,13 +9,15 @@ The command line, HTTP requests and saved sets all use it:
     fr*0.5                   half the strength
     sentence:fr              at the next sentence end; "sentence@24:fr" not before token 24
     text=</think>:fr         once the text contains a string
+    sentence~16:fr           a ramp over 16 tokens from there; also "text=STOP@8~16:fr"
     -                        unsteered
     en,16:fr,repeat=32       start over every 32 tokens
     en,24:fr,prompt=yes      steer the prompt as well
     en,24:fr - en            a sum in place of a label: en is switched off, fr on (`label_sums.py`)
     (fr - en*0.5)*2          a sum with a strength of its own
 
-In labels and strings the characters `, : @ * % =` are written as `%2C` and so on.
+In labels and strings the characters `, : @ * % = ~`, and space at the ends, are written as `%2C`
+and so on.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ import re
 from collections.abc import Sequence
 from operator import index
 from typing import Any, cast
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-from ..errors import ScheduleError
+from ..errors import ScheduleError, shown
 
-_SPECIAL = ",:@*%="
+_SPECIAL = ",:@*%=~"
 # Only with space around: "zh-Hant" and "de:C-L" are labels.
 _OPERATOR = re.compile(r"(?:^|\s+)([+-])(?:\s+|$)")
-_SUM = re.compile(r"^\((.+)\)\*([^*)]+)$")
+_SUM = re.compile(r"\((.+)\)\*([^*)]+)", re.DOTALL)
 _HELP = (
     "expected labels with switch points in generated tokens, e.g. 'en,24:fr,64:ja', '24-40:fr', "
     "'24~40:fr', 'sentence:fr', 'text=STOP:fr', 'en,16:fr,repeat=32'"
@@ -41,9 +43,9 @@ _HELP = (
 # More digits than this are no number of tokens.
 _DIGITS = 18
 _WHEN = re.compile(
-    r"^(?:(?P<start>[0-9]{1,18})(?:(?P<kind>[-~])(?P<stop>[0-9]{1,18}))?"
-    r"|(?P<sentence>sentence)(?:@(?P<after>[0-9]{1,18}))?"
-    r"|text=(?P<text>[^@:]+)(?:@(?P<after2>[0-9]{1,18}))?)$"
+    r"(?P<start>[0-9]{1,18})(?:(?P<kind>[-~])(?P<stop>[0-9]{1,18}))?"
+    r"|(?:(?P<sentence>sentence)|text=(?P<text>[^@:]+?))"
+    r"(?:@(?P<after>[0-9]{1,18}))?(?:~(?P<ramp>[0-9]{1,18}))?"
 )
 
 
@@ -75,6 +77,11 @@ class Condition:
         if self.kind == "text" and not (self.text and isinstance(cast(object, self.text), str)):
             raise ScheduleError(
                 f"A 'text' condition needs the string to wait for; found {self.text!r}."
+            )
+        if self.kind == "sentence" and self.text:
+            raise ScheduleError(
+                f"A 'sentence' condition waits for no string; found {self.text!r}. Use the "
+                "condition 'text' for that."
             )
         if self.after < 0:
             raise ScheduleError(f"A condition cannot start before token 0; found {self.after}.")
@@ -110,19 +117,22 @@ class Point:
         if not isinstance(self.at, Condition):
             object.__setattr__(self, "at", whole(self.at, "A switch point"))
         object.__setattr__(self, "ramp", whole(self.ramp, "The length of a ramp"))
-        if not isinstance(cast(object, self.label), (str, type(None))):
-            raise ScheduleError(f"A label is a string or None; found {self.label!r}.")
+        label = cast(object, self.label)
+        if label is not None and not (label and isinstance(label, str)):
+            raise ScheduleError(f"A label is a text or None; found {shown(self.label)}.")
         if isinstance(self.at, int) and self.at < 0:
             raise ScheduleError(f"A switch point counts generated tokens from 0; found {self.at}.")
         if self.ramp < 0:
             raise ScheduleError(f"A ramp lasts a positive number of tokens; found {self.ramp}.")
+        if isinstance(self.at, int) and self.at + self.ramp >= 10**_DIGITS:
+            raise ScheduleError(f"The ramp of {self.ramp} tokens from token {self.at} never ends.")
         try:
             strength = float(self.strength)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             strength = math.nan
         if not math.isfinite(strength) or strength < 0:
             raise ScheduleError(
-                f"A strength must be a finite number, 0 or more; found {self.strength!r}."
+                f"A strength must be a finite number, 0 or more; found {shown(self.strength)}."
             )
         object.__setattr__(self, "strength", strength)
 
@@ -137,11 +147,15 @@ def whole(value: Any, what: str) -> int:
     Raises:
         ScheduleError: If it is none.
     """
+    is_whole_float = isinstance(value, float) and value.is_integer()
     try:
-        is_whole_float = isinstance(value, float) and value.is_integer()
-        return int(value) if is_whole_float else index(cast(Any, value))
+        # A bool is an int of its own, which is written as a word.
+        number = int(value) if is_whole_float else int(index(cast(Any, value)))
     except TypeError:
-        raise ScheduleError(f"{what} is a whole number of tokens; found {value!r}.") from None
+        number = None
+    if number is None or number >= 10**_DIGITS:
+        raise ScheduleError(f"{what} is a whole number of tokens; found {shown(value)}.")
+    return number
 
 
 def parse(text: str) -> tuple[list[Point], dict[str, Any]]:
@@ -175,7 +189,8 @@ def write(points: Sequence[Point], repeat: int | None, prompt: bool | None) -> s
         if isinstance(point.at, Condition):
             after = f"@{point.at.after}" if point.at.after else ""
             what = "sentence" if point.at.kind == "sentence" else f"text={_escape(point.at.text)}"
-            parts.append(f"{what}{after}:{label}")
+            ramp = f"~{point.ramp}" if point.ramp else ""
+            parts.append(f"{what}{after}{ramp}:{label}")
         elif point.ramp:
             parts.append(f"{point.at}~{point.at + point.ramp}:{label}")
         else:
@@ -195,15 +210,14 @@ def _part(part: str, before: list[Point], text: str) -> list[Point]:
             when, label = token, name
         else:
             return [_bare(part, before, text)]
-    found = _WHEN.match(when)
+    found = _WHEN.fullmatch(when)
     if found is None:
         raise ScheduleError(f"Cannot read {when!r} in the schedule {text!r}: {_HELP}.")
     name, strength = _label(label, text)
-    if found["sentence"]:
-        return [Point(Condition.sentence_end(int(found["after"] or 0)), name, strength)]
-    if found["text"]:
-        waiting = Condition.after_text(unquote(found["text"]), int(found["after2"] or 0))
-        return [Point(waiting, name, strength)]
+    if found["start"] is None:
+        kind = "sentence" if found["sentence"] else "text"
+        waiting = Condition(kind, unquote(found["text"] or ""), int(found["after"] or 0))
+        return [Point(waiting, name, strength, int(found["ramp"] or 0))]
     start = int(found["start"])
     if found["stop"] is None:
         return [Point(start, name, strength)]
@@ -229,7 +243,7 @@ def _bare(part: str, before: list[Point], text: str) -> Point:
 def _label(text: str, schedule: str) -> tuple[str | None, float]:
     # In a sum a factor belongs to its term, and the strength of the whole stands behind brackets.
     name, star, strength = text, "", ""
-    whole_sum = _SUM.match(text)
+    whole_sum = _SUM.fullmatch(text)
     if whole_sum is not None and is_arithmetic(whole_sum[1]):
         name, star, strength = whole_sum[1], "*", whole_sum[2]
     elif not is_arithmetic(text):
@@ -305,6 +319,10 @@ def _yes(text: str, schedule: str) -> bool:
 
 
 def _escape(text: str) -> str:
-    # Not urllib's quote(): it would turn every non-Latin label into percent signs.
-    escaped = "".join(f"%{ord(char):02X}" if char in _SPECIAL else char for char in text)
+    # Not the whole text: every non-Latin label would turn into percent signs.
+    body = text.strip()
+    start = text.index(body)
+    escaped = "".join(f"%{ord(char):02X}" if char in _SPECIAL else char for char in body)
+    ends = (quote(text[:start]), quote(text[start + len(body) :]))
+    escaped = f"{ends[0]}{escaped}{ends[1]}"
     return "%2D" if escaped == "-" else escaped

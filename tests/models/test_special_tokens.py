@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-
 from neuronsteer.models.special_tokens import end_tokens, unwritten_tokens
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

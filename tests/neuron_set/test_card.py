@@ -35,7 +35,8 @@ def test_front_matter():
     assert data["base_model"] == "org/base" and data["base_model_relation"] == "adapter"
     assert data["language"] == ["fr", "ja", "zh"]
     assert data["pipeline_tag"] == "text-generation"
-    assert data["license"] == "apache-2.0"
+    # What may be done with a set depends on the model and the texts, which are not ours.
+    assert "license" not in data
     assert {"neuronsteer", "method:lape", "base_model:adapter:org/base"} <= set(data["tags"])
     assert ModelCard(card.render(example().summary(), license="mit")).data.license == "mit"
 
@@ -58,7 +59,7 @@ def test_labels_that_are_no_languages_give_no_language_field():
     assert ModelCard(text).data.language is None
     rows = [line for line in text.splitlines() if line.startswith("| a: b")]
     assert rows == [r"| a: b \|x | 3 | 3 |"]
-    assert "| <b> | 0 | – |" in text
+    assert "| &lt;b&gt; | 0 | – |" in text
 
 
 @pytest.mark.parametrize("base", ["/home/me/model", "./model", "../m", "a/b/c", None, "C:\\m"])

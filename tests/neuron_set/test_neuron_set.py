@@ -589,7 +589,7 @@ def test_unsorted_rows_of_other_writers_are_fine(saved):
 def test_truncated_tensor_file(saved, keep):
     path = saved / "neurons.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ArtifactError, match=r"neurons\.safetensors cannot be read"):
+    with pytest.raises(ArtifactError, match=r"neurons\.safetensors' cannot be read"):
         NeuronSet.from_pretrained(saved)
 
 

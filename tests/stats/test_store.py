@@ -321,7 +321,7 @@ def change(folder, edit_tensors):
         ({"texts": [1, -1, 1]}, "'texts'"),
         ({"site_widths": {}}, "'site_widths'"),
         ({"site_widths": {"mlp.act": [80, 80]}}, "mlp.neuron"),
-        ({"site_widths": {"mlp.act": [80], "mlp.neuron": [80]}}, "shape"),
+        ({"site_widths": {"mlp.act": [80], "mlp.neuron": [80]}}, "'widths'"),
         ({"site_widths": {"mlp.act": [80, -1], "mlp.neuron": [80, 80]}}, "'site_widths'"),
         ({"header": []}, "'header'"),
         ({"save": "other"}, "not from the same save"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,33 +63,51 @@ def test_spans_cover_everything_once():
     assert Schedule.window("x", 0, 2, base="y").spans(3) == [(0, 2, "x"), (2, 3, "y")]
 
 
-names = st.text(min_size=1, max_size=6).filter(lambda text: text.strip() == text)
-times = st.one_of(
-    st.integers(1, 99),
-    st.builds(Condition.sentence_end, st.integers(0, 50)),
-    st.builds(Condition.after_text, names, st.integers(0, 50)),
+# What the notation is made of, beside any text at all.
+names = st.one_of(
+    st.text(min_size=1, max_size=6),
+    st.lists(
+        st.sampled_from([*",:@*%=~-+() \n\u3000", "fr", "sentence", "text", "repeat", "24", " - "]),
+        min_size=1,
+        max_size=6,
+    ).map("".join),
 )
+tokens = st.integers(0, 99) | st.integers(0, 10**17)
+strengths = st.sampled_from([1.0, 0.5, 2.0]) | st.floats(0, allow_nan=False, allow_infinity=False)
+ramps = st.just(0) | st.integers(1, 10**6)
+waiting = st.builds(Condition.sentence_end, tokens) | st.builds(Condition.after_text, names, tokens)
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.tuples(times, st.none() | names, st.sampled_from([1.0, 0.5, 2.0])), max_size=4),
-    st.none() | names,
-    st.booleans() | st.none(),
-)
-def test_notation_and_json_round_trip(rest, first, prompt):
-    counted = iter(sorted({at for at, _, _ in rest if isinstance(at, int)}))
-    points = [Point(0, first)]
-    for at, label, strength in rest:
-        if isinstance(at, int):
-            at = next(counted, None)
-            if at is None:
-                continue
-        points.append(Point(at, label, strength))
-    schedule = Schedule(*points, prompt=prompt)
+@st.composite
+def schedules(draw):
+    """Any schedule that can be made: everything that the notation has to be able to write."""
+    times = sorted(draw(st.sets(tokens, min_size=1, max_size=4)))
+    points = [Point(at, draw(st.none() | names), draw(strengths), draw(ramps)) for at in times]
+    repeat = draw(st.none() | st.integers(times[-1] + 1, 10**17 + 1))
+    if repeat is None:
+        for at in draw(st.lists(waiting, max_size=3)):
+            place = draw(st.integers(1, len(points)))
+            points.insert(place, Point(at, draw(st.none() | names), draw(strengths), draw(ramps)))
+    return Schedule(*points, repeat=repeat, prompt=draw(st.none() | st.booleans()))
+
+
+@settings(max_examples=250, deadline=None)
+@given(schedules())
+def test_printing_and_reading_back_changes_nothing(schedule):
     assert Schedule.parse(str(schedule)) == schedule
-    assert Schedule.from_dict(schedule.to_dict()) == schedule
+    assert str(Schedule.parse(str(schedule))) == str(schedule)
+    assert Schedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
     assert hash(Schedule.parse(str(schedule))) == hash(schedule)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.lists(names, min_size=1, max_size=8).map("".join) | st.text(max_size=30))
+def test_any_text_is_a_schedule_or_says_why_not(text):
+    try:
+        schedule = Schedule.parse(text)
+    except ScheduleError:
+        return
+    assert Schedule.parse(str(schedule)) == schedule
 
 
 @pytest.mark.parametrize(

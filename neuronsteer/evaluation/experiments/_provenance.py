@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ...hub import public_name
 from ...models import inspect
 from ...neuron_set import NeuronSet
 from ...neuron_set.card import hub_id
@@ -59,7 +60,7 @@ def plan_of(
 def subject_of(model: Any, tokenizer: Any, neurons: NeuronSet) -> dict[str, Any]:
     """Return what a report says about the model and the set."""
     anatomy = inspect(model)
-    name = hub_id(getattr(anatomy.root.config, "_name_or_path", None))
+    name = hub_id(public_name(getattr(anatomy.root.config, "_name_or_path", None)))
     return {
         "model": {
             # A path of this machine is private.

@@ -63,9 +63,9 @@ def beaten(task: Mapping[str, Any]) -> str:
         .get("value")
     )
     random = task["treatments"].get("random")
-    if ours is None or random is None:
+    theirs = (random or {}).get("values", {}).get(task["primary"])
+    if ours is None or random is None or theirs is None:
         return ""
-    theirs = random["values"][task["primary"]]
     better = task["higher_is_better"]
     if theirs.get("value") is None:
         return ""

@@ -65,7 +65,7 @@ def pairs(task: Mapping[str, Any]) -> list[list[tuple[str, Mapping[str, Any]]]]:
     for block in task["treatments"]["neurons"]["blocks"]:
         row = [("neurons", block)]
         other = theirs.get(block["title"])
-        if block["kind"] == "matrix" and other is not None:
+        if block["kind"] == "matrix" and other is not None and other["kind"] == "matrix":
             row.append(("random", other))
         found.append(row)
     return found

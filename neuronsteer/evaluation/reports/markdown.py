@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...neuron_set.markdown_text import code, inline
 from . import formatting
 from .report_data import ReportData
 
@@ -49,26 +49,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 def cell(text: Any) -> str:
     """Return a text that cannot break a table, or become markup."""
     shown = "–" if text is None else f"{text:.4g}" if isinstance(text, float) else str(text)
-    return re.sub(r"([|<>`*_\[\]\\#])", r"\\\1", re.sub(r"\s+", " ", shown)).strip()
+    return inline(shown)
 
 
 def _facts(report: ReportData) -> str:
     model, found = report.subject["model"], report.subject["set"]
     operation = " ".join(str(value) for value in found["operation"].values())
     return (
-        f"{found['neurons']} neurons at `{found['site']}`, labels "
+        f"{found['neurons']} neurons at {code(found['site'])}, labels "
         f"{cell(', '.join(found['labels']))}; operation {cell(operation)}; model "
         f"{cell(model['name'] or model['type'])} ({model['parameters']:,} parameters, "
-        f"{model['dtype']}). {cell(report.created)}, {report.seconds:.0f} s."
+        f"{cell(model['dtype'])}). {cell(report.created)}, {report.seconds:.0f} s."
     )
 
 
 def _task(task: Mapping[str, Any]) -> list[str]:
     primary = task["primary"]
     lines = [
-        f"## {task['title']}",
+        f"## {cell(task['title'])}",
         "",
-        f"{task.get('question', '')} {task.get('definition', '')}",
+        cell(f"{task.get('question', '')} {task.get('definition', '')}"),
         "",
     ]
     names = list(task["treatments"]["neurons"]["values"])
@@ -80,7 +80,7 @@ def _task(task: Mapping[str, Any]) -> list[str]:
     ]
     lines += table(["treatment", *map(formatting.title, names), "n"], rows)
     said = formatting.beaten(task)
-    lines += ["", said] if said else []
+    lines += ["", cell(said)] if said else []
     labels = task["treatments"]["neurons"]["labels"]
     if labels:
         treatments = list(task["treatments"])
@@ -98,7 +98,7 @@ def _task(task: Mapping[str, Any]) -> list[str]:
             formatting.treatment(treatment, task["treatments"][treatment])
             for treatment in treatments
         ]
-        lines += ["", f"Per label, {formatting.title(primary)}:", ""]
+        lines += ["", f"Per label, {cell(formatting.title(primary))}:", ""]
         lines += table(["label", *head], rows)
     for block in task["treatments"]["neurons"]["blocks"]:
         lines += ["", *_block(block)]

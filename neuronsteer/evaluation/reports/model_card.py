@@ -7,7 +7,7 @@ from typing import Any
 
 from ...neuron_set.card import evaluation_results
 from . import formatting
-from .markdown import summary, table
+from .markdown import cell, summary, table
 from .report_data import ReportData
 
 
@@ -73,7 +73,7 @@ def section(report: ReportData) -> str:
         lines += ["", *table(["task", "label", "metric", "value", *controls], rows)]
     sources = "; ".join(f"{kind}: {found['source']}" for kind, found in report.data.items())
     versions = ", ".join(f"{name} {number}" for name, number in report.environment.items())
-    lines += ["", f"Data: {sources}. Seed {report.settings.get('seed')}. {versions}."]
+    lines += ["", cell(f"Data: {sources}. Seed {report.settings.get('seed')}. {versions}.")]
     return "\n".join(lines) + "\n"
 
 

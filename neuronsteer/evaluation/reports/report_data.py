@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ...errors import ArtifactError, UnknownNameError, did_you_mean
+from ...errors import ArtifactError, UnknownNameError, did_you_mean, shown
 from ..json_values import plain
 from .formatting import TREATMENTS
+from .report_shape import check_report
 
 FORMAT = 1
 R = TypeVar("R", bound="ReportData")
@@ -120,27 +121,13 @@ class ReportData:
             ArtifactError: If it is none; the message names the field.
         """
         version = data.get("format")
-        if not isinstance(version, int) or version > FORMAT:
+        if type(version) is not int or not 1 <= version <= FORMAT:
             raise ArtifactError(
-                f"Field 'format' of the report is {version!r}; this neuronsteer reads {FORMAT}."
+                f"Field 'format' of the report is {shown(version)}; this neuronsteer reads "
+                f"{FORMAT}."
             )
-        fields: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            value = data.get(field.name)
-            kind = dict if "Mapping[" in str(field.type).split("tuple")[0] else list
-            if field.name in ("tasks", "notes"):
-                kind = list
-            if field.name in ("created", "seconds"):
-                fields[field.name] = value if value is not None else field.default
-                continue
-            if not isinstance(value, kind):
-                raise ArtifactError(
-                    f"Field {field.name!r} of the report is a {type(value).__name__}; expected a "
-                    f"{kind.__name__}."
-                )
-            fields[field.name] = tuple(value) if kind is list else value
-        for task in fields["tasks"]:
-            for name in ("name", "primary", "treatments"):
-                if name not in task:
-                    raise ArtifactError(f"A task of the report lacks the field {name!r}.")
+        check_report(data)
+        fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
+        for name in ("tasks", "notes"):
+            fields[name] = tuple(fields[name])
         return cls(**fields)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import formatting
-from .markdown import table
+from .markdown import cell, table
 from .report_data import ReportData
 
 
@@ -97,13 +97,13 @@ class ReportComparison:
 
     def to_markdown(self) -> str:
         """Return the comparison as Markdown."""
-        lines = [f"# {self.left.title} (A) and {self.right.title} (B)", ""]
+        lines = [f"# {cell(self.left.title)} (A) and {cell(self.right.title)} (B)", ""]
         for side, report in (("A", self.left), ("B", self.right)):
             if not report.controls:
                 lines += [f"> **{side} has no controls.** {formatting.NO_CONTROLS}", ""]
         if self.differences:
             lines += [
-                f"> Different settings: {', '.join(self.differences)}. "
+                f"> Different settings: {cell(', '.join(self.differences))}. "
                 "Other numbers may be due to them.",
                 "",
             ]

@@ -227,6 +227,8 @@ def _axis(
 
 def _step(span: float) -> float:
     """Return a round distance of ticks, about five to the span."""
+    # Below the smallest numbers there are, dividing would never end.
+    span = max(span, 1e-9)
     size = 1.0
     while size * 5 > span:
         size /= 10

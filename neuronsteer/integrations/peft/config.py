@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft.config import PeftConfig
 
-from ...errors import ArtifactError
+from ...errors import ArtifactError, shown
 from ...neuron_set.peft_files import SITE, index_text
 from ...neuron_set.storage import BLOCK
 from .register import peft_type
@@ -78,15 +78,16 @@ class NeuronSteerConfig(PeftConfig):
 
 def _per_layer(neurons: Any) -> dict[int, list[int]]:
     if not isinstance(neurons, Mapping):
-        raise ArtifactError(f"Field 'neurons' is {neurons!r}; expected neurons per layer.")
+        raise ArtifactError(f"Field 'neurons' is {shown(neurons)}; expected neurons per layer.")
     found: dict[int, list[int]] = {}
     for layer, index in neurons.items():
-        numbers: Iterable[Any] = index.split() if isinstance(index, str) else index
         try:
+            numbers: Iterable[Any] = index.split() if isinstance(index, str) else index
             found[int(layer)] = [int(number) for number in numbers]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ArtifactError(
-                f"Field 'neurons': layer {layer!r} has {index!r}; expected neuron numbers."
+                f"Field 'neurons': layer {shown(layer)} has {shown(index)}; expected "
+                "neuron numbers."
             ) from error
         if len(set(found[int(layer)])) != len(found[int(layer)]):
             raise ArtifactError(f"Field 'neurons': layer {layer} names a neuron twice.")
