@@ -161,6 +161,34 @@ def test_shares_are_searched_too(tiny: Any):
     assert found.neurons.labels == tiny[2].labels
 
 
+def test_sets_are_searched_side_by_side(tiny: Any, tmp_path: Path):
+    model, tokenizer, neurons = tiny
+    weak = neurons.top(1)
+    strong = neurons.replace(operation={**neurons.operation, "factor": 3.0})
+    sets = {"whole": neurons, "weak": weak, "strong": strong}
+    shown: list[str] = []
+
+    def show(_what: str, _done: float, detail: str) -> None:
+        shown.append(detail)
+
+    found = tune((model, tokenizer, sets), progress=show)
+    assert [each.name for each in found.candidates] == list(sets)
+    assert {cell.candidate for cell in found.cells} == set(sets)
+    assert {detail.partition(":")[0] for detail in shown} >= set(sets)
+    for label, cell in found.best.items():
+        assert cell in found.cells
+        expected = sets[cell.candidate].only(label)
+        assert torch.equal(found.neurons.only(label).index, expected.index)
+    # A set has one operation.
+    ways = {cell.candidate == "strong" for cell in found.best.values()}
+    assert len(ways) == 1
+    used = strong if ways.pop() else neurons
+    assert found.neurons.operation == used.operation
+    found.neurons.save_pretrained(tmp_path / "set")
+    again = ns.NeuronSet.from_pretrained(tmp_path / "set")
+    assert len(again.evaluation["tuning"]["candidates"]) == 3
+
+
 def test_several_sets_are_all_in_the_report(tiny: Any, tmp_path: Path):
     from rich.console import Console
 
