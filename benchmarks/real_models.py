@@ -236,11 +236,7 @@ class ModelUnderTest:
                     do_sample=False,
                     min_new_tokens=total,
                     suppress_tokens=list(self.suppressed) or None,
-                    logits_processor=[
-                        PromptSeededSampling(
-                            [p.text for p, _ in some], total, 0.3 if self.chat else 0.8
-                        )
-                    ],
+                    logits_processor=[sampling],
                 )
                 written = decode(self.tokenizer, [row[BEFORE + DELAY :] for row in ids])
                 whole = decode(self.tokenizer, ids)
