@@ -8,6 +8,7 @@
 #   make dev     only create the environment        make clean   remove it, and caches
 #   make real    lay out three small pretrained models (4 GB in the user's cache, or in
 #                NEURONSTEER_MODELS), and run the tests and the benchmark that need them
+#   make exhaustive   interrupt a collection at every point, and read 100,000 damaged files (an hour)
 #   make screenshots   take the pictures of the page again (needs chromium)
 #   make test-vllm   create .venv-vllm (3.4 GB) and run the tests of serving with vLLM on the CPU
 #
@@ -24,7 +25,7 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real screenshots test test-vllm check style clean dev
+.PHONY: help demo exhaustive real screenshots test test-vllm check style clean dev
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -64,7 +65,11 @@ check: $(VENV)/.ready-dev
 
 # One torch thread per worker: more only makes the workers wait for one another.
 test: check
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest -n $(WORKERS) -m "not real"
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest -n $(WORKERS) -m "not real and not exhaustive"
+
+exhaustive: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest -n $(WORKERS) -m exhaustive
+	NEURONSTEER_MUTATIONS=100000 OMP_NUM_THREADS=1 $(PY) -m pytest tests/artifacts/test_fuzz.py
 
 real: $(VENV)/.ready-real
 	$(PY) tools/real_models.py

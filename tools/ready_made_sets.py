@@ -26,7 +26,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import neuronsteer as ns
 from neuronsteer.evaluation.readers import beginning, thinned
 from neuronsteer.hub import SHIPPED
-from neuronsteer.models.special_tokens import unwritten_tokens
 from neuronsteer.stats.needs import DEFAULT_NEEDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,7 +122,6 @@ def tune(name: str, options: argparse.Namespace) -> None:
             texts,
             max_new_tokens=48 if chat else 32,
             temperature=0.3 if chat else 0.8,
-            suppress_tokens=unwritten_tokens(model, tokenizer),
             batch_size=96,
             # All languages take turns, so that the first round has a prompt in each other one.
             first=11,

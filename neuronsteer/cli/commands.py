@@ -147,8 +147,10 @@ def errors_reported(
         raise typer.Exit(USER_ERROR) from None
 
 
-# Text in quotes is the user's, and passes as it is.
-_PARAMETER = re.compile(r"""(?<!\w)(?:'[^']*'|"[^"]*")(?!\w)|(?<![\w.-])(\w+)=(True\b)?""")
+# Text in quotes is the user's, and passes as it is; so does what follows `--set`.
+_PARAMETER = re.compile(
+    r"""(?<!\w)(?:'[^']*'|"[^"]*")(?!\w)|(?<!--set )(?<![\w.-])(\w+)=(True\b)?"""
+)
 
 
 def _with_flags(message: str, flags: Mapping[str, str]) -> str:

@@ -169,7 +169,7 @@ class TuneOptions:
             texts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
-            suppress_tokens=self.suppress or (),
+            suppress_tokens=self.suppress,
             source=options.read_list(self.source),
             batch_size=self.batch_size,
             identifier=self.identifier,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import hub
-from ..errors import ArtifactError
+from ..errors import ArtifactError, shown
 from ..neuron_set.storage import package_version
 from .units import COLUMNS, ROWS, Units
 
@@ -58,7 +58,7 @@ def read(
         index, delta = (tensors.get(f"{place}.{part}") for part in ("index", "delta"))
         sound = isinstance(module, dict) and isinstance(module.get("path"), str)
         if not sound or module.get("kind") not in (ROWS, COLUMNS):
-            raise ArtifactError(f"{CONFIG}: field 'modules[{place}]' is {module!r}.")
+            raise ArtifactError(f"{CONFIG}: field 'modules[{place}]' is {shown(module)}.")
         if index is None or delta is None or index.dim() != 1 or delta.dim() != 2:
             raise ArtifactError(f"{TENSORS}: {module['path']!r} has no index and change.")
         if len(index) != len(delta) or len(index) != module.get("size"):

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from ..errors import ArtifactError, ParameterError, unknown_label
+from ..errors import ArtifactError, ParameterError, shown, unknown_label
 from ..operations import percentile
 
 # Sites that share one index space: neuron i of one is neuron i of the other.
@@ -193,5 +193,5 @@ def check_name(name: str, taken: Iterable[str]) -> None:
     """Raise `ArtifactError` unless `name` is a usable name of a value column."""
     if name in taken or "." not in name.strip("."):
         raise ArtifactError(
-            f"Value column {name!r}: a name is '<site>.<source>', e.g. 'mlp.neuron.max'."
+            f"Value column {shown(name)}: a name is '<site>.<source>', e.g. 'mlp.neuron.max'."
         )

@@ -78,7 +78,7 @@ class Condition:
             raise ScheduleError(
                 f"A 'text' condition needs the string to wait for; found {self.text!r}."
             )
-        if self.kind == "sentence" and self.text:
+        if self.kind == "sentence" and self.text != "":
             raise ScheduleError(
                 f"A 'sentence' condition waits for no string; found {self.text!r}. Use the "
                 "condition 'text' for that."

@@ -198,7 +198,7 @@ def _tensors(data: bytes, chance: random.Random) -> bytes:
     elif kind == 2:
         tensors[name] = tensor.to(chance.choice(_DTYPES))
     elif kind == 3:
-        shape = chance.choice([(), (0,), (1,), (7,), (2, 3), (1, 1, 1, 1), (len(tensor), 9)])
+        shape = chance.choice([(), (0,), (1,), (7,), (2, 3), (1, 1, 1, 1), (tensor.numel(), 9)])
         tensors[name] = torch.ones(shape, dtype=tensor.dtype)
     elif kind == 4:
         tensors[name] = torch.cat([tensor.flatten(), tensor.flatten()]).view(-1)

@@ -64,6 +64,8 @@ def test_demo_runs_on_another_model(call: Call, disk: Disk):
 
 def test_model_and_set_belong_together(call: Call, disk: Disk):
     done = call("demo", "--model", disk.model)
+    assert done.code == 2 and "needs --set" in done.err and "gemma" in done.err
+    done = call("demo", "--model", disk.model, "--set", "demo")
     assert done.code == 2 and "belong together" in done.err
 
 

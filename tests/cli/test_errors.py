@@ -115,7 +115,7 @@ CASES = {
     ),
     "empty label name": ("convert @tmp/mask.pth --labels a, --width 80 -o @tmp/n", "empty name"),
     "kind of plugin": ("methods detectosr", "Did you mean 'detectors'"),
-    "demo set of another model": ("demo --model @model", "belong together"),
+    "demo set of another model": ("demo --model @model", "needs --set"),
     "unknown option": ("show @set --jsn", "No such option"),
     "unknown command": ("shwo @set", "No such command"),
     "missing argument": ("generate @model", "Missing argument"),

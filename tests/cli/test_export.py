@@ -70,7 +70,7 @@ def test_a_control_vector_says_what_is_missing(disk: Disk, call: Call, tmp_path:
         ("export @set --model ./nowhere --to fr --operation zero -o @out", "nowhere"),
         ("export @set --model @model --operation zero -o @out", "no label"),
         ("export @set --model @model --to fr --skip-first -o @out", "--format gguf"),
-        ("export @set --model @model --to fr --part some --format lora -o @out", "part='some'"),
+        ("export @set --model @model --to fr --part some --format lora -o @out", "--part 'some'"),
         ("bake @model @set --to fr --operation scale --value much -o @out", "needs a number"),
         ("bake @set @model --to fr -o @out", "holds a full model"),
         ("bake @model @set --to fr --operation zero --overwrite -o @model", "is the model itself"),

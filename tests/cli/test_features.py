@@ -26,7 +26,8 @@ def test_features_from_a_folder(call: Callable[..., Any], tmp_path: Path):
     stats, neurons = str(tmp_path / "stats"), str(tmp_path / "neurons")
     options = ["--method", "sae_lape", "--codec", str(tmp_path / "codec"), "-o", stats]
     assert call("collect", "demo", "--texts", str(corpus), *options).code == 0
-    missing = call("collect", "demo", "--texts", str(corpus), "--method", "sae_lape", "-o", stats)
+    again = ["--method", "sae_lape", "-o", stats, "--overwrite"]
+    missing = call("collect", "demo", "--texts", str(corpus), *again)
     assert missing.code == 2 and "codec" in missing.err
     found = call("detect", stats, "--method", "sae_lape", "--set", "examples=0.5", "-o", neurons)
     assert found.code == 0, found.err

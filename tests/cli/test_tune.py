@@ -116,7 +116,7 @@ def test_one_choice_of_layers_needs_no_tuning(disk, call, tmp_path):
     line = ("detect", disk.stats, "-o", str(tmp_path / "s"), "--method", "effect", "-q")
     assert call(*line, "--layers", "late").code == 0
     assert set(NeuronSet.from_pretrained(tmp_path / "s").layer.tolist()) == {1}
-    done = call(*line, "--layers", "0,1")
+    done = call(*line, "--layers", "0,1", "--overwrite")
     assert done.code == 2 and "needs --tune MODEL" in done.err and "--set layers=" in done.err
 
 
@@ -144,7 +144,7 @@ def test_help_teaches(call):
         ("--strengths a,b", "Cannot read --strengths 'a'"),
         ("--strengths 0", "above 0"),
         ("--shares few", "Cannot read --shares 'few'"),
-        ("./nowhere", "no folder './nowhere'"),
+        ("./nowhere", "No folder './nowhere'"),
         ("--prompts nowhere", "no folder 'nowhere'"),
         ("--labels xx", "Unknown label"),
         ("--suppress <nope>", "no token '<nope>'"),

@@ -74,13 +74,13 @@ def test_pieces_of_a_batch_count_as_the_batch(whole):
         assert torch.allclose(left, right, atol=1e-5)
 
 
-# A copy of the process for every line takes a minute.
+# A copy of the process for every line takes minutes, so `make test` leaves these out.
 FORKS = [("exception", 0), ("interrupted", 0), ("interrupted", 9999)]
 
 
 @pytest.mark.parametrize(
     ("stop", "every"),
-    [("killed", 0), *(pytest.param(*each, marks=pytest.mark.slow) for each in FORKS)],
+    [("killed", 0), *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in FORKS)],
 )
 def test_stopped_at_every_line(tmp_path, monkeypatch, record_property, whole, stop, every):
     here = tmp_path / "run"
@@ -99,7 +99,7 @@ def test_stopped_at_every_line(tmp_path, monkeypatch, record_property, whole, st
         assert not (folder / "state").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("stop", ["killed", "interrupted"])
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_stopped_at_every_line(tmp_path, monkeypatch, whole, size, stop):

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import ParameterError, unknown_label
 from ...models import inspect
+from ...models.special_tokens import unwritten_tokens
 from ...neuron_set import NeuronSet
 from ...operations import operation
 from ...stats.identity import model_identity, tokenizer_identity
@@ -50,7 +51,7 @@ def tune(
     source: str | Sequence[str] | None = None,
     max_new_tokens: int = 32,
     temperature: float = 0.8,
-    suppress_tokens: Sequence[str | int] = (),
+    suppress_tokens: Sequence[str | int] | None = None,
     first: int = 8,
     batch_size: int = 32,
     chat: bool | None = None,
@@ -92,7 +93,8 @@ def tune(
         source: What is left, as `steer.to` takes it; default: what the set says.
         max_new_tokens: New tokens per prompt.
         temperature: Of sampling, among the 50 likeliest tokens; 0 is greedy.
-        suppress_tokens: Tokens, or ids, that are never generated.
+        suppress_tokens: Tokens, or ids, that are never generated. Default: of a model that only
+            continues texts, the special tokens that do not end one.
         first: Prompts per strength in the first round; only the best strengths see more of them.
         batch_size: Rows that are generated together.
         chat: Whether prompts go through the chat template; default: if the tokenizer has one.
@@ -133,7 +135,9 @@ def tune(
         seed=seed,
         max_new_tokens=max_new_tokens,
         temperature=float(temperature),
-        suppress_tokens=_token_ids(tokenizer, suppress_tokens),
+        suppress_tokens=tuple(unwritten_tokens(model, tokenizer))
+        if suppress_tokens is None
+        else _token_ids(tokenizer, suppress_tokens),
         source=source if source is None or isinstance(source, str) else tuple(source),
         chat=bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat,
         first=first,
