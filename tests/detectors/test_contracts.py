@@ -166,7 +166,9 @@ class TestEveryDetector:
                 saved = json.loads(json.dumps(again.method["parameters"]["layers"]))
                 assert detector(name, layers=saved) == detector(name, layers=layers)
         for wrong in ("", "last", "2-1", "0-", "1.5", 1.0, True, [], [1.0], ["1"], {0}, [[0]]):
-            with pytest.raises(ParameterError, match=r"got layers=.*expected 'all', layers and"):
+            with pytest.raises(
+                ParameterError, match=r"got layers=.*expected 'all', 'early'.*layers and"
+            ):
                 detector(name, layers=wrong)
         for missing in (2, "0-2", [0, 7], -3, "1-999999999999"):
             with pytest.raises(

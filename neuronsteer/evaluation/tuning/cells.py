@@ -9,6 +9,9 @@ from typing import Any
 
 #: Below this share of texts in the target language a strength never wins over one above it.
 FLOOR = 0.5
+#: A strength of which so many texts are in the language, and that does not break them, does what it
+#: is for: it wins over one that does not, whose texts may read better for being half steered.
+WORKS, BROKEN = 0.9, 0.5
 #: Share of the reference texts whose likelihood lies in the range that is called natural.
 NATURAL = 0.8
 
@@ -99,14 +102,16 @@ class Cell:
         return {**found, "score": self.score}
 
 
-def rank(cell: Cell) -> tuple[bool, float, float, float]:
+def rank(cell: Cell) -> tuple[bool, bool, float, float, float]:
     """Return what cells are ordered by, larger is better.
 
-    First whether success reaches `FLOOR`, then the score. Of equal scores (say, of zero) the one
-    whose texts are in the language, do not repeat themselves and are not far from natural text;
-    then the weaker one, which changes less.
+    First whether nine in ten texts are in the language and whole, then whether half of them are in
+    the language, then the score. Of equal scores (say, of zero) the one whose texts are in the
+    language, do not repeat themselves and are not far from natural text; then the weaker one, which
+    changes less.
     """
     return (
+        cell.success >= WORKS and cell.distinct >= BROKEN,
         cell.success >= FLOOR,
         round(cell.score, 9),
         round(score(cell.success, cell.distinct) * math.exp(-(cell.away or 0.0)), 9),

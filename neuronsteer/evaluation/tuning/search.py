@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .cells import FLOOR, Cell, best, rank
+from .cells import BROKEN, FLOOR, Cell, best, rank
 from .measurements import CANDIDATES, Measurements, Setting
 
 #: Strengths of the first look.
@@ -22,8 +22,6 @@ CLEAR = 0.2
 _ENOUGH = 16
 #: Strengths closer than this do not differ.
 _CLOSEST = 0.04
-#: Distinct n-grams (relative to unsteered text) below which a text has broken down.
-_BROKEN = 0.5
 #: Share of texts in the language of the prompt at which steering has not begun to work.
 _STAYED = 0.75
 
@@ -164,7 +162,7 @@ class Search:
         for cell in self.cells(label):
             if cell.strength == strength:
                 return True
-            broken = cell.distinct < _BROKEN
+            broken = cell.distinct < BROKEN
             if cell.strength < strength and broken:
                 return False  # more of it will not make whole what broke
             if cell.strength > strength and not broken and cell.stayed >= _STAYED:
