@@ -1,6 +1,6 @@
 """Does steering work on pretrained models? The table of docs/real_models.md is measured here.
 
-    python benchmarks/real_models.py                     # a small first look at both models
+    python benchmarks/real_models.py                     # a small first look
     python benchmarks/real_models.py --full              # everything: hours, resumable
     python benchmarks/real_models.py --full --models gemma --parts steering random
     python benchmarks/real_models.py --render            # docs/real_models.md from its JSON
@@ -316,7 +316,9 @@ def measured(name: str, options: argparse.Namespace, results: dict[str, Any]) ->
     """Measure all parts of a model that are asked for, and write after each."""
     tested = ModelUnderTest(name, options)
     own: dict[str, Any] = results.setdefault(name, {})
-    sets = {kind: ns.NeuronSet.from_pretrained(place) for kind, place in SETS[name].items()}
+    # The dense one is not part of the repository; tools/ready_made_sets.py makes it.
+    there = {kind: place for kind, place in SETS[name].items() if place.is_dir()}
+    sets = {kind: ns.NeuronSet.from_pretrained(place) for kind, place in there.items()}
     for part in options.parts:
         if part == "methods":
             stats = options.statistics / name / "stats"

@@ -1,12 +1,13 @@
 """Make the neuron sets of real models that the library comes with.
 
-    python tools/ready_made_sets.py collect gemma qwen   # statistics: about 15 and 50 minutes
-    python tools/ready_made_sets.py make gemma qwen      # the sets, from the statistics
-    python tools/ready_made_sets.py tune gemma qwen      # strengths, on prompts for development
+    python tools/ready_made_sets.py collect gemma   # statistics: about 20 minutes on two cores
+    python tools/ready_made_sets.py make gemma      # the sets, from the statistics
+    python tools/ready_made_sets.py tune gemma --kinds sparse --budget 25m
 
-The sets, with their cards, are written to model_cards/. `benchmarks/real_models.py` measures them.
-Needs the models (`make real`) and the texts (--data, else $NEURONSTEER_DATA, else ../shared/data).
-Everything lies in runs/ready_made/NAME; what was interrupted goes on when it is run again.
+The sets are written to model_cards/; `tools/render_model_cards.py --add` makes the card, and
+`benchmarks/real_models.py` measures them. Needs the models (`make real`) and the texts (--data,
+else $NEURONSTEER_DATA, else ../shared/data). Everything else lies in runs/ready_made/NAME; what was
+interrupted goes on when it is run again.
 """
 
 from __future__ import annotations
