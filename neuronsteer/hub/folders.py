@@ -48,7 +48,7 @@ def local_folder(
         # Only old models have such names, so there is no need to ask the Hub.
         raise HubError(
             f"No folder {name!r}; expected one, or a Hub repository as 'owner/name'."
-            + similar_folder(name)
+            + (similar_folder(name) or did_you_mean(name, SHIPPED))
         )
     return None
 
