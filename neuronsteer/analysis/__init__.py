@@ -277,7 +277,7 @@ def _source(value: Any) -> Any:
     """Return what identifies a source, JSON-plain."""
     if isinstance(value, str) or value is None:
         return value
-    found = {"kind": type(value).__name__}
+    found: dict[str, str | None] = {"kind": type(value).__name__}
     for name in ("fingerprint", "base_model", "base_revision", "revision", "name_or_path"):
         text = getattr(value, name, None)
         if isinstance(text, str) and text and not inspect.ismethod(text):

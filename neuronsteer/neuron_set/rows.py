@@ -127,9 +127,10 @@ class Rows:
             "score": torch.zeros(len(label)) if score is None else score,
             "values": dict(values or {}),
         }
+        given: Any = labels
         names: Any = labels
-        if isinstance(labels, Iterable) and not isinstance(labels, str):
-            names = tuple(labels)
+        if isinstance(given, Iterable) and not isinstance(given, str):
+            names = tuple(given)
         shape: Any = {"site": site, "num_layers": num_layers, "width": width}
         return cls(labels=names, **columns, **shape, **header)
 

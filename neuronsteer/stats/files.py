@@ -190,7 +190,7 @@ def _header(
     """Return the header, the types of what is read from it checked; other fields are kept."""
     found = _object(facts, "header")
     # An object that is null says as little as none, which readers expect then.
-    found = {k: v for k, v in found.items() if v is not None or k not in _OBJECTS}
+    found: dict[str, Any] = {k: v for k, v in found.items() if v is not None or k not in _OBJECTS}
     for names, kind in (
         (("model_type", "base_model", "revision"), str),
         (("gated",), bool),
@@ -219,16 +219,11 @@ def _header(
 
 
 def _is_block(found: Any, width: int) -> bool:
-    numbers = (
-        [found.get(name) for name in ("num_experts", "expert_width")]
-        if isinstance(found, dict)
-        else []
-    )
-    return (
-        len(numbers) == 2
-        and all(type(each) is int and each > 0 for each in numbers)
-        and numbers[0] * numbers[1] <= width
-    )
+    if not isinstance(found, dict):
+        return False
+    count, size = found.get("num_experts"), found.get("expert_width")
+    numbers = [each for each in (count, size) if type(each) is int and each > 0]
+    return len(numbers) == 2 and numbers[0] * numbers[1] <= width
 
 
 def _wrong(name: str, found: object, expected: str) -> StatsError:
