@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from .errors import ParameterError, UnknownNameError, did_you_mean
+from .errors import ParameterError, UnknownNameError, did_you_mean, shown
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ class Plugin:
     def invalid(self, field: str, expected: str, hint: str = "") -> ParameterError:
         """Return the error for a parameter whose value is not what is expected."""
         value = getattr(self, field)
-        return ParameterError(f"{self.title} got {field}={value!r}; {expected}.{hint}")
+        return ParameterError(f"{self.title} got {field}={shown(value)}; {expected}.{hint}")
 
     def require_share(self, *fields: str, zero: bool = False) -> None:
         """Raise unless each is between 0 and 1; 0 itself only with `zero`."""
