@@ -18,8 +18,9 @@ from neuronsteer.neuron_set import NeuronSet, card
 from neuronsteer.neuron_set.markdown_text import code, fenced, inline, one_line, string_literal
 
 from ..evaluation.reports.test_reports import data as report_data
-from ..space.browsing import browser  # noqa: F401 (a fixture)
 from .mutations import EVIL_TEXTS
+
+pytest_plugins = ("tests.space.browsing",)
 
 HOSTILE = (
     'fr")\n```\n<img src=x onerror=alert(1)>\n```python\nimport os; os.system("id',

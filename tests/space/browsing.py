@@ -15,7 +15,9 @@ from .conftest import PATIENCE, wait_until
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it runs, its event loop is that of the thread, and tests elsewhere that
+# run one of their own would find one running.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, or a skip that says what is missing."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra dev)")
