@@ -24,6 +24,6 @@ def unwritten_tokens(model: Any, tokenizer: Any) -> list[int]:
     added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", None) or {}
     # Unused entries are thousands, and no model was trained to generate one.
     special = {i for i, t in added.items() if t.special and "unused" not in t.content}
-    width = model.get_output_embeddings().weight.shape[0]
+    width = model.config.get_text_config().vocab_size
     ids = {*special, *tokenizer.all_special_ids} - end_tokens(model, tokenizer)
     return sorted(i for i in ids if i < width)
