@@ -20,6 +20,11 @@ def row_keys(
     return (label * num_layers + layer) * width + index
 
 
+def places(layer: torch.Tensor, index: torch.Tensor, width: int) -> torch.Tensor:
+    """Return one int64 per row; equal exactly for the same neuron, ordered by layer and index."""
+    return layer * width + index
+
+
 def check_rows(
     labels: Sequence[str],
     label: torch.Tensor,

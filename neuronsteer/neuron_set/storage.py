@@ -18,14 +18,15 @@ import torch
 
 from ..errors import ArtifactError
 from ..hub import read_json, read_tensors, write_folder
-from .packed_means import pack_means, unpack_means
+from .packed_columns import OWNERS, pack_columns, unpack_columns
 from .validation import check_size, integers
 
 CONFIG = "adapter_config.json"
 TENSORS = "neurons.safetensors"
 CARD = "README.md"
-#: Version 1 had the mean of the other labels in place of every label's mean; it is still read.
-FORMAT_VERSION = "2.0"
+#: Version 1 had the mean of the other labels in place of every label's mean, and 2.0 a label for
+#: every row; both are still read.
+FORMAT_VERSION = "2.1"
 _READABLE = (1, 2)
 PEFT_TYPE = "NEURONSTEER"
 BLOCK = "neuronsteer"
@@ -108,11 +109,12 @@ def write(
         BLOCK: block,
     }
     bounds = (len(header["labels"]), header["num_layers"], header["width"])
-    tensors = pack_means(columns, header["width"])
+    tensors = pack_columns(columns, len(header["labels"]), header["width"])
     for name, bound in zip(INTEGERS, bounds, strict=True):
-        # The smallest type that holds the bound: half the size of a 7B-model set is these three.
-        small = torch.int16 if bound <= torch.iinfo(torch.int16).max else torch.int32
-        tensors[name] = tensors[name].to(small)
+        if name in tensors:
+            # The smallest type that holds the bound: much of a set's size is these three.
+            small = torch.int16 if bound <= torch.iinfo(torch.int16).max else torch.int32
+            tensors[name] = tensors[name].to(small)
     # One metadata key only: safetensors writes several in random order, and the same set should
     # give the same bytes.
     data = {TENSORS: safetensors.torch.save(tensors, metadata={_STAMP: fingerprint})}
@@ -220,21 +222,23 @@ def _read_columns(path: Path, width: int) -> tuple[dict[str, torch.Tensor], str 
             "columns are in it. Save or download the set again."
         )
     columns, metadata = read_tensors(path, ArtifactError, "Save or download the set again.")
-    missing = [name for name in (*INTEGERS, "score") if name not in columns]
+    needed = (OWNERS if OWNERS in columns else "label", "layer", "index", "score")
+    missing = [name for name in needed if name not in columns]
     if missing:
         raise ArtifactError(
             f"{TENSORS}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing "
             f"(found: {', '.join(sorted(columns)) or 'none'})."
         )
     # What they name is checked with the header; here, that they are columns of one table.
-    for name in INTEGERS:
+    present = [name for name in INTEGERS if name in columns]
+    for name in present:
         columns[name] = integers(name, columns[name])
-        if len(columns[name]) != len(columns["label"]):
+        if len(columns[name]) != len(columns[present[0]]):
             raise ArtifactError(
-                f"Column {name!r} has {len(columns[name])} rows, but 'label' has "
-                f"{len(columns['label'])}."
+                f"Column {name!r} has {len(columns[name])} rows, but {present[0]!r} has "
+                f"{len(columns[present[0]])}."
             )
-    return unpack_means(columns, width), metadata.get(_STAMP)
+    return unpack_columns(columns, width), metadata.get(_STAMP)
 
 
 def explain(names: Iterable[str], where: str = "folder") -> str:

@@ -94,3 +94,63 @@ def test_counts_alone_have_none():
     counts = {"a": torch.ones(1, 4), "b": torch.ones(1, 4)}
     stats = ns.Stats.from_counts(counts, {"a": 2, "b": 2})
     assert ns.detect(stats, "lape", rate=1.0).means_of == ()
+
+
+def many_owners(score=1.0):
+    """Twenty labels that own most of a layer's neurons."""
+    owned = torch.rand(20, 50, generator=torch.Generator().manual_seed(0)) < 0.9
+    label, index = owned.nonzero(as_tuple=True)
+    return NeuronSet.from_rows(
+        [f"l{i}" for i in range(20)],
+        label,
+        torch.zeros_like(label),
+        index,
+        site="mlp.neuron",
+        num_layers=1,
+        width=50,
+        score=torch.full((len(label),), 1.0) * score,
+    )
+
+
+def test_neurons_of_many_labels_are_written_once(tmp_path):
+    file = tmp_path / "neurons.safetensors"
+    sizes = []
+    for score in (1.0, torch.arange(901.0)[: len(many_owners().label)], 1 / 3 + torch.rand(1)):
+        neurons = many_owners(score)
+        neurons.save_pretrained(tmp_path)
+        assert NeuronSet.from_pretrained(tmp_path) == neurons
+        sizes.append(file.stat().st_size)
+    columns = safetensors.torch.load_file(file)
+    assert "label" not in columns and columns["owners"].shape == (50, 3)
+    # One score for all, or sixteen bits each.
+    assert sizes[0] < 1_000 and sizes[1] - sizes[0] < 2_000
+    assert (
+        many_owners().fingerprint
+        == NeuronSet.from_pretrained(tmp_path)
+        .replace(score=torch.ones(len(neurons.label)))
+        .fingerprint
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("owners"), "owners missing|label missing"),
+        (lambda c: c.update(owners=c["owners"][:-1]), r"shape \[49, 3\]"),
+        (lambda c: c.update(owners=c["owners"].int()), "torch.int32"),
+        (lambda c: c.update(owners=torch.tensor(1, dtype=torch.uint8)), r"shape \[\]"),
+        (lambda c: c.update(owners=c["owners"] | 255), "20 labels"),
+        (lambda c: c.update(label=c["layer"].clone()), "no column 'label'"),
+        (lambda c: c.update(score=torch.zeros(2)), "'score' has 2 rows"),
+        (lambda c: c.update(owners=torch.full((50, 50_000), 255).byte()), "20,000,000 rows"),
+    ],
+    ids=["missing", "rows", "type", "number", "labels", "both", "score", "many"],
+)
+def test_damaged_owners_are_refused(tmp_path, change, message):
+    many_owners().save_pretrained(tmp_path)
+    file = tmp_path / "neurons.safetensors"
+    columns = safetensors.torch.load_file(file)
+    change(columns)
+    safetensors.torch.save_file(columns, file)
+    with pytest.raises(ArtifactError, match=message):
+        NeuronSet.from_pretrained(tmp_path)

@@ -421,7 +421,7 @@ def test_format_that_other_programs_rely_on(tmp_path):
     assert config["inference_mode"] is True
     assert {"target_modules", "peft_version"} <= set(config)
     block = config["neuronsteer"]
-    assert block["format_version"] == "2.0"
+    assert block["format_version"] == "2.1"
     assert block["labels"] == ["fr", "ja", "empty", "C++"]
     assert set(block) >= {
         *("neuronsteer_version", "model_type", "num_layers", "width", "site", "method"),
