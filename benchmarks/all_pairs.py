@@ -2,7 +2,7 @@
 
     python benchmarks/all_pairs.py gemma dimensions:rate=.99,massive=5,layers=all*.1 \
         effect:rate=.05,source=any,layers=0-5,share=.3,factor=.4*1
-    python benchmarks/all_pairs.py qwen ... --prompts 2 --answers
+    python benchmarks/all_pairs.py qwen 'effect:layers=4;6;8*.5' --prompts 2
 
 A setting is a method with its arguments and a strength. Each is tried on all 132 pairs, with
 `--prompts` development prompts per language, on a model that is left the tokens of these languages
@@ -67,7 +67,8 @@ def parsed(text: str) -> tuple[str, dict[str, Any], float]:
     return method, arguments, float(strength or 1)
 
 
-def prompts_of(name: str, chat: bool, options: argparse.Namespace) -> list[Prompt]:
+def prompts_of(chat: bool, options: argparse.Namespace) -> list[Prompt]:
+    """Return development prompts in all languages."""
     found: list[Prompt] = []
     for label in LANGUAGES:
         if chat:
@@ -103,7 +104,7 @@ def main() -> None:
         label: thinned(lines(options.data / "heldout" / f"{label}.txt.xz")[1::2], 40)
         for label in LANGUAGES
     }
-    prompts = prompts_of(options.model, chat, options)
+    prompts = prompts_of(chat, options)
     texts += [text for some in natural.values() for text in some] + [p.text for p in prompts]
     tokenizer = shorten(model, tokenizer, texts)
     print(f"{model.config.vocab_size:,} tokens are left", flush=True)

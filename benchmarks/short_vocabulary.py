@@ -48,7 +48,7 @@ class ShortTokenizer:
 
 
 def shorten(model: Any, tokenizer: Any, texts: Iterable[str]) -> ShortTokenizer:
-    """Leave the model only the tokens of these texts, special and byte tokens; return its tokenizer.
+    """Leave a model the tokens of these texts, special tokens and bytes; return its tokenizer.
 
     The model is changed and cannot be used with its own tokenizer afterwards.
     """
