@@ -106,7 +106,7 @@ def main() -> None:
     }
     prompts = prompts_of(chat, options)
     texts += [text for some in natural.values() for text in some] + [p.text for p in prompts]
-    tokenizer = shorten(model, tokenizer, texts)
+    tokenizer = shorten(model, tokenizer, texts, chat)
     print(f"{model.config.vocab_size:,} tokens are left", flush=True)
     identifier = identifier_among("lingua", LANGUAGES)
     settings = TuningSettings(
@@ -150,6 +150,8 @@ def main() -> None:
             f"rows {len(neurons.label):,}  {time.monotonic() - began:.0f} s",
             flush=True,
         )
+        for setting in wanted[1:4]:
+            print(f"    {setting.label}: {measured.items(setting)[0]['text']!r}", flush=True)
 
 
 if __name__ == "__main__":

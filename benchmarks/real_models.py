@@ -142,7 +142,7 @@ class ModelUnderTest:
             settings,
             SavedCases(self.work / key, plan, resume=True),
             Budget(None),
-            batch_size=64,
+            batch_size=128,
         )
 
     # --- parts ----------------------------------------------------------------------------------

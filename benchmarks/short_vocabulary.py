@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from neuronsteer.evaluation.continuations import encode_prompt
+
 
 class ShortTokenizer:
     """A tokenizer whose ids are positions in the list of tokens that are left."""
@@ -47,7 +49,7 @@ class ShortTokenizer:
         return [self._places[token] for token in ids if token in self._places]
 
 
-def shorten(model: Any, tokenizer: Any, texts: Iterable[str]) -> ShortTokenizer:
+def shorten(model: Any, tokenizer: Any, texts: Iterable[str], chat: bool = False) -> ShortTokenizer:
     """Leave a model the tokens of these texts, special tokens and bytes; return its tokenizer.
 
     The model is changed and cannot be used with its own tokenizer afterwards.
@@ -56,6 +58,8 @@ def shorten(model: Any, tokenizer: Any, texts: Iterable[str]) -> ShortTokenizer:
     wanted |= {i for text, i in tokenizer.get_vocab().items() if len(text) <= 2 or "<0x" in text}
     for text in texts:
         wanted.update(tokenizer(text)["input_ids"])
+    # A chat template has words of its own.
+    wanted.update(encode_prompt(tokenizer, "", chat))
     kept = torch.tensor(sorted(wanted))
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     embedding.padding_idx = None

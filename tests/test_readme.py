@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import random
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,22 @@ import pytest
 import typer
 
 from neuronsteer.cli.commands import app
+from neuronsteer.demo import model_folder, sentences
+from neuronsteer.demo.language_identifier import language_identifier
 from neuronsteer.detectors import DETECTORS
 from neuronsteer.operations import OPERATIONS
 
+from .cli.conftest import Result, call
 from .tiny_models import tiny_model, tiny_tokenizer
+
+__all__ = ["call"]
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-# A tiny random model stands in for the real one, and so few neurons need a generous rule.
-STAND_IN = {
-    '"Qwen/Qwen3-0.6B"': '"model"',
-    "rate=0.01": "rate=0.2, filter=0.5, bar=0.5",
-}
+#: The demo model stands in for the real one: what is pasted must steer.
+MODEL = "Qwen/Qwen3-0.6B"
+LANGUAGES = ("en", "fr", "de")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -36,44 +39,65 @@ def blocks(text: str, language: str) -> list[str]:
 
 @pytest.fixture
 def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the README takes for granted: a model and texts."""
+    """A folder with the texts that the README takes for granted."""
     monkeypatch.chdir(tmp_path)
-    tiny_model("llama").save_pretrained("model")
-    tiny_tokenizer().save_pretrained("model")
     Path("texts").mkdir()
-    for label, letters in {
-        "en": "the cat sat ",
-        "fr": "été où ça va ",
-        "ja": "猫は庭で寝る",
-    }.items():
-        rng = random.Random(label)
-        lines = ["".join(rng.choices(letters, k=40)) for _ in range(20)]
-        Path("texts", f"{label}.txt").write_text("\n".join(lines), encoding="utf-8")
+    for label in LANGUAGES:
+        found = sentences.texts(label, 30, 3, seed=7)
+        Path("texts", f"{label}.txt").write_text("\n".join(found), encoding="utf-8")
     return tmp_path
 
 
-def test_python_blocks_run_in_order(newcomer: Path):
+def languages(texts: list[str]) -> list[str | None]:
+    """Return what an identifier says about texts."""
+    identify = language_identifier(LANGUAGES)
+    assert identify is not None
+    return [identify(text) for text in texts]
+
+
+def test_python_blocks_run_in_order_and_the_first_one_steers(newcomer: Path):
+    first, *rest = (
+        block.replace(f'"{MODEL}"', repr(str(model_folder()))) for block in blocks(README, "python")
+    )
     names: dict[str, Any] = {}
-    found = blocks(README, "python")
-    assert found
-    for block in found:
-        for there, here in STAND_IN.items():
-            block = block.replace(there, here)
-        exec(compile(block, "README.md", "exec"), names)
+    exec(compile(first, "README.md", "exec"), names)
     assert (newcomer / "language-neurons" / "neurons.safetensors").exists()
-    assert len({tuple(row.tolist()) for row in names["switching"]}) == 3
+
+    def written(name: str, part: slice = slice(None)) -> list[str | None]:
+        new = names[name][:, names["prompts"]["input_ids"].shape[1] :]
+        return languages(names["tok"].batch_decode(new[:, part], skip_special_tokens=True))
+
+    assert written("french") == ["fr"] * 3
+    assert written("mixed") == ["fr", "de", "en"]
+    # The text follows a few tokens after the switch.
+    assert written("switching", slice(24)) == ["en"] * 3
+    assert written("switching", slice(34, 64)) == ["fr"] * 3
+    assert written("switching", slice(74, None)) == ["de"] * 3
+    for block in rest:
+        exec(compile(block, "README.md", "exec"), names)
 
 
-def test_the_detector_of_contributing_runs(newcomer: Path):
+def test_the_shell_block_steers(newcomer: Path, call: Callable[..., Result]):
+    lines = blocks(README, "bash")[0].strip().splitlines()
+    for line in lines:
+        done = call(*shlex.split(line.replace(MODEL, "demo"), comments=True)[1:])
+        assert done.code == 0, done.err
+    assert lines[-1].startswith("neuronsteer generate")
+    _, english, french, german = re.split("⟦(?:en|fr|de)⟧", done.out)
+    assert languages([english, french, german]) == ["en", "fr", "de"], done.out
+
+
+@pytest.mark.usefixtures("newcomer")
+def test_the_detector_of_contributing_runs():
     import neuronsteer as ns
 
     names: dict[str, Any] = {}
     try:
         exec(compile(blocks(CONTRIBUTING, "python")[0], "CONTRIBUTING.md", "exec"), names)
         model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-        stats = ns.collect(model, tokenizer, "texts", progress=False)
+        stats = ns.collect(model, tokenizer, "texts", progress=False, max_texts=5)
         neurons = ns.detect(stats, method="most-active", count=3)
-        assert neurons.counts == {"en": 3, "fr": 3, "ja": 3}
+        assert neurons.counts == dict.fromkeys(LANGUAGES, 3)
     finally:
         DETECTORS._items.pop("most-active", None)
 

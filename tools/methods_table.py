@@ -26,9 +26,10 @@ Published methods of finding such neurons, all on the same statistics:
 the registry by `python tools/methods_table.py docs/methods.md`; `neuronsteer methods` prints the
 same in short.
 
-To steer, begin with `effect`, which chooses neurons by what adding to them does; to describe which
-neurons are active for which label, with `lape`. Compare every method with `diffmean`, which chooses
-no neurons: `examples/04_compare_methods.py` compares all of them on your model.
+Without a method, `detect` makes a set that steers: `diffmean`, which selects nothing. Every other
+method must be compared with it: `examples/04_compare_methods.py` compares all of them on your
+model. To steer with few neurons, begin with `effect`, which chooses them by what adding to them
+does; to describe which neurons are active for which label, with `lape`.
 """
 
 

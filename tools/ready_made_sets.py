@@ -42,22 +42,14 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "share": 0.3,
             "factor": 0.4,
         },
-        "dense": {
-            "method": "dimensions",
-            "rate": 0.99,
-            "massive": 5,
-            "layers": "all",
-            "factor": 0.1,
-        },
+        "dense": {"method": "diffmean"},
     },
 }
-#: The sets in model_cards/ are the sparse ones; the others are too large for a repository.
+#: The set that a model's name stands for is the dense one; `NAME/neurons` is in a folder of it.
 SETS = {
-    name: {
-        "sparse": CARDS / Path(SHIPPED[name].folders[-1]).name,
-        "dense": ROOT / "runs" / "ready_made" / name / "dense",
-    }
+    name: {"dense": folder, "sparse": folder / "neurons"}
     for name in RECIPES
+    for folder in [CARDS / Path(SHIPPED[name].folders[-1]).name]
 }
 #: Beside what `collect` takes by default: what tells massive coordinates of the residual stream.
 NEEDS = [*DEFAULT_NEEDS, "sumsq@resid"]
@@ -96,7 +88,11 @@ def make(name: str, options: argparse.Namespace) -> None:
     for kind in options.kinds:
         found = ns.detect(stats, **RECIPES[name][kind])
         kept = {key: value for key, value in found.values.items() if key == f"{found.site}.means"}
-        found.replace(values=kept, base_model=SHIPPED[name].model).save_pretrained(SETS[name][kind])
+        # Nothing is selected by the scores of a dense set, and they would double its size.
+        score = torch.ones_like(found.score) if kind == "dense" else found.score
+        values = {key: column.half().float() for key, column in kept.items()}
+        found = found.replace(values=values, score=score, base_model=SHIPPED[name].model)
+        found.save_pretrained(SETS[name][kind])
 
 
 def tune(name: str, options: argparse.Namespace) -> None:
@@ -126,7 +122,7 @@ def tune(name: str, options: argparse.Namespace) -> None:
             batch_size=96,
             # All languages take turns, so that the first round has a prompt in each other one.
             first=11,
-            strengths=(0.6, 0.8, 1.0, 1.25, 1.6),
+            strengths=(0.7, 0.85, 1.0, 1.2, 1.4),
             budget=options.budget,
             out=out,
             resume=True,

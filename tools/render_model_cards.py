@@ -57,15 +57,18 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder / "facts.json").write_text(text + "\n", encoding="utf-8")
-    for path in sorted(CARDS.glob("*/facts.json")):
+    for path in sorted(CARDS.glob("**/facts.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
-        path.with_name("README.md").write_text(render(facts), encoding="utf-8")
+        text = render(facts)
+        path.with_name("README.md").write_text(text, encoding="utf-8")
+        print(path.parent)
+        if card.PICTURE not in text:
+            continue
         drawn = card.draw_layers(facts["summary"]["layers"])
         if drawn is None:
             print("matplotlib is missing: pictures stay as they are (pip install matplotlib)")
         else:
             path.with_name(card.PICTURE).write_bytes(drawn)
-        print(path.parent)
 
 
 if __name__ == "__main__":

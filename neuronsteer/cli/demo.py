@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ParameterError
-from ..hub import SHIPPED
+from ..hub import SHIPPED, builtin
 from ..steering.schedule_text import target_label
 from . import console, options
 from .commands import command
@@ -120,6 +120,7 @@ def demo(
         model=loaded,
         tokenizer=tokenizer,
         neurons=rows,
+        selected=_selected(neurons, rows),
         prompt=prompt,
         temperature=temperature,
         seed=seed,
@@ -164,6 +165,16 @@ def _serve(model: str, neurons: str, device: str, *, quiet: bool) -> None:
     )
 
 
+def _selected(name: str, rows: NeuronSet) -> NeuronSet | None:
+    """Return a set of chosen neurons. A dense set chooses none; one that does may lie beside it."""
+    from .models import load_set
+
+    if rows.site != "resid":
+        return rows
+    beside = f"{name}/neurons"
+    return load_set(beside) if builtin(beside) else None
+
+
 def _target(schedule: str | None, rows: NeuronSet, labels: Sequence[str], tokens: int) -> Schedule:
     """Return what the second part shows: what was asked, what the set proposes, or a tour."""
     from ..steering.schedule import Schedule
@@ -191,6 +202,7 @@ class DemoRun:
         model: The model.
         tokenizer: Its tokenizer.
         neurons: The neuron set.
+        selected: The set whose neurons are turned off in the third part; `None` for none.
         prompt: The text to continue.
         temperature: For sampling.
         seed: For sampling; every line of a part starts from it, so that only steering differs.
@@ -202,6 +214,7 @@ class DemoRun:
     model: Any
     tokenizer: Any
     neurons: NeuronSet
+    selected: NeuronSet | None
     prompt: str
     temperature: float
     seed: int
@@ -284,12 +297,13 @@ def show_turned_off(run: DemoRun) -> dict[str, Any] | None:
     """The model's own language turned off, and as many random neurons as the control.
 
     Returns:
-        The facts; `None` without an identifier, or if the model's own language is not in the set.
+        The facts; `None` without an identifier or a set of selected neurons, or if the model's own
+        language is not in it.
     """
     own = run.detect_language(_unsteered(run))
-    if own is None or own not in run.labels:
+    if own is None or run.selected is None or not run.selected.counts.get(own):
         return None
-    rows = run.neurons.rows(own)
+    rows = run.selected.rows(own)
     _print_title(
         run,
         "3",

@@ -40,12 +40,13 @@ def detect(
     method: Annotated[
         str,
         typer.Option(
-            help="A detector; 'neuronsteer methods' lists them. With --tune, several "
-            "(effect,lape): the best is kept."
+            help="A detector: diffmean steers best, effect selects neurons to steer with, lape "
+            "those active for one label only; 'neuronsteer methods' lists all. With --tune, give "
+            "several (diffmean,effect) and the best is kept."
         ),
-    ] = "lape",
+    ] = "diffmean",
     rate: Annotated[
-        float | None, typer.Option(help="Share of all neurons to select (lape: 0.01).")
+        float | None, typer.Option(help="Share of all neurons to select, where the method does.")
     ] = None,
     layers: Annotated[
         str | None,
@@ -76,7 +77,9 @@ def detect(
 ) -> None:
     """Find the neurons of each label in statistics, and write them as a neuron set.
 
-    Statistics stay as they are: detecting again with other parameters costs seconds.
+    Without --method the set steers, and selects nothing: it adds a part of the difference between
+    the labels' means to the model's state. Statistics stay as they are: detecting again with other
+    parameters or another method costs seconds.
     """
     if tune is None and (tuning != TuneOptions() or loading != options.LoadOptions()):
         raise ParameterError(

@@ -92,14 +92,16 @@ def detector(method: str | Detector, **parameters: Any) -> Detector:
 
 
 def detect(
-    stats: Stats | str | PathLike[str], method: str | Detector = "lape", **parameters: Any
+    stats: Stats | str | PathLike[str], method: str | Detector = "diffmean", **parameters: Any
 ) -> NeuronSet:
     """Return the neurons that a method selects from statistics.
 
     Args:
         stats: What `collect` returned, or `Stats.from_counts`; or the folder or Hub repository that
             statistics were saved to.
-        method: Name of a detector (`neuronsteer methods` lists them), or a detector.
+        method: Name of a detector (`neuronsteer methods` lists them), or a detector. The default
+            makes a set that steers well and selects nothing; `"effect"` selects the neurons that
+            push most towards a label, `"lape"` those that are active for it only.
         **parameters: Parameters of the method, e.g. `rate=0.01`.
 
     Raises:

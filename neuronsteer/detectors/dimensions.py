@@ -12,7 +12,7 @@ from ..neuron_set import NeuronSet
 from ..neuron_set.value_columns import MEANS
 from ..stats.needs import Need
 from . import DETECTORS, Detector, neuron_set
-from ._directions import MASSIVE, SITE, direction_layers, massive_coordinates
+from ._directions import MASSIVE, SITE, addition, direction_layers, massive_coordinates
 from ._sources import check_source, source_mean
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class Dimensions(Detector):
         source: What the scores compare with: a label, or "others", the mean of the other labels'
             means. The source label's own rows are compared with all others. A label is also what
             steering leaves by default; otherwise that is read off the prompt.
-        factor: How much of the difference the default operation adds.
+        factor: How much of the difference the default operation adds in every layer; `None` means
+            2 / (n + 1) for n layers, as of `diffmean`.
 
     Paper: Zhong et al. (2025), "Language Lives in Sparse Dimensions" (arXiv:2510.07213). It
     overwrites the coordinates with a multiple of the label's mean where here the difference of the
@@ -64,7 +65,7 @@ class Dimensions(Detector):
     massive: float | None = MASSIVE
     layers: Layers | None = None
     source: str = "others"
-    factor: float = 1.0
+    factor: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +81,9 @@ class Dimensions(Detector):
     def select(self, stats: Stats) -> NeuronSet:
         """Return the coordinates of each label by the rule in the class docstring."""
         check_source(stats, self.source, self.title)
-        layers, results = direction_layers(stats, self.layers, SITE, self.title)
+        middle = (len(stats.site_widths[SITE]) - 1) // 2
+        given = middle if self.layers is None else self.layers
+        layers, results = direction_layers(stats, given, SITE, self.title)
         mean = stats.mean(SITE)
         left_out = torch.zeros(mean.shape[1:], dtype=torch.bool)
         if self.massive is not None:
@@ -102,7 +105,7 @@ class Dimensions(Detector):
             site=SITE,
             keep=(MEANS,),
             source=self.source,
-            operation={"name": "add", "value": "diffmean", "factor": self.factor},
+            operation=addition(self.factor, layers),
             results={**results, "budget": budget, "massive": massive},
         )
 

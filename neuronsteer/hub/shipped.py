@@ -37,7 +37,7 @@ SHIPPED = {
 def builtin(name: str) -> Path | None:
     """Return the folder of a set shipped with this package, or `None`.
 
-    `"demo"`, `"gemma"` and `"gemma/dense"` are such names. The folder is looked up without
+    `"demo"`, `"gemma"` and `"gemma/neurons"` are such names. The folder is looked up without
     importing anything from it, so this module needs to know nothing about the demo.
     """
     first, *rest = name.split("/")

@@ -135,6 +135,8 @@ def render(
     example = next((label for label, n in summary["counts"].items() if n), summary["labels"][0])
     return _template("card_template.md").render(
         s=summary,
+        unit="coordinates of the residual stream" if summary["site"] == "resid" else "neurons",
+        dense=_is_dense(summary),
         yaml=_front_matter(facts),
         mark=MARK,
         base=base,
@@ -152,6 +154,13 @@ def render(
         evaluated=summary["evaluation"],
         languages=bool(facts["language"]),
     )
+
+
+def _is_dense(summary: Mapping[str, Any]) -> bool:
+    """Return whether every label has every neuron of the set, so that none was chosen."""
+    return len(summary["labels"]) > 1 and list(map(int, summary["sharing"])) == [
+        len(summary["labels"])
+    ]
 
 
 def render_index(

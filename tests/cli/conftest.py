@@ -70,7 +70,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
     make_texts(Path(disk.texts))
     stats = ns.collect(model, tokenizer, disk.texts, progress=False)
     stats.save(disk.stats)
-    ns.detect(stats, rate=0.2, filter=0.5, bar=0.5).save_pretrained(disk.set)
+    ns.detect(stats, "lape", rate=0.2, filter=0.5, bar=0.5).save_pretrained(disk.set)
     return disk
 
 

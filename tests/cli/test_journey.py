@@ -23,7 +23,18 @@ def test_collect_detect_show_generate(call: Call, disk: Disk, tmp_path: Path):
     assert not Path(stats + ".partial").exists()
 
     done = call(
-        "detect", stats, "--rate", "0.2", "--set", "filter=0.5", "--set", "bar=0.5", "-o", neurons
+        "detect",
+        stats,
+        "--method",
+        "lape",
+        "--rate",
+        "0.2",
+        "--set",
+        "filter=0.5",
+        "--set",
+        "bar=0.5",
+        "-o",
+        neurons,
     )
     assert done.code == 0, done.err
     assert "lape" in done.out
@@ -72,9 +83,11 @@ def test_commands_equal_the_library(call: Call, disk: Disk, tmp_path: Path):
     assert torch.equal(ours.get("count", "mlp.act"), theirs.get("count", "mlp.act"))
 
     out = str(tmp_path / "n")
-    assert call("detect", disk.stats, "--rate", "0.2", "-o", out, "-q").code == 0
+    assert (
+        call("detect", disk.stats, "--method", "lape", "--rate", "0.2", "-o", out, "-q").code == 0
+    )
     assert ns.NeuronSet.from_pretrained(out) == ns.detect(
-        ns.Stats.from_pretrained(disk.stats), rate=0.2
+        ns.Stats.from_pretrained(disk.stats), "lape", rate=0.2
     )
 
 

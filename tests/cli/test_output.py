@@ -20,10 +20,10 @@ def test_a_set_is_replaced_only_when_asked(call: Call, disk: Disk, tmp_path: Pat
     out = tmp_path / "n"
     (out / ".git").mkdir(parents=True)  # a repository of the Hub, just cloned
     (out / ".gitattributes").touch()
-    line = ("detect", disk.stats, "--rate", "0.2", "-o", str(out), "-q")
+    line = ("detect", disk.stats, "--method", "lape", "--rate", "0.2", "-o", str(out), "-q")
     assert call(*line).code == 0
     first = ns.NeuronSet.from_pretrained(out)
-    other = ("detect", disk.stats, "--rate", "0.1", "-o", str(out), "-q")
+    other = ("detect", disk.stats, "--method", "lape", "--rate", "0.1", "-o", str(out), "-q")
     assert call(*other).code == 2
     assert ns.NeuronSet.from_pretrained(out) == first
     assert call(*other, "--overwrite").code == 0
@@ -72,7 +72,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_long_commands_show_progress(call: Call, disk: Disk, tmp_path: Path, shown: list[str]):
     zero = ("--to", "fr", "--operation", "zero")
     for line, what in (
-        (("detect", disk.stats, "-o", str(tmp_path / "n")), "detect lape"),
+        (("detect", disk.stats, "-o", str(tmp_path / "n")), "detect diffmean"),
         (("bake", disk.model, disk.set, *zero, "-o", str(tmp_path / "b")), "bake to"),
         (
             ("export", disk.set, "--model", disk.model, *zero, "-o", str(tmp_path / "e")),

@@ -68,9 +68,9 @@ def test_the_demo_needs_no_texts(call):
 def test_detect_tunes_what_it_found(disk, call, tmp_path, prompts):
     out = tmp_path / "neurons"
     done = call(
-        "detect", disk.stats, "-o", str(out), "--rate", "0.2", "--set", "filter=0.5",
-        "--set", "bar=0.5", "--tune", disk.model, "--prompts", prompts, "--texts", disk.texts,
-        *QUICK[:4], "--json",
+        "detect", disk.stats, "-o", str(out), "--method", "lape", "--rate", "0.2",
+        "--set", "filter=0.5", "--set", "bar=0.5", "--tune", disk.model,
+        "--prompts", prompts, "--texts", disk.texts, *QUICK[:4], "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert json.loads(done.out)["labels"] == ["en", "fr", "ja"]

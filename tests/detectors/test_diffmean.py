@@ -11,6 +11,7 @@ from neuronsteer.stats import Need, Stats, collect
 
 from ..tiny_models import HIDDEN, tiny_ids, tiny_model, tiny_tokenizer
 from .material import valued
+from .test_dimensions import stats_of
 
 TEXTS = {"a": ["one two", "three four"], "b": ["ñandú año"], "c": ["42 43 44", "0 0"]}
 
@@ -43,11 +44,32 @@ def test_rows_are_the_difference_of_means(stats, site, source):
     assert neurons.operation == {"name": "add", "value": "diffmean", "factor": 2.0}
 
 
-def test_all_layers_of_neurons_but_one_of_the_residual_stream(stats):
-    assert set(detect(stats, "diffmean", site="mlp.neuron").layer.tolist()) == {0, 1, 2}
-    neurons = detect(stats, "diffmean")
-    assert set(neurons.layer.tolist()) == {1} and neurons.site == "resid"
-    assert neurons.method["results"] == {"layers": [1]}
+def test_all_layers_of_neurons_and_every_second_one_of_the_residual_stream(stats):
+    found = detect(stats, "diffmean", site="mlp.neuron")
+    assert set(found.layer.tolist()) == {0, 1, 2} and found.operation["factor"] == 1.0
+    neurons = detect(stats)
+    assert set(neurons.layer.tolist()) == {0, 2} and neurons.site == "resid"
+    assert neurons.method["name"] == "diffmean" and neurons.method["results"]["layers"] == [0, 2]
+
+
+@pytest.mark.parametrize(("layers", "factor"), [(1, 1.0), ("0,2", 2 / 3), ("all", 0.5)])
+def test_more_layers_take_a_smaller_factor(stats, layers, factor):
+    neurons = detect(stats, "diffmean", layers=layers)
+    assert neurons.operation == {"name": "add", "value": "diffmean", "factor": factor}
+
+
+def test_massive_coordinates_are_left_alone():
+    values = np.ones((2, 1, 8))
+    values[:, 0, 3] = 5.1
+    values[:, 0, 6] = 4.9
+    values[1] *= 1.01
+    stats = stats_of(values)
+    assert detect(stats).index.tolist() == 2 * [0, 1, 2, 4, 5, 6, 7]
+    assert detect(stats).method["results"]["massive"] == {"0": [3]}
+    assert len(detect(stats, massive=4.5)) == 2 * 6
+    assert len(detect(stats, massive=None)) == 2 * 8
+    with pytest.raises(ParameterError, match="massive"):
+        detect(stats, massive=0.5)
 
 
 def test_widths_may_differ():

@@ -113,7 +113,7 @@ def test_rows_are_those_of_diffmean():
     assert few.counts == dict.fromkeys("abc", 4) and few.site == "resid"
     assert few.operation == {"name": "add", "value": "diffmean", "factor": 1.5}
     assert few.source == "b" and few.means_of == ("a", "b", "c")
-    dense = detect(stats, "diffmean", source="b")
+    dense = detect(stats, "diffmean", source="b", layers=1, massive=None)
     assert rows_of(few) <= rows_of(dense)
     # With all coordinates it does what diffmean does.
     whole = detect(stats, "dimensions", per_label=HIDDEN, massive=None, source="b")

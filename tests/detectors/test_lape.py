@@ -123,7 +123,7 @@ def test_equals_the_reference_on_random_cases(seed):
             options["exclusive"] = True
         elif limit is not None:
             options["max_members"] = limit
-        neurons = detect(stats_of(counts, tokens, widths), **options)
+        neurons = detect(stats_of(counts, tokens, widths), "lape", **options)
         assert rows_of(neurons) == expected, (counts.tolist(), tokens.tolist(), widths, options)
         assert neurons.orphans == orphans
         assert len(neurons.labels) == len(counts)
@@ -149,7 +149,7 @@ def test_equals_the_released_script_where_nothing_ties():
             for k in range(labels)
             if p[a, b, k] > threshold
         }
-        neurons = detect(stats_of(counts, tokens))
+        neurons = detect(stats_of(counts, tokens), "lape")
         assert rows_of(neurons) == expected
         assert sum(neurons.sharing().values()) == len(best)
         exact = {(a, b): -h for (a, b), h in np.ndenumerate(entropy)}
@@ -160,12 +160,12 @@ def test_equals_the_released_script_where_nothing_ties():
 def test_dead_neurons_are_never_selected():
     counts = np.zeros((3, 2, 10), dtype=np.int64)
     counts[0, 1, 4] = 5
-    neurons = detect(stats_of(counts, [10, 10, 10]), rate=1.0, filter=0.0, bar=0.0)
+    neurons = detect(stats_of(counts, [10, 10, 10]), "lape", rate=1.0, filter=0.0, bar=0.0)
     assert rows_of(neurons) == {(0, 1, 4)}
 
 
 def test_equal_probabilities_select_nothing_but_keep_the_labels():
-    neurons = detect(stats_of(np.full((4, 2, 10), 5), [10] * 4), rate=0.5)
+    neurons = detect(stats_of(np.full((4, 2, 10), 5), [10] * 4), "lape", rate=0.5)
     assert len(neurons) == 0
     assert neurons.labels == ("l0", "l1", "l2", "l3")
     assert neurons.counts == {"l0": 0, "l1": 0, "l2": 0, "l3": 0}
@@ -177,13 +177,13 @@ def test_ties_go_to_the_lower_layer_and_index():
     # On paper all four have the same entropy; naive sums differ in the last digit.
     counts[:, 0, 3], counts[:, 0, 5] = (1, 3, 6), (6, 1, 3)
     counts[:, 1, 0], counts[:, 1, 2] = (3, 6, 1), (2, 6, 12)
-    neurons = detect(stats_of(counts, [30] * 3), rate=2 / 12, filter=0.2, bar=0.2)
+    neurons = detect(stats_of(counts, [30] * 3), "lape", rate=2 / 12, filter=0.2, bar=0.2)
     assert {row[1:] for row in rows_of(neurons)} == {(0, 3), (0, 5)}
 
 
 def test_orphans_are_counted_when_the_bar_is_above_the_filter():
     counts = np.random.default_rng(0).integers(0, 100, (3, 2, 50))
-    neurons = detect(stats_of(counts, [100] * 3), rate=0.5, filter=0.5, bar=0.99)
+    neurons = detect(stats_of(counts, [100] * 3), "lape", rate=0.5, filter=0.5, bar=0.99)
     summary = neurons.summary()
     assert summary["orphans"] > 0
     selected = neurons.method["results"]["selected"]
@@ -193,7 +193,9 @@ def test_orphans_are_counted_when_the_bar_is_above_the_filter():
 def test_padding_of_ragged_layers_counts_nowhere():
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 100, (3, 2, 16))
-    neurons = detect(stats_of(counts, [100] * 3, widths=[8, 16]), rate=0.3, filter=0.7, bar=0.7)
+    neurons = detect(
+        stats_of(counts, [100] * 3, widths=[8, 16]), "lape", rate=0.3, filter=0.7, bar=0.7
+    )
     expected, _ = reference(counts, [100] * 3, [8, 16], rate=0.3, filter=0.7, bar=0.7)
     assert rows_of(neurons) == expected and len(expected) > 0
     assert neurons.width_per_layer == (8, 16)
@@ -212,7 +214,7 @@ def test_experts_that_no_token_reached_are_not_active():
         },
     )
     assert stats.probabilities().isnan().any()
-    neurons = detect(stats, rate=1.0, filter=0.5, bar=0.5)
+    neurons = detect(stats, "lape", rate=1.0, filter=0.5, bar=0.5)
     assert rows_of(neurons) == {(0, 0, 1), (1, 0, 6)}
     assert neurons.value("prob", "mlp.act").tolist() == [0.75, 1.0]
 
@@ -220,25 +222,28 @@ def test_experts_that_no_token_reached_are_not_active():
 def test_exclusive_keeps_neurons_with_one_owner():
     counts = np.random.default_rng(0).integers(0, 100, (4, 2, 50))
     stats = stats_of(counts, [100] * 4)
-    everything = detect(stats, rate=0.5, filter=0.5, bar=0.5)
-    exclusive = detect(stats, rate=0.5, filter=0.5, bar=0.5, exclusive=True)
+    everything = detect(stats, "lape", rate=0.5, filter=0.5, bar=0.5)
+    exclusive = detect(stats, "lape", rate=0.5, filter=0.5, bar=0.5, exclusive=True)
     assert exclusive.sharing() == {1: everything.sharing()[1]}
-    assert set(detect(stats, rate=0.5, filter=0.5, bar=0.5, max_members=2).sharing()) <= {1, 2}
+    assert set(detect(stats, "lape", rate=0.5, filter=0.5, bar=0.5, max_members=2).sharing()) <= {
+        1,
+        2,
+    }
 
 
 def test_equal_budgets():
     counts = np.random.default_rng(0).integers(0, 100, (4, 3, 80))
-    neurons = detect(stats_of(counts, [100] * 4), per_label=7, filter=0.5, bar=0.5)
+    neurons = detect(stats_of(counts, [100] * 4), "lape", per_label=7, filter=0.5, bar=0.5)
     assert set(neurons.counts.values()) == {7}
 
 
 def test_rows_carry_every_statistic_there_is():
     counts = np.random.default_rng(0).integers(0, 100, (3, 2, 40))
     stats = stats_of(counts % 50, [100, 50, 70])
-    bare = detect(stats, rate=0.2)
+    bare = detect(stats, "lape", rate=0.2)
     assert set(bare.values) == {"mlp.act.prob"} and bare.operation == {"name": "zero"}
     stats = with_values(stats, torch.Generator().manual_seed(0))
-    neurons = detect(stats, rate=0.2)
+    neurons = detect(stats, "lape", rate=0.2)
     assert set(neurons.values) == {
         *(f"mlp.act.{s}" for s in ("means", "max", "prob")),
         *(f"mlp.neuron.{s}" for s in ("means", "max")),
@@ -255,14 +260,14 @@ def test_rows_carry_every_statistic_there_is():
 
 def test_the_random_control_can_take_its_own_statistics():
     stats = stats_of(np.random.default_rng(0).integers(0, 100, (3, 2, 40)), [100] * 3)
-    control = detect(stats, rate=0.2).random_like(0, stats=stats)
+    control = detect(stats, "lape", rate=0.2).random_like(0, stats=stats)
     where = (control.label, control.layer, control.index)
     assert control.value("prob", "mlp.act").equal(stats.probabilities()[where].float())
 
 
 def test_header_says_how_it_was_made():
     stats = stats_of(np.random.default_rng(0).integers(0, 50, (3, 2, 40)), [100, 50, 70])
-    neurons = detect(stats, rate=0.05)
+    neurons = detect(stats, "lape", rate=0.05)
     assert neurons.method["name"] == "lape"
     assert neurons.method["parameters"]["rate"] == 0.05
     assert neurons.calibration["l1"]["tokens"] == 50
@@ -300,9 +305,9 @@ def test_bad_parameters_are_named(parameters, field):
 def test_what_lape_cannot_work_with():
     counts = np.ones((2, 1, 4), dtype=np.int64)
     with pytest.raises(StatsError, match="compares labels"):
-        detect(stats_of(counts[:1], [10]))
+        detect(stats_of(counts[:1], [10]), "lape")
     with pytest.raises(StatsError, match="'count' at 'mlp.neuron'"):
-        detect(stats_of(counts, [10, 10]), site="mlp.neuron")
+        detect(stats_of(counts, [10, 10]), "lape", site="mlp.neuron")
     with pytest.raises(UnknownNameError, match="Did you mean 'lape'"):
         detect(stats_of(counts, [10, 10]), method="lap")
 
@@ -325,7 +330,7 @@ def test_a_seven_billion_model_takes_seconds():
     }
     stats = Stats.from_counts(counts, dict.fromkeys(counts, tokens))
     start = time.process_time()
-    neurons = detect(stats)
+    neurons = detect(stats, "lape")
     # CPU time of one thread, with room for a busy machine; an idle one needs about two seconds.
     assert time.process_time() - start < 10
     assert sum(neurons.sharing().values()) == round(0.01 * 32 * 14336)

@@ -304,7 +304,7 @@ def test_a_set_without_a_base_model_exports_what_needs_no_weights(tmp_path):
     generator = torch.Generator().manual_seed(0)
     counts = {name: torch.randint(0, 100, (2, 80), generator=generator) for name in "abc"}
     stats = ns.Stats.from_counts(counts, dict.fromkeys(counts, 100), model_type="llama")
-    neurons = ns.detect(stats, rate=0.2, filter=0.8, bar=0.8)
+    neurons = ns.detect(stats, "lape", rate=0.2, filter=0.8, bar=0.8)
     done = ns.export(None, neurons, tmp_path / "ia3", format="ia3", to="a", operation="zero")
     config = json.loads((done.path / "adapter_config.json").read_text("utf-8"))
     assert set(config["target_modules"]) <= {f"model.layers.{i}.mlp.down_proj" for i in range(2)}
