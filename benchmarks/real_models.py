@@ -149,7 +149,7 @@ class ModelUnderTest:
 
     def steering(self, kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
         """Return success over all pairs and seeds, fluency and relevance on part of the texts."""
-        seeds = SEEDS[:1] if self.options.quick else SEEDS
+        seeds = SEEDS[: 1 if self.options.quick else self.options.seeds]
         hits: dict[tuple[str, str], list[bool]] = {}
         cells: dict[str, Any] = {}
         for seed in seeds:
@@ -177,6 +177,7 @@ class ModelUnderTest:
             "neurons": neurons.counts,
             "strengths": dict(neurons.strengths),
             "texts": len(everything),
+            "seeds": len(seeds),
             "success": with_interval(everything),
             "from English": with_interval(english),
             "pairs": {
@@ -316,9 +317,7 @@ def measured(name: str, options: argparse.Namespace, results: dict[str, Any]) ->
     """Measure all parts of a model that are asked for, and write after each."""
     tested = ModelUnderTest(name, options)
     own: dict[str, Any] = results.setdefault(name, {})
-    # The dense one is not part of the repository; tools/ready_made_sets.py makes it.
-    there = {kind: place for kind, place in SETS[name].items() if place.is_dir()}
-    sets = {kind: ns.NeuronSet.from_pretrained(place) for kind, place in there.items()}
+    sets = {kind: ns.NeuronSet.from_pretrained(place) for kind, place in SETS[name].items()}
     for part in options.parts:
         if part == "methods":
             stats = options.statistics / name / "stats"
@@ -327,7 +326,8 @@ def measured(name: str, options: argparse.Namespace, results: dict[str, Any]) ->
             else:
                 print(f"{name}: no statistics at {stats}; tools/ready_made_sets.py makes them.")
         else:
-            for kind, neurons in sets.items():
+            for kind in options.kinds:
+                neurons = sets[kind]
                 own.setdefault(part, {})[kind] = getattr(tested, part)(kind, neurons)
                 save(options.output, results)
         save(options.output, results)
@@ -348,6 +348,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(default))
     parser.add_argument("--models", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--parts", nargs="+", default=list(PARTS[:4]), choices=PARTS)
+    parser.add_argument("--kinds", nargs="+", default=["dense", "sparse"], help="of sets")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="of steering, at most 3")
     parser.add_argument("--full", action="store_true", help="all prompts and seeds")
     parser.add_argument("--render", action="store_true", help="only write the page")
     parser.add_argument("--work", type=Path, help="default: runs/real_models, or …_quick")

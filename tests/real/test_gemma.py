@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import neuronsteer as ns
+from neuronsteer.demo.language_identifier import language_identifier
 from neuronsteer.neuron_set import NeuronSet
 from neuronsteer.stats import Stats
 
@@ -148,3 +149,19 @@ def test_a_set_tells_what_prompts_are_written_in(
             assert torch.equal(gemma.model(**encoded).logits, read)
             steer.to("zh", source="en")
             assert not torch.equal(gemma.model(**encoded).logits, read)
+
+
+def test_the_ready_made_set_steers_from_any_language_and_in_the_middle(gemma: Loaded):
+    identify = language_identifier(("en", "fr", "de", "ru", "es"))
+    assert identify is not None
+
+    def languages(rows: torch.Tensor) -> list[str | None]:
+        return [identify(text) for text in gemma.tokenizer.batch_decode(rows)]
+
+    with ns.attach(gemma.model, NeuronSet.from_pretrained("gemma")) as steer:
+        steer.to(["fr", "de", "ru"])
+        assert languages(generated(gemma, 24)) == ["fr", "de", "ru"]
+        steer.to("es,16:ru")
+        switched = generated(gemma, 48)
+    assert languages(switched[:, :16]) == ["es"] * 3
+    assert languages(switched[:, 24:]) == ["ru"] * 3

@@ -131,6 +131,28 @@ def best(cells: Sequence[Cell]) -> Cell | None:
     return max(cells, key=rank, default=None)
 
 
+def steady(cells: Sequence[Cell]) -> Cell | None:
+    """Return the cell in the middle of those that the texts cannot tell from the best one.
+
+    On ten texts several strengths in a row are about equally good, and the best of them is so by
+    chance; at the edge it may be too weak for other texts, or too strong. Those that are closer to
+    the best than the standard error of the difference count as equally good; of an even number the
+    stronger one is taken, for a switch in the middle of a text needs more than its beginning.
+    """
+    first = best(cells)
+    if first is None:
+        return None
+    near: list[Cell] = []
+    for cell in cells:
+        if (cell.candidate, cell.share) != (first.candidate, first.share):
+            continue
+        spread = first.score * (1 - first.score) * (1 / cell.texts + 1 / first.texts)
+        close = first.score - cell.score <= math.sqrt(spread)
+        if close and cell.depth >= first.depth and rank(cell)[:2] == rank(first)[:2]:
+            near.append(cell)
+    return sorted(near, key=lambda cell: cell.strength)[len(near) // 2]
+
+
 def average(cells: Sequence[Cell], labels: int) -> tuple[float, float]:
     """Return what one set is worth for so many labels, larger is better.
 

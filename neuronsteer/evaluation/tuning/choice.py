@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .candidate_sets import way_of_steering
-from .cells import Cell, average, best, best_together
+from .cells import Cell, average, best_together, steady
 from .search import CLEAR, COARSE, FINE, STAGES, Search
 
 #: Candidates that are measured in full.
@@ -118,7 +118,7 @@ def _best(search: Search, labels: Sequence[str]) -> list[Cell]:
 
 def _best_of_group(group: Sequence[Search], labels: Sequence[str]) -> dict[str, Cell]:
     cells = [cell for search in group for cell in search.cells()]
-    found = {label: best([each for each in cells if each.label == label]) for label in labels}
+    found = {label: steady([each for each in cells if each.label == label]) for label in labels}
     return {label: cell for label, cell in found.items() if cell is not None}
 
 

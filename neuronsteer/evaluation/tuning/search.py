@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .cells import BROKEN, FLOOR, Cell, best, rank
+from .cells import BROKEN, FLOOR, Cell, best, rank, steady
 from .measurements import CANDIDATES, Measurements, Setting
 
 #: Strengths of the first look.
@@ -171,13 +171,14 @@ class Search:
 
     def _leading(self, label: str, count: int) -> list[Setting]:
         cells = self.cells(label)
-        first = best(cells)
-        if first is None:
+        first, middle = best(cells), steady(cells)
+        if first is None or middle is None:
             return []
         # Those that are compared in full come first: the rest lost against them before.
         depth = first.depth
         order = sorted(cells, key=lambda cell: (cell.depth >= depth, rank(cell)), reverse=True)
-        chosen = [first, *(cell for cell in order if cell is not first)][:count]
+        # The one in the middle will be taken if it is not worse in what is measured next.
+        chosen = list({id(cell): cell for cell in (middle, first, *order)}.values())[:count]
         # Below the floor a strength cannot win against one above it.
         kept = [cell for cell in chosen if cell.success >= FLOOR or first.success < FLOOR]
         return [Setting(label, cell.strength, self.share) for cell in kept]

@@ -8,12 +8,12 @@ import pytest
 
 from neuronsteer.errors import ParameterError
 from neuronsteer.evaluation.tuning.budget import Budget, BudgetSpentError, seconds_of
-from neuronsteer.evaluation.tuning.cells import Cell, best, best_together, rank, score
+from neuronsteer.evaluation.tuning.cells import Cell, best, best_together, rank, score, steady
 
 
 def cell(strength: float = 1.0, success: float = 1.0, **numbers: float | None) -> Cell:
-    given = {"stayed": 0.0, "distinct": 1.0, **numbers}
-    return Cell("fr", strength, None, 8, success, **given)  # type: ignore[arg-type]
+    given = {"texts": 8, "stayed": 0.0, "distinct": 1.0, **numbers}
+    return Cell("fr", strength, None, success=success, **given)  # type: ignore[arg-type]
 
 
 def test_the_score_is_a_product_of_shares_of_at_most_one():
@@ -52,6 +52,23 @@ def test_cells_are_compared_on_what_several_were_measured_on():
     assert best([loops, better, cheap]) is better
     assert best([loops, cell(0.5)]) == cell(0.5)
     assert best([loops]) is loops and best([]) is None
+
+
+def test_what_few_texts_cannot_tell_apart_gives_the_middle():
+    few = [cell(s, natural=n, texts=10) for s, n in [(0.5, 0.4), (1.0, 0.3), (1.5, 0.3)]]
+    assert best(few) is few[0] and steady(few) is few[1]
+    # Of two the stronger one, and only what is about as good as the best.
+    assert steady(few[:2]) is few[1]
+    assert steady([few[0], cell(1.0, natural=0.1, texts=10)]) is few[0]
+    # A hundred times as many texts tell them apart.
+    assert steady([cell(c.strength, natural=c.natural, texts=1000) for c in few]) == cell(
+        0.5, natural=0.4, texts=1000
+    )
+    # Those that do what they are for are never left for others.
+    assert steady([few[0], cell(1.0, success=0.8, natural=0.6, texts=10)]) is few[0]
+    # What was compared in less detail does not count.
+    assert steady([few[0], cell(1.0, texts=10)]) is few[0]
+    assert steady([]) is None
 
 
 def test_a_set_is_worth_the_mean_of_its_labels():
