@@ -145,6 +145,14 @@ def test_what_the_hub_says_of_another_commit_is_not_mixed(hub, header, name):
         assert pull(revision=old, force_download=True) == OLD
 
 
+def test_an_answer_of_another_commit_than_was_asked_for_is_refused(hub, stats):
+    lie = {"X-Repo-Commit": "0" * 40}
+    hub.faults.add("HEAD hub .*stats.safetensors", "headers", headers=lie)
+    with pytest.raises(HubError, match="two commits of 'ann/stats'"):
+        pull_stats()
+    assert same_stats(pull_stats(), stats)
+
+
 def test_a_wrong_name_in_the_cache_is_repaired(hub):
     push(NEW)
     headers = {"ETag": f'"{"0" * 40}"', "X-Linked-ETag": f'"{"0" * 40}"'}
@@ -192,8 +200,7 @@ def together(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("there", ["nothing", "older"])
-@pytest.mark.parametrize("writers", [2, 4])
+@pytest.mark.parametrize(("writers", "there"), [(2, "older"), (4, "nothing")])
 def test_writers_of_one_place_leave_the_set_of_one(hub, together, there, writers):
     if there == "older":
         make_set(9).push_to_hub("ann/set")
