@@ -8,7 +8,8 @@
 #   make dev     only create the environment        make clean   remove it, and caches
 #   make real    lay out three small pretrained models (4 GB in the user's cache, or in
 #                NEURONSTEER_MODELS), and run the tests and the benchmark that need them
-#   make exhaustive   interrupt a collection at every point, and read 100,000 damaged files (an hour)
+#   make exhaustive   interrupt a collection at every point, read 100,000 damaged files, and fail
+#                     500 requests to the Hub (an hour)
 #   make screenshots   take the pictures of the page again (needs chromium)
 #   make test-vllm   create .venv-vllm (3.4 GB) and run the tests of serving with vLLM on the CPU
 #

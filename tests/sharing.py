@@ -1,10 +1,11 @@
-"""Neuron sets to push, and what the Hub tests have in common."""
+"""Neuron sets and statistics to share, for the Hub tests."""
 
 from __future__ import annotations
 
 import torch
 
 from neuronsteer.neuron_set import NeuronSet
+from neuronsteer.stats import Stats
 
 LABELS = ("en", "fr", "ja")
 
@@ -31,3 +32,16 @@ def make_set(seed: int = 0, rows: int = 60, **header) -> NeuronSet:
             **header,
         },
     )
+
+
+def make_stats(seed: int = 0) -> Stats:
+    """Small statistics, different for every seed."""
+    rng = torch.Generator().manual_seed(seed)
+    counts = {label: torch.randint(0, 90, (4, 32), generator=rng) for label in LABELS}
+    return Stats.from_counts(counts, dict.fromkeys(LABELS, 100), model_type="llama")
+
+
+def same_stats(one: Stats, other: Stats) -> bool:
+    """Whether two statistics hold the same numbers."""
+    same = one.summary() == other.summary() and set(one.arrays) == set(other.arrays)
+    return same and all(torch.equal(one.arrays[need], other.arrays[need]) for need in one.arrays)

@@ -90,17 +90,21 @@ def pull(
 
     What was downloaded before is taken from the cache, also without a network.
     """
+    from ..hub import commit_of, write_folder
     from ..neuron_set import NeuronSet
     from ..neuron_set.hub_repository import companion_files
+    from ..neuron_set.hub_repository import pull as download
 
     name = (place.subfolder or repo).strip("/").rpartition("/")[2]
     folder = Path(name) if out is None else out
     check_set_folder(folder, overwrite)
-    rows = NeuronSet.from_pretrained(repo, **asdict(place))
-    files = companion_files(repo, **asdict(place))
+    wanted = asdict(place)
+    # The branch may move meanwhile; what people read belongs to the set that they get.
+    wanted["revision"] = commit_of(download(repo, **wanted)) or place.revision
+    rows = NeuronSet.from_pretrained(repo, **wanted)
+    files = companion_files(repo, **wanted)
     rows.save_pretrained(folder, peft=peft)
-    for file, content in files.items():
-        (folder / file).write_bytes(content)
+    write_folder(folder, files)
     if as_json:
         console.dump({"folder": str(folder), **rows.summary()})
         return

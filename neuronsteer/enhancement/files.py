@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -30,12 +31,14 @@ def write(
         tensors[f"{place}.index"] = each.index.to(device="cpu", dtype=torch.int32).contiguous()
         tensors[f"{place}.delta"] = delta.detach().to(device="cpu").contiguous()
         modules.append({"path": each.path, "kind": each.kind, "size": len(each.index)})
-    config = {"format": FORMAT, "neuronsteer_version": package_version(), **facts}
+    # In both files, so that files of two saves are not taken for one. Of the content, so that the
+    # same enhancement gives the same bytes.
+    stamp = hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()[:16]
+    config = {"format": FORMAT, "neuronsteer_version": package_version(), "save": stamp, **facts}
     text = json.dumps({**config, "modules": modules}, indent=2, ensure_ascii=False) + "\n"
+    data = safetensors.torch.save(tensors, metadata={"save": stamp})
     # The config last, because a folder without it is not an enhancement.
-    return hub.write_folder(
-        folder, {TENSORS: safetensors.torch.save(tensors), CONFIG: text.encode()}
-    )
+    return hub.write_folder(folder, {TENSORS: data, CONFIG: text.encode()})
 
 
 def read(
@@ -52,7 +55,12 @@ def read(
     """
     folder = hub.fetch(os.fspath(name), filenames=[CONFIG, TENSORS], revision=revision)
     config = _config(folder)
-    tensors, _ = hub.read_tensors(folder / TENSORS, ArtifactError)
+    tensors, metadata = hub.read_tensors(folder / TENSORS, ArtifactError)
+    if metadata.get("save") != config.get("save"):
+        raise ArtifactError(
+            f"{CONFIG} and {TENSORS} of {os.fspath(name)!r} come from different saves: writing was "
+            "interrupted, or the files were mixed. Save or download the enhancement again."
+        )
     parts: list[tuple[Units, Tensor]] = []
     for place, module in enumerate(config["modules"]):
         index, delta = (tensors.get(f"{place}.{part}") for part in ("index", "delta"))

@@ -150,7 +150,7 @@ class Enhanced(nn.Module):
         facts = {
             name: value
             for name, value in config.items()
-            if name not in ("format", "neuronsteer_version", "modules")
+            if name not in ("format", "neuronsteer_version", "save", "modules")
         }
         _check_sizes(anatomy, saved)
         found = cls(model, [each for each, _ in saved], facts)

@@ -67,6 +67,8 @@ class BaseModel:
         self.folder = folder
         self.repo = repo
         self.revision = revision
+        # The branch may move before all files are here.
+        self._commit = revision if folder is None else hub.commit_of(folder) or revision
 
     @classmethod
     def open(cls, model: Any, revision: str | None = None) -> BaseModel:
@@ -140,7 +142,7 @@ class BaseModel:
 
         def fetch(file: str) -> Path | None:
             try:
-                found = hub.fetch(repo, filenames=[file], ownerless=True, revision=self.revision)
+                found = hub.fetch(repo, filenames=[file], ownerless=True, revision=self._commit)
                 return found / file
             except hub.MissingFileError:
                 return None
@@ -227,9 +229,7 @@ class BaseModel:
 
         repo = str(self.repo)
         try:
-            found = snapshot_download(
-                repo, revision=self.revision, allow_patterns=list(_COMPANIONS)
-            )
+            found = snapshot_download(repo, revision=self._commit, allow_patterns=list(_COMPANIONS))
         except Exception as error:
             raise hub.hub_error(error, repo, self.revision) from error
         return Path(found)

@@ -7,10 +7,10 @@ becomes a `HubError` that says what to do. Files are written completely or not a
 
 from __future__ import annotations
 
-from .atomic_files import new_folder, write_file, write_folder
+from .atomic_files import new_folder, scratch_folder, write_file, write_folder
 from .download import DownloadOptions, connection_error, fetch
 from .errors import MissingFileError, hub_error
-from .folders import clean_subfolder, public_name, read_folder
+from .folders import clean_subfolder, commit_of, public_name, read_folder
 from .output import check_output, kinds_in
 from .reading import read_json, read_tensors, stays_inside
 from .shipped import SHIPPED, builtin, models_folder, shipped_model
@@ -26,6 +26,7 @@ __all__ = [
     "builtin",
     "check_output",
     "clean_subfolder",
+    "commit_of",
     "connection_error",
     "fetch",
     "hub_error",
@@ -36,6 +37,7 @@ __all__ = [
     "read_folder",
     "read_json",
     "read_tensors",
+    "scratch_folder",
     "shipped_model",
     "stays_inside",
     "write_file",

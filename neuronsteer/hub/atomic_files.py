@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         HubError: If it cannot be written; an earlier file is untouched then.
     """
     # A folder, because safetensors writes through a temporary file with a name of its own.
-    folder = _beside(path)
+    folder = beside(path)
     temporary = folder / path.name
     try:
         with _explained(path):
@@ -53,7 +54,7 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> 
         with _explained(folder):
             target.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
-                written[name] = _beside(target / name)
+                written[name] = beside(target / name)
                 with written[name].open("xb") as file:
                     file.write(content)
                     file.flush()
@@ -77,7 +78,7 @@ def new_folder(folder: Path) -> Generator[Path]:
     Raises:
         HubError: If it cannot be written; an earlier one is untouched then.
     """
-    new, old = _beside(folder), _beside(folder, "old")
+    new, old = beside(folder), beside(folder, "old")
     try:
         with _explained(folder):
             new.mkdir(parents=True)
@@ -95,7 +96,18 @@ def new_folder(folder: Path) -> Generator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _beside(path: Path, ending: str = "tmp") -> Path:
+@contextmanager
+def scratch_folder() -> Generator[Path]:
+    """Yield an empty folder that is gone afterwards.
+
+    Raises:
+        HubError: If there is no room for it, or for what is written there.
+    """
+    with _explained(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def beside(path: Path, ending: str = "tmp") -> Path:
     """Return a hidden name of nothing else, on the same disk as `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{ending}")
 

@@ -6,13 +6,14 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import HubError, ParameterError, did_you_mean
+from .atomic_files import beside
 from .errors import MissingFileError, hub_error, is_unreachable, with_retries
 from .folders import clean_subfolder, local_folder, similar_folder
 
@@ -83,18 +84,25 @@ def fetch(
     }
     force = options.get("force_download", False)
     commit = revision
-    path = None
+    folder = None
     for filename in filenames:
         try:
             path = _download(name, filename, force, revision=commit, **passed)
         except Exception as error:
             place = f"{subfolder}/{filename}" if subfolder else filename
-            raise _explain(error, name, revision, place, token, path) from error
+            raise _explain(error, name, revision, place, token, folder) from error
+        if folder not in (None, path.parent):
+            raise HubError(
+                f"The Hub gave files of two commits of {name!r}, though one was asked for: "
+                "something between here and the Hub changes its answers. Nothing was loaded; try "
+                "again, or use another network."
+            )
         # The branch may move between two files, so the rest comes from the commit of the first.
+        folder = path.parent
         commit = path.parents[subfolder.count("/") + 1 if subfolder else 0].name
-    if path is None:
+    if folder is None:
         raise HubError(f"No files were asked for from {name!r}.")
-    return path.parent
+    return folder
 
 
 def check_options(what: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -116,16 +124,17 @@ def _download(repo_id: str, filename: str, force: bool, **options: Any) -> Path:
 
     where = {name: options[name] for name in ("cache_dir", "revision")}
     place = "/".join(part for part in (options["subfolder"], filename) if part)
-    if not options["local_files_only"] and (
-        force or not isinstance(try_to_load_from_cache(repo_id, place, **where), str)
-    ):
+    found = try_to_load_from_cache(repo_id, place, **where)
+    cached = Path(found) if isinstance(found, str) else None
+    if not options["local_files_only"] and (force or cached is None):
         # The client would try for half a minute, and write a warning each time.
         cause = connection_error()
         if cause is not None:
             raise errors.LocalEntryNotFoundError(str(cause)) from cause
     for _ in range(_ATTEMPTS):
         download = partial(hf_hub_download, repo_id, filename, force_download=force, **options)
-        path = Path(with_retries(download))
+        with _set_aside(cached if force else None):
+            path = Path(with_retries(download))
         if _has_expected_content(path):
             return path
         if options["local_files_only"]:
@@ -134,11 +143,34 @@ def _download(repo_id: str, filename: str, force: bool, **options: Any) -> Path:
                 "local_files_only, with a network: it is then downloaded anew."
             )
         _log.warning("%s of %s is damaged; downloading it again.", filename, repo_id)
-        force = True
+        force, cached = True, path
     raise HubError(
         f"{filename!r} of {repo_id!r} arrived damaged {_ATTEMPTS} times: something between here "
         "and the Hub changes it. Nothing was loaded; try again, or use another network."
     )
+
+
+@contextmanager
+def _set_aside(cached: Path | None) -> Generator[None]:
+    """Let a download replace a cached file, which comes back if the download fails.
+
+    The client renews the content only: a name in its cache that points to another content than the
+    Hub means now would point there for ever.
+    """
+    if cached is None:
+        yield
+        return
+    kept = beside(cached, "old")
+    # Another process may do the same at this moment.
+    with suppress(FileNotFoundError):
+        cached.rename(kept)
+    try:
+        yield
+    except BaseException:
+        with suppress(FileNotFoundError):
+            kept.replace(cached)
+        raise
+    kept.unlink(missing_ok=True)
 
 
 def connection_error() -> Exception | None:
@@ -176,7 +208,7 @@ def _explain(
     revision: str | None,
     place: str,
     token: str | bool | None,
-    fetched: Path | None,
+    folder: Path | None,
 ) -> HubError:
     """Return the error for the user, with what else the Hub says about the repository."""
     from huggingface_hub import HfApi, errors
@@ -189,7 +221,6 @@ def _explain(
         available: list[str] = []
         with suppress(Exception):  # it would only improve the message
             available = api.list_repo_files(repo_id, revision=revision)
-        folder = None if fetched is None else fetched.parent
         name = place.rpartition("/")[2]
         return MissingFileError(str(found), missing=name, available=available, folder=folder)
     if type(error) is errors.RepositoryNotFoundError and "is expired" not in str(error):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ T = TypeVar("T")
 ATTEMPTS = 5
 #: Seconds that are waited at most, all attempts together. The Hub counts requests over 5 minutes.
 LONGEST_WAIT = 300.0
+#: Seconds without a sign of life until a request has failed. The Hub thinks long about a commit.
+LONGEST_SILENCE = 120.0
 
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Access tokens, and the signed part of storage addresses.
@@ -38,10 +41,30 @@ def with_retries(call: Callable[[], T]) -> T:
     budget = RetryBudget()
     while True:
         try:
-            return call()
+            with silence_ends():
+                return call()
         except Exception as error:
             if not (is_temporary(error) and budget.wait(error)):
                 raise
+
+
+@contextmanager
+def silence_ends() -> Generator[None]:
+    """Give requests an end that `huggingface_hub` would wait for without end.
+
+    It has time limits for downloads only, and a Hub that takes a request and never answers would
+    stop a push for ever. The session belongs to the whole process, so the limit is taken back.
+    """
+    from huggingface_hub.utils import get_session
+
+    session = get_session()
+    if session.timeout.read is None:
+        session.timeout = LONGEST_SILENCE
+    try:
+        yield
+    finally:
+        if session.timeout.read == LONGEST_SILENCE:
+            session.timeout = None
 
 
 class RetryBudget:
@@ -100,6 +123,16 @@ def is_broken_connection(error: BaseException | None) -> bool:
         return True
     damaged = (RuntimeError, json.JSONDecodeError, UnicodeDecodeError, KeyError)
     return isinstance(error, damaged)
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Return whether a file could not be written or read on this machine.
+
+    Such an error has a number, as those of sockets have, which are classes of their own.
+    """
+    if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
+        return False
+    return error.errno is not None
 
 
 def is_unreachable(error: BaseException | None) -> bool:
@@ -234,6 +267,15 @@ def hub_error(
         (
             found in (409, 412),
             f"Somebody else is changing {repo_id!r} at the same time ({found}). Try again.",
+        ),
+        (
+            is_disk_error(error),
+            f"The files of {repo_id!r} cannot be kept on this machine ({text}). "
+            + (
+                "Make room for temporary files, or set TMPDIR."
+                if writing
+                else "Make room in the download cache, or pass another with cache_dir=."
+            ),
         ),
         (
             is_unreachable(error),

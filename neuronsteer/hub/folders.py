@@ -13,6 +13,7 @@ from .shipped import SHIPPED, builtin
 
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SNAPSHOT = re.compile(r"models--([\w.-]+)/snapshots/[0-9a-f]{40}/?$")
+_COMMIT = re.compile(r"/models--[\w.-]+/snapshots/([0-9a-f]{40})(?:/|$)")
 _URL = re.compile(r"(?:https?://[^/]+/|hf://)((?:datasets/|spaces/)?[\w.-]+/[\w.-]+)(/.*)?")
 
 
@@ -97,6 +98,15 @@ def public_name(name: str | None) -> str | None:
     from_here = not path.anchor and ".." not in path.parts and not name.startswith("~")
     shown = path.as_posix() if from_here else path.name
     return f"./{shown}" if shown not in ("", ".", "..") else None
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the commit that a folder of the Hub's cache holds, `None` for any other folder.
+
+    A branch may move, so whoever fetches again, for more of the same, asks for this.
+    """
+    found = _COMMIT.search(folder.as_posix())
+    return found[1] if found else None
 
 
 def clean_subfolder(subfolder: str | None) -> str | None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import HubError
+from .atomic_files import scratch_folder
 from .download import check_options, digests, fetch
-from .errors import RetryBudget, hub_error, is_temporary, status_code, with_retries
+from .errors import (
+    LONGEST_SILENCE,
+    RetryBudget,
+    hub_error,
+    is_temporary,
+    silence_ends,
+    status_code,
+    with_retries,
+)
 from .folders import check_repo_id
 
 if TYPE_CHECKING:
@@ -82,7 +90,7 @@ class Repository:
 
         # Asking for a repository that exists is allowed, but not by a token without write access
         # to its namespace; such a user can still open a pull request.
-        if not self._create_pr or not with_retries(lambda: self._api.repo_exists(self.repo_id)):
+        if not self._create_pr or not self._exists():
             made = with_retries(
                 lambda: self._api.create_repo(self.repo_id, private=private, exist_ok=True)
             )
@@ -102,11 +110,28 @@ class Repository:
                 "Nothing was uploaded. Make it private in its settings, or take another name."
             )
 
+    def _exists(self) -> bool:
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        try:
+            self._read_state("main")
+        except (GatedRepoError, RevisionNotFoundError):
+            return True
+        except RepositoryNotFoundError:
+            return False
+        return True
+
     def _read_state(self, revision: str | None = None) -> Any:
         """Read the state of the branch, or return the one of another revision."""
         asked = revision or self.revision
         info = with_retries(
-            lambda: self._api.repo_info(self.repo_id, revision=asked, files_metadata=True)
+            lambda: self._api.repo_info(
+                self.repo_id, revision=asked, files_metadata=True, timeout=LONGEST_SILENCE
+            )
         )
         if revision is None:
             self.head, self.files = info.sha, _content_ids(info)
@@ -116,7 +141,7 @@ class Repository:
         """Return the content of a file of the branch's commit."""
         folder, _, name = path.rpartition("/")
         # A cache of its own: what is read here is looked at once.
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch_folder() as scratch:
             found = fetch(
                 self.repo_id,
                 filenames=[name],
@@ -136,20 +161,29 @@ class Repository:
             message: The commit's title.
 
         Raises:
-            HubError: If it could not be made; the repository is then as it was before.
+            HubError: If it could not be made; the repository is then as it was before, unless the
+                message says that this is not known.
         """
         try:
             budget = RetryBudget()
             while True:
                 content = decide(self)
                 try:
-                    return self._commit(content, message)
+                    with silence_ends():
+                        return self._commit(content, message)
                 except Exception as error:
                     if status_code(error) not in (409, 412) and not is_temporary(error):
                         raise
                     failure = error
                 # The answer may be lost and the commit there all the same.
-                done = self._find(content, message)
+                try:
+                    done = self._find(content, message)
+                except Exception as error:
+                    said = hub_error(error, self.repo_id, self.revision, writing=True)
+                    raise HubError(
+                        f"{said} Whether the upload arrived is not known; pushing the same again "
+                        "is safe."
+                    ) from error
                 if done is not None:
                     return done
                 if not budget.wait(failure):
@@ -192,7 +226,10 @@ class Repository:
             _log.warning("The upload was acknowledged but cannot be looked at (%r).", error)
             return
         if not _holds(there, content):
-            raise ConnectionError("the files on the Hub are not what was sent")
+            raise ConnectionError(
+                "the files on the Hub are not what was sent; loading refuses them until a push "
+                "succeeds"
+            )
 
     def _find(self, content: CommitContent, message: str) -> CommitInfo | None:
         """Return the commit or pull request if it was made after all."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -254,8 +253,8 @@ class NeuronSet(Rows):
             if fingerprint is not None and fingerprint != neurons.fingerprint:
                 raise ArtifactError(
                     f"Field 'fingerprint' is {fingerprint[:12]}…, but the content gives "
-                    f"{neurons.fingerprint[:12]}…: the file was damaged, or changed by hand. Save "
-                    "or download it again; after a change on purpose, remove the field."
+                    f"{neurons.fingerprint[:12]}…: the file was damaged, or changed by hand. "
+                    f"{storage.AGAIN} After a change on purpose, remove the field."
                 )
             return neurons
         except ArtifactError as error:
@@ -293,7 +292,7 @@ class NeuronSet(Rows):
         # The path of a folder on this machine must not be published.
         public = self if card.hub_id(self.base_model) else self.replace(base_model=None)
         wanted = peft_files.possible(self, source) if peft is None else peft
-        with tempfile.TemporaryDirectory() as scratch:
+        with hub.scratch_folder() as scratch:
             files = hub.read_folder(public.save_pretrained(scratch, peft=wanted, source=source))
         return hub_repository.push(
             files,

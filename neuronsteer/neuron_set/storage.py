@@ -33,6 +33,9 @@ BLOCK = "neuronsteer"
 _STAMP = "neuronsteer_fingerprint"
 INTEGERS = ("label", "layer", "index")
 
+#: What helps against damage. Downloading again needs to be said, for the cache is damaged, too.
+AGAIN = "Save the set again, or load it with force_download=True."
+
 _REQUIRED = ("format_version", "labels", "site", "num_layers", "width")
 # Fields of a neuron set that are written into the block under the same name.
 _FIELDS = (
@@ -142,7 +145,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], str | N
         raise ArtifactError(
             f"Field 'fingerprint': {CONFIG} says {str(fingerprint)[:12]}…, {TENSORS} says "
             f"{stamp[:12]}…: the two files come from different sets (an interrupted save?). "
-            "Save or download the set again."
+            f"{AGAIN}"
         )
     return header, columns, stamp if fingerprint is None else str(fingerprint)
 
@@ -219,9 +222,9 @@ def _read_columns(path: Path, width: int) -> tuple[dict[str, torch.Tensor], str 
     if not path.is_file():
         raise ArtifactError(
             f"{TENSORS} is missing (the folder has {_listing(_names(path.parent))}): the row "
-            "columns are in it. Save or download the set again."
+            f"columns are in it. {AGAIN}"
         )
-    columns, metadata = read_tensors(path, ArtifactError, "Save or download the set again.")
+    columns, metadata = read_tensors(path, ArtifactError, AGAIN)
     needed = (OWNERS if OWNERS in columns else "label", "layer", "index", "score")
     missing = [name for name in needed if name not in columns]
     if missing:

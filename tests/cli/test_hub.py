@@ -47,6 +47,38 @@ def test_push_show_pull(hub, disk, call):
     assert call("pull", "ann/set", "--overwrite").code == 0
 
 
+def test_card_and_picture_are_of_the_same_commit_as_the_set(hub, disk, call):
+    """Wherever the branch moves while they are fetched one after the other."""
+    rows = NeuronSet.from_pretrained(disk.set)
+    repo, fingerprints, commits = None, {}, []
+    for each in (rows, rows.only("fr")):
+        each.push_to_hub("ann/set", peft=False)
+        repo = hub.repo("ann/set")
+        commits.append(repo.branches["main"])
+        fingerprints[repo.files()["README.md"]] = each.fingerprint
+    seen = set()
+    for moment in range(1, 99):
+        count, repo.branches["main"] = 0, commits[0]
+
+        def moves(entry, moment=moment):
+            nonlocal count
+            count += 1
+            if count == moment:
+                repo.branches["main"] = commits[1]
+            return False
+
+        hub.faults.clear()
+        hub.fresh_cache()
+        hub.faults.add(moves, "drop")
+        assert call("pull", "ann/set", "-o", f"at{moment}").code == 0
+        found = NeuronSet.from_pretrained(f"at{moment}").fingerprint
+        assert fingerprints[Path(f"at{moment}/README.md").read_bytes()] == found
+        seen.add(found)
+        if count < moment:
+            break
+    assert len(seen) == 2
+
+
 def test_options(hub, disk, call):
     told = call("push", disk.set, "ann/set", "--private", "--subfolder", "a/b", "--json", "-q")
     assert json.loads(told.out)["url"].startswith(hub.url) and told.err == ""

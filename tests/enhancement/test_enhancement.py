@@ -286,6 +286,26 @@ def test_mistakes(tmp_path):
             Enhanced.from_pretrained(other, folder)
 
 
+def test_files_of_two_saves_are_not_one_enhancement(tmp_path):
+    """Whoever was interrupted while saving has files of the same shapes, and other changes."""
+    model = tiny_model()
+    tuned = enhance(model, neurons_of(model))
+    first = tuned.save_pretrained(tmp_path / "first")
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1)
+    second = tuned.save_pretrained(tmp_path / "second")
+    (second / "enhancement_config.json").write_bytes(
+        (first / "enhancement_config.json").read_bytes()
+    )
+    with pytest.raises(ArtifactError, match="different saves"):
+        Enhanced.from_pretrained(tiny_model(), second)
+    Enhanced.from_pretrained(tiny_model(), first).save_pretrained(tmp_path / "again")
+    for path in first.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
 def test_damaged_files_are_named(tmp_path):
     model = tiny_model()
     folder = enhance(model, neurons_of(model)).save_pretrained(tmp_path / "saved")

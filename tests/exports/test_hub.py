@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from huggingface_hub import HfApi
@@ -47,6 +49,34 @@ def test_each_export_downloads_what_it_needs(hub, published, tmp_path):
         rows = neurons.rows("fr").index.long()
         model.model.layers[1].mlp.down_proj.weight[:, rows] = 0
         torch.testing.assert_close(baked(tiny_ids()).logits, model(tiny_ids()).logits)
+
+
+def test_all_files_of_a_model_come_from_one_commit(hub, published, tmp_path):
+    """The branch moves after the first file, to other weights in the same shards."""
+    model, neurons = published
+    before = hub.repo("ann/model").branches["main"]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    model.save_pretrained(tmp_path / "newer", max_shard_size="30KB")
+    HfApi().upload_folder(repo_id="ann/model", folder_path=tmp_path / "newer")
+    after, expected = hub.repo("ann/model").branches["main"], {}
+    for revision in (before, after):
+        export(None, neurons, tmp_path / "at", "fr", "set", format="lora", revision=revision)
+        expected[revision] = (tmp_path / "at" / "adapter_model.safetensors").read_bytes()
+        shutil.rmtree(tmp_path / "at")
+    assert expected[before] != expected[after]
+    hub.repo("ann/model").branches["main"] = before
+    hub.fresh_cache()
+
+    def moves(entry):
+        if entry.method == "GET" and "config.json" in entry.path:
+            hub.repo("ann/model").branches["main"] = after
+        return False
+
+    hub.faults.add(moves, "drop")
+    export(None, neurons, tmp_path / "moved", "fr", "set", format="lora")
+    assert (tmp_path / "moved" / "adapter_model.safetensors").read_bytes() == expected[before]
 
 
 def test_a_model_that_is_not_there_is_explained(hub, published, tmp_path):

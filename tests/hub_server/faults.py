@@ -11,6 +11,7 @@ Instead of the request being handled:
 | `expired_token` | 401, this token is expired | |
 | `conflict` | 412, a commit has happened since | `status=412` (or 409) |
 | `drop` | connection closed, not one byte came | `reset=False` |
+| `silence` | no answer, until the client gives up and closes the connection | |
 | `cut_request` | connection closed while the client was still sending | `at`, `reset=False` |
 
 Changing what passes through, the request being handled for real:
@@ -23,11 +24,16 @@ Changing what passes through, the request being handled for real:
 | `short_body` | a valid but truncated answer: Content-Length counts what is sent | `at` |
 | `wrong_length` | Content-Length is off by `delta` | `delta=7` (or negative) |
 | `corrupt` | one byte of the body is flipped, the length is right | `at` |
+| `stopped_body` | silence in the middle of the body | `at` |
+| `headers` | headers are replaced, on answers of every kind (below) | `headers` |
 | `slow` | the body comes in pieces with pauses | `delay=0.05`, `pieces=4` |
 
 `at` is a number of bytes (int) or a fraction of the body (float, default 0.5). `reset=True` closes
 with a TCP reset instead of an orderly end of stream. Kinds that change an answer only count, and
 only fire, on successful answers with a body (never on HEAD, redirects or errors).
+
+`headers` maps names to a text, to `None` (left out), or to a function of the true value. Only those
+that the answer has are replaced, and `Date` and `Last-Modified` always.
 
 `match` is a regular expression searched in `"METHOD site /path?query"`, percent-decoded, where
 site is `hub` or `storage`; or a callable that takes the `LoggedRequest`. The first planned fault
@@ -48,9 +54,10 @@ if TYPE_CHECKING:
     from .server import LoggedRequest
 
 INSTEAD = ("rate_limit", "unavailable", "server_error", "status", "expired_token", "conflict")
-REQUEST = ("drop", "cut_request", "corrupt_request")
+REQUEST = ("drop", "silence", "cut_request", "corrupt_request")
 LOST = ("lost_response",)
-RESPONSE = ("cut_response", "short_body", "wrong_length", "corrupt", "slow")
+HEADERS = ("headers",)
+RESPONSE = ("cut_response", "short_body", "wrong_length", "corrupt", "slow", "stopped_body")
 OPTIONS: dict[str, set[str]] = {
     "rate_limit": {"retry_after", "ratelimit"},
     "unavailable": {"retry_after"},
@@ -59,6 +66,9 @@ OPTIONS: dict[str, set[str]] = {
     "expired_token": set(),
     "conflict": {"status"},
     "drop": {"reset"},
+    "silence": set(),
+    "headers": {"headers"},
+    "stopped_body": {"at"},
     "cut_request": {"at", "reset"},
     "corrupt_request": {"at"},
     "lost_response": {"reset"},
@@ -104,6 +114,19 @@ class Fault:
         spoilt = bytearray(body)
         spoilt[min(self.position(len(body)), len(body) - 1)] ^= 0xFF
         return bytes(spoilt)
+
+    def renew(self, headers: dict[str, str]) -> dict[str, str]:
+        """An answer's headers, with those of the plan in their place."""
+        changed = dict(headers)
+        names = {name.lower(): name for name in headers}
+        for name, value in self.options.get("headers", {}).items():
+            here = names.get(name.lower())
+            if here is None and name not in ("Date", "Last-Modified"):
+                continue
+            changed.pop(here or name, None)
+            if value is not None:
+                changed[name] = value(headers.get(here or name)) if callable(value) else value
+        return changed
 
     @property
     def reset(self) -> bool:

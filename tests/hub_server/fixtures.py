@@ -182,6 +182,8 @@ class Hub:
         """How long the client waits for metadata and for the next bytes of a download."""
         for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
             self._set_constant(name, seconds)
+        # What the client allows when it asks for metadata a second time.
+        self._patch.setattr(file_download, "_ETAG_RETRY_TIMEOUT", seconds)
 
     def sleep(self, seconds: float) -> None:
         """Note a wait and take `sleep_scale` of it."""

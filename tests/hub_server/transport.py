@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from .errors import INVALID_CREDENTIALS, ApiError
-from .faults import INSTEAD, LOST, REQUEST, RESPONSE, Fault
+from .faults import HEADERS, INSTEAD, LOST, REQUEST, RESPONSE, Fault
 
 if TYPE_CHECKING:
     from .server import HubServer, LoggedRequest
@@ -101,6 +101,8 @@ class Handler(BaseHTTPRequestHandler):
             fault = hub.faults.take(REQUEST, entry)
             if fault and fault.kind == "drop":
                 self.hang_up(fault.reset)
+            if fault and fault.kind == "silence":
+                self.wait_for_the_end()
             body = self.read_body(entry, fault)
             if fault and fault.kind == "corrupt_request":
                 body = fault.flip(body)
@@ -160,18 +162,23 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: fault.position(len(body))]
         elif fault and kind == "wrong_length":
             delta = fault.options.get("delta", 7)
-        self.send_response(response.status)
-        for name, value in response.headers.items():
+        headers = {"Date": self.date_time_string(), **response.headers}
+        headers["X-Request-Id"] = entry.request_id
+        headers.setdefault("Content-Length", str(max(0, len(body) + delta)))
+        if renewed := faults.take(HEADERS, entry):
+            headers = renewed.renew(headers)
+        self.send_response_only(response.status)
+        for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("X-Request-Id", entry.request_id)
-        if "Content-Length" not in response.headers:
-            self.send_header("Content-Length", str(max(0, len(body) + delta)))
         self.end_headers()
         if self.command == "HEAD":
             return
         if fault and kind == "cut_response":
             self.put(body[: fault.position(len(body))], entry)
             self.hang_up(fault.reset)
+        if fault and kind == "stopped_body":
+            self.put(body[: fault.position(len(body))], entry)
+            self.wait_for_the_end()
         if fault and kind == "slow":
             step = max(1, -(-len(body) // fault.options.get("pieces", 4)))
             for start in range(0, len(body), step):
@@ -186,6 +193,12 @@ class Handler(BaseHTTPRequestHandler):
         """Send body bytes and count them."""
         self.wfile.write(data)
         entry.sent += len(data)
+
+    def wait_for_the_end(self) -> None:
+        """Say nothing more until the client closes the connection."""
+        while self.connection.recv(1 << 16):
+            pass
+        raise _Gone
 
     def hang_up(self, reset: bool) -> None:
         """Close the connection now: with a TCP reset, or with an end of stream."""
