@@ -277,6 +277,20 @@ def test_what_is_no_count_file(tmp_path, content, message):
         Stats.from_count_files({"a": tmp_path / "a.pt", "b": tmp_path / "b.pt"})
 
 
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ("code in a file was run",))
+
+
+def test_code_in_a_file_of_counts_is_never_run(tmp_path, capsys):
+    torch.save({**COUNT_FILE, "over_zero": Evil()}, tmp_path / "a.pt")
+    with pytest.raises(StatsError, match="never unpickled"):
+        Stats.from_count_files({"a": tmp_path / "a.pt"})
+    assert capsys.readouterr().out == ""
+
+
 def test_files_to_subtract_must_go_with_the_others(tmp_path):
     torch.save(COUNT_FILE, tmp_path / "a.pt")
     torch.save({"n": 1, "over_zero": torch.tensor([[1]])}, tmp_path / "b.pt")
