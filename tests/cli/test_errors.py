@@ -189,9 +189,10 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_asked_for(
     words = command.split()
     for there, here in places.items():
         words = [word.replace(there, here) for word in words]
-    # Nobody is there to say yes where transformers would ask.
-    monkeypatch.setattr("builtins.input", lambda _: "")
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "y")
     done = call(*words)
+    assert not asked  # at a terminal, whether code of a name in a file may run
     assert done.code == 2 and "Traceback" not in done.err
     assert not mark.exists()
     if command.startswith("doctor"):
