@@ -53,8 +53,10 @@ class SecurityMiddleware:
             await self._app(scope, receive, send)
             return
         if self._local and not _is_local(scope):
-            text = b"This page answers only to localhost, and to pages of this machine. If it is to"
-            text += b" be reached through a proxy, start it with NEURONSTEER_SPACE_PUBLIC=1."
+            text = (
+                b"This page answers only to localhost, and to pages of this machine. To let others"
+            )
+            text += b" reach it, see 'Running the page for others' in docs/security.md."
             await _refuse(send, 403, text)
             return
         path: str = scope["path"]

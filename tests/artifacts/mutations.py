@@ -226,16 +226,22 @@ def _tensors(data: bytes, chance: random.Random) -> bytes:
 def _archive(data: bytes, chance: random.Random) -> bytes:
     """Return what `torch.save` wrote with one of its tensors changed, or packed differently."""
     try:
+        if chance.random() < 0.2:
+            return _packed(data, chance)
         content = torch.load(io.BytesIO(data), weights_only=True)
-    except Exception:
+        _change_tensor(content, chance)
+    except Exception:  # damaged before, so that torch cannot read it, or not do this with it
         return data
-    if chance.random() < 0.2:
-        return _packed(data, chance)
-    places = list(_places(content))
-    holder, key = chance.choice(places)
+    written = io.BytesIO()
+    torch.save(content, written)
+    return written.getvalue()
+
+
+def _change_tensor(content: Any, chance: random.Random) -> None:
+    holder, key = chance.choice(list(_places(content)))
     value = holder[key]
     kind = chance.randrange(10)
-    if isinstance(value, torch.Tensor) and kind < 8:
+    if isinstance(value, torch.Tensor) and kind < 8 and value.numel() < 10**6:
         holder[key] = (
             lambda: value[:1].expand(10**9, *value.shape[1:]),
             lambda: value.to(chance.choice(_DTYPES)),
@@ -249,14 +255,11 @@ def _archive(data: bytes, chance: random.Random) -> bytes:
     elif isinstance(holder, list) and kind == 8:
         holder.extend([value] * chance.choice((1, 40, 100_000)))
     elif kind == 9:
-        for _ in range(chance.choice((2, 30))):
+        for _ in range(chance.choice((2, 10))):
             value = [value, value]
         holder[key] = value
     else:
         holder[key] = copy.deepcopy(chance.choice((*EVIL_VALUES, 10**400, [1, 2**64])))
-    written = io.BytesIO()
-    torch.save(content, written)
-    return written.getvalue()
 
 
 def _packed(data: bytes, chance: random.Random) -> bytes:
@@ -268,9 +271,9 @@ def _packed(data: bytes, chance: random.Random) -> bytes:
         changed = chance.choice(old.namelist())
         for name in old.namelist():
             content = old.read(name)
-            if kind == 0 and "data/" in name:
-                content += bytes(300_000_000 if chance.random() < 0.05 else 1_000)
-            elif name == changed:
-                content = content[:-1] if kind == 1 else _bytes(content, chance)
+            if name == changed:
+                content += bytes(chance.choice((1_000, 30_000_000))) if kind == 0 else b""
+                content = content[:-1] if kind == 1 else content
+                content = _bytes(content, chance) if kind > 1 else content
             new.writestr(name, content)
     return written.getvalue()
