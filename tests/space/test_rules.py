@@ -44,7 +44,7 @@ def neurons():
         ("pace", -3, "pace"),
         ("pace", 0.001, "at least 1, or 0"),
         ("seed", 10**400, "seed"),
-        ("strength", 10**5000, "strength is a number of about 49"),
+        pytest.param("strength", 10**5000, "strength is a number of about 49", id="digits"),
         # Its first 2,000 characters are another schedule, which could be followed instead.
         ("schedule", "en" + ",1:fr,2:en" * 200, "2002 characters; here it may have 2000"),
         ("operation", "explode", "Unknown operation"),
