@@ -1,7 +1,8 @@
-"""What the README and CONTRIBUTING show really runs."""
+"""What the README and CONTRIBUTING show really runs, and tests that docs name are there."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
 import re
@@ -163,3 +164,33 @@ def test_local_files_that_are_named_exist():
 
 def _folders() -> set[str]:
     return {entry.name for entry in (*ROOT.iterdir(), *(ROOT / "neuronsteer").iterdir())}
+
+
+def test_tests_that_docs_name_exist():
+    """A promise in docs/guarantees.md is worth what its test is worth, so none may go away."""
+    found: set[str] = set()
+    for page in (ROOT / "docs").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        files = set(re.findall(r"(?<![\w./])tests(?:_vllm)?/[\w/.-]+\.py", text))
+        found |= files | set(re.findall(r"(?<![\w./])tests(?:_vllm)?/[\w/.-]+\.py::[\w:]+", text))
+    assert sum("::" in each for each in found) > 80
+    missing: list[str] = []
+    for each in sorted(found):
+        name, *path = each.split("::")
+        file = ROOT / name
+        body = ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else None
+        for part in path:
+            kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            named = [n for n in body or () if isinstance(n, kinds) and n.name == part]
+            body = named[0].body if named else None
+        if body is None or (path and not path[-1].startswith(("test_", "Test"))):
+            missing.append(each)
+    assert not missing, f"docs name tests that do not exist: {', '.join(missing)}"
+
+
+def test_every_promise_names_a_test():
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    promises, _, rest = page.partition("## Not held by a test")
+    rows = [line for line in promises.splitlines() if re.match(r"\| (?!promise)", line)]
+    assert len(rows) > 30 and rest.strip()
+    assert not [row for row in rows if "::test_" not in row.split(" | ")[1]]

@@ -238,12 +238,13 @@ class BaseModel:
 def without_memory(config: Any) -> Any:
     """Return the model of a config whose tensors have shapes but no contents."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        # A set may name the model; transformers would ask whether its code may run.
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _config(folder: Path, name: str) -> Any:
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise HubError(f"The config of {name!r} cannot be read: {lines[0]}") from error

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from ..errors import ArtifactError, LabelError, ParameterError
+from ..errors import ArtifactError, LabelError, ParameterError, shown
 from ..hub import fetch, public_name
 from .neuron_set import NeuronSet
 from .torch_files import read_torch_file
+from .validation import MOST
 
 # Names that model configurations use for the width of the MLP.
 _WIDTH_FIELDS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "d_ff")
@@ -62,6 +63,11 @@ def load_mask(
         raise ArtifactError(
             f"{name}: the masks have {', '.join(map(str, sorted(depths)))} layers; expected "
             f"{'the same number for every label' if num_layers is None else num_layers}."
+        )
+    if max(depths) > MOST["num_layers"]:
+        raise ArtifactError(
+            f"{name}: the masks have {max(depths):,} layers; expected at most "
+            f"{MOST['num_layers']:,}."
         )
     widths = {len(t) for layers in masks for t in layers if t.dtype == torch.bool}
     if len(widths) > 1:
@@ -118,7 +124,7 @@ def _split(content: Any, labels: list[str], name: str) -> dict[str, Any]:
         unknown = [label for label in labels if label not in found]
         if unknown:
             raise LabelError(
-                f"{name} names its masks {', '.join(found)}, and none is {unknown[0]!r}."
+                f"{name} names its masks {', '.join(found)[:200]}, and none is {unknown[0]!r}."
             )
         return {label: found[label] for label in labels}
     if not isinstance(content, Sequence | torch.Tensor) or isinstance(content, str):
@@ -178,13 +184,13 @@ def _layers(mask: Any, where: str) -> list[torch.Tensor]:
 
 def _by_layer(mask: Mapping[Any, Any], where: str) -> list[Any]:
     """Return `{layer: indices}` as a list."""
-    if not mask or not all(str(key).isdigit() for key in mask):
+    if not mask or not all(str(key).isdecimal() for key in mask):
         raise ArtifactError(f"{where}: a dictionary whose keys are not layer numbers.")
     by_layer = {int(key): item for key, item in mask.items()}
     if set(by_layer) != set(range(len(by_layer))):
         raise ArtifactError(
-            f"{where}: layers {sorted(by_layer)} only; expected every layer from 0 on (an empty "
-            "tensor where a layer has no neurons)."
+            f"{where}: layers {shown(sorted(by_layer))} only; expected every layer from 0 on (an "
+            "empty tensor where a layer has no neurons)."
         )
     return [by_layer[depth] for depth in range(len(by_layer))]
 
@@ -195,7 +201,7 @@ def _configuration(base_model: str) -> tuple[str | None, int | None]:
 
     try:
         folder = fetch(base_model, filenames=["config.json"], ownerless=True)
-        config: Any = AutoConfig.from_pretrained(folder).get_text_config()
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(

@@ -241,7 +241,7 @@ def _read_columns(path: Path, width: int) -> tuple[dict[str, torch.Tensor], str 
                 f"Column {name!r} has {len(columns[name])} rows, but {present[0]!r} has "
                 f"{len(columns[present[0]])}."
             )
-    return unpack_columns(columns, width), metadata.get(_STAMP)
+    return unpack_columns(columns, width, path.stat().st_size), metadata.get(_STAMP)
 
 
 def explain(names: Iterable[str], where: str = "folder") -> str:

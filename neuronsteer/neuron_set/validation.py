@@ -21,8 +21,6 @@ from .value_columns import DIRECTION, MEANS, OTHERS, PROMPT, check_name
 INTEGER_COLUMNS = ("label", "layer", "index")
 #: Generous for any model, and small enough for tables of labels times layers.
 MOST = {"num_layers": 1_024, "width": 1 << 26, "labels": 10_000}
-#: Means in a column: rows times labels. A gigabyte.
-MOST_MEANS = 1 << 28
 _MOST_ORPHANS = 1 << 53
 
 

@@ -24,6 +24,8 @@ from .snippet import snippet
 
 #: Seconds after which a generation ends if no snapshot is read.
 _ABANDONED_AFTER = 15.0
+#: Seconds that a generation may take in all, for starting and for every token, beside its pace.
+_STARTING, _PER_TOKEN = 60.0, 5.0
 #: Snapshots per second at most, and seconds after which one is sent even if nothing changed.
 _MAX_RATE = 16.0
 _LONGEST_WAIT = 0.5
@@ -55,6 +57,9 @@ class GenerationJob:
         self._failure: BaseException | None = None
         self._last_read = time.monotonic()
         self._next_token = 0.0
+        token = _PER_TOKEN + (1 / request.pace if request.pace else 0.0)
+        self._seconds = _STARTING + request.max_new_tokens * token
+        self._ends_at = time.monotonic() + self._seconds
         self._steer: Steerer | None = None
         inputs = loaded.tokenizer(request.prompt, return_tensors="pt")
         self._ids: torch.Tensor = inputs["input_ids"]
@@ -177,8 +182,15 @@ class GenerationJob:
             self._next_token = max(self._next_token, time.monotonic()) + 1 / pace
         while True:
             self._apply_messages()
-            if self._stopped or time.monotonic() - self._last_read > _ABANDONED_AFTER:
+            now = time.monotonic()
+            if self._stopped or now - self._last_read > _ABANDONED_AFTER:
                 raise _Stop
+            if now > self._ends_at:
+                raise ParameterError(
+                    f"The generation was ended after {self._seconds:.0f} seconds, with "
+                    f"{len(self._tokens)} of {self._request.max_new_tokens} tokens. Ask for fewer "
+                    "tokens, or try again when fewer visitors are here."
+                )
             wait = self._time_to_next_token()
             if wait <= 0:
                 return

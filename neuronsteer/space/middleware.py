@@ -1,9 +1,12 @@
-"""Checks before the server: small requests only, and headers that forbid foreign scripts."""
+"""Checks before the server: who asks, small requests only, headers that forbid foreign scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
+
+from .settings import is_loopback
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -30,16 +33,31 @@ class SecurityMiddleware:
     Args:
         app: The server.
         strict: Paths whose answers get the headers (Gradio's own pages have inline scripts).
+        local: Answer only requests to this machine's own name, from its own pages. A website could
+            otherwise point a name of its own at this machine, and use the page as its user does.
     """
 
-    def __init__(self, app: App, strict: tuple[str, ...] = ("/", "/page/", "/welcome")) -> None:
+    def __init__(
+        self,
+        app: App,
+        strict: tuple[str, ...] = ("/", "/page/", "/welcome"),
+        local: bool = False,
+    ) -> None:
         self._app = app
         self._strict = strict
+        self._local = local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if self._local and not _is_local(scope):
+            text = (
+                b"This page answers only to localhost, and to pages of this machine. To let others"
+            )
+            text += b" reach it, see 'Running the page for others' in docs/security.md."
+            await _refuse(send, 403, text)
             return
         path: str = scope["path"]
         if any(f"/gradio_api{route}" in path or path.startswith(route) for route in _CLOSED):
@@ -67,6 +85,19 @@ class SecurityMiddleware:
 
     def _is_strict(self, path: str) -> bool:
         return any(path == each or (each != "/" and path.startswith(each)) for each in self._strict)
+
+
+def _is_local(scope: Scope) -> bool:
+    """Return whether host and origin of a request are names of this machine only."""
+    named = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
+    hosts = [f"//{value}" for name, value in named if name == b"host"]
+    origins = [value for name, value in named if name == b"origin"]
+    try:
+        return bool(hosts) and all(
+            is_loopback(urlsplit(each).hostname or "") for each in hosts + origins
+        )
+    except ValueError:  # no address at all
+        return False
 
 
 async def _refuse(send: Send, status: int, text: bytes) -> None:

@@ -25,6 +25,9 @@ _DESCRIPTIONS = {
 _MAX_STRENGTH = 8.0
 _MAX_TEMPERATURE = 2.0
 _MAX_PACE = 1000.0
+#: Slower than anybody reads; a generation that waits longer only keeps others from theirs.
+_MIN_PACE = 1.0
+_MAX_SCHEDULE = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,7 @@ class GenerationRequest:
         seed: For sampling, and for the control's random neurons.
         controls: Also generate unsteered, and with random neurons.
         full_length: Do not let the model end the text before `max_new_tokens`.
-        pace: Tokens per second; 0 for as fast as it goes.
+        pace: Tokens per second, at least 1; 0 for as fast as it goes.
     """
 
     prompt: str
@@ -81,9 +84,20 @@ class GenerationRequest:
                 f"Unknown operation {str(self.operation)[:40]!r}; expected one of "
                 f"{', '.join(operations)}, or nothing for the set's own."
             )
+        schedule = str(self.schedule or "-")
+        if len(schedule) > _MAX_SCHEDULE:
+            raise ParameterError(
+                f"The schedule has {len(schedule)} characters; here it may have {_MAX_SCHEDULE}."
+            )
+        pace = _number("pace", self.pace, 0, _MAX_PACE)
+        if 0 < pace < _MIN_PACE:
+            raise ParameterError(
+                f"pace is {pace:g} tokens per second; expected at least {_MIN_PACE:g}, or 0 for as "
+                "fast as it goes."
+            )
         found = GenerationRequest(
             prompt=prompt,
-            schedule=str(self.schedule or "-")[:2000],
+            schedule=schedule,
             operation=self.operation,
             strength=_number("strength", self.strength, 0, _MAX_STRENGTH),
             max_new_tokens=_whole(
@@ -94,7 +108,7 @@ class GenerationRequest:
             seed=_whole("seed", self.seed, 0, 2**31 - 1),
             controls=bool(self.controls),
             full_length=bool(self.full_length),
-            pace=_number("pace", self.pace, 0, _MAX_PACE),
+            pace=pace,
         )
         for label in found.parsed(neurons).labels:
             check_label(label, neurons)
@@ -174,11 +188,11 @@ def check_label(label: Any, neurons: NeuronSet) -> None:
 def _number(name: str, value: Any, low: float, high: float) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not low <= number <= high:
         raise ParameterError(
-            f"{name} is {str(value)[:40]!r}; expected a number from {low:g} to {high:g}."
+            f"{name} is {_cut(value)}; expected a number from {low:g} to {high:g}."
         )
     return number
 
@@ -186,5 +200,13 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
 def _whole(name: str, value: Any, low: int, high: int) -> int:
     number = _number(name, value, low, high)
     if number != int(number):
-        raise ParameterError(f"{name} is {value!r}; expected a whole number.")
+        raise ParameterError(f"{name} is {_cut(value)}; expected a whole number.")
     return int(number)
+
+
+def _cut(value: Any) -> str:
+    """Return a value as a message quotes it; Python writes no number of more than 4,300 digits."""
+    try:
+        return repr(str(value)[:40])
+    except ValueError:
+        return f"a number of about {value.bit_length() * 3 // 10} digits"

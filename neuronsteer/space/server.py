@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import typing
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..errors import NeuronSteerError, ParameterError, require
 from .middleware import SecurityMiddleware
 from .request import GenerationRequest
 from .service import Service
-from .settings import SpaceSettings
+from .settings import SpaceSettings, is_loopback
 
 Snapshots = Generator[dict[str, Any], None, None]
 
@@ -69,9 +69,10 @@ def serve(
     # Before gradio is imported: it sends no statistics, and does not look for newer versions.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     gr: Any = require("gradio", "space", "The page")
-    service = Service(settings.at(host))
+    settings = settings.at(host)
+    service = Service(settings)
     app = gr.Server(title="neuronsteer", docs_url=None, redoc_url=None)
-    app.add_middleware(SecurityMiddleware)
+    app.add_middleware(SecurityMiddleware, local=not settings.public and is_loopback(host))
     _add_pages(app, service)
     _add_endpoints(app, service, gr)
     try:
@@ -101,7 +102,20 @@ def serve(
     blocks = app.get_blocks()
     # Server mode has no argument for it.
     blocks._queue.max_size = settings.waiting
+    blocks.validate_inputs = _count_inputs(gr)
     return PageServer(url.rstrip("/"), service, blocks)
+
+
+def _count_inputs(gr: Any) -> Callable[[Any, list[Any]], None]:
+    """Return the check that replaces Gradio's, which writes what it received to the log."""
+
+    def check(function: Any, inputs: list[Any]) -> None:
+        expected = len(function.inputs)
+        if len(inputs) < expected:
+            text = f"/{function.name} got {len(inputs)} arguments; expected {expected}."
+            raise gr.Error(text, print_exception=False)
+
+    return check
 
 
 def _add_pages(app: Any, service: Service) -> None:

@@ -111,7 +111,7 @@ class SpaceSettings:
         """
         if self.public is not None:
             return self
-        return dataclasses.replace(self, public=not _is_loopback(host))
+        return dataclasses.replace(self, public=not is_loopback(host))
 
     def check_allowed(self, name: str, what: str) -> None:
         """Raise unless the model or set called `name` may be loaded here.
@@ -134,7 +134,8 @@ class SpaceSettings:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether an address or name is that of this machine to itself."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ParameterError, StatsError
+from ..errors import ParameterError, StatsError, shown
 from .files import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
@@ -123,22 +123,22 @@ class CollectionCheckpoint:
                     f"another number of processes. Resume with the same number, or start over."
                 )
             return None
-        tensors, metadata = load_tensors(self._running)
-        state = json.loads(metadata["state"])
+        state, tensors = _load(self._running)
+        found = state.get("fingerprint")
+        known: dict[str, Any] = found if isinstance(found, dict) else {}
         for name, value in self._fingerprint.items():
-            before = state["fingerprint"].get(name)
+            before = known.get(name)
             if before != value:
                 raise StatsError(
                     f"The checkpoint in {str(self.folder)!r} cannot be resumed: {name} was "
                     f"{_shown(before)} and is now {_shown(value)}. Use what the run was started "
                     f"with, or start over without resuming."
                 )
-        return Position(**state["position"]), tensors
+        return _position(self._running, state.get("position")), tensors
 
     def read_finished(self, label: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return what `finish` kept."""
-        tensors, metadata = load_tensors(self._finished(label))
-        return json.loads(metadata["state"]), tensors
+        return _load(self._finished(label))
 
     def remove(self) -> None:
         """Delete this process's files, and the folder if nothing else is in it."""
@@ -153,6 +153,37 @@ class CollectionCheckpoint:
             self.folder.rmdir()
         except OSError:
             log.debug("%s is kept: it holds other files", self.folder)
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the facts and tensors of a file of a checkpoint."""
+    tensors, metadata = load_tensors(path)
+    try:
+        state: Any = json.loads(metadata.get("state", ""))
+    except (ValueError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
+        raise _not_ours(path, f"its 'state' is {shown(metadata.get('state'))}")
+    return state, tensors  # pyright: ignore[reportUnknownVariableType]
+
+
+def _position(path: Path, found: Any) -> Position:
+    plain = asdict(Position())
+    if not isinstance(found, dict) or set(found) != set(plain):
+        raise _not_ours(path, f"its 'position' is {shown(found)}")
+    for name, usual in plain.items():
+        value: Any = found[name]
+        right = type(value) is type(usual) or (name == "cap" and type(value) in (int, type(None)))
+        if not right or (type(value) is int and value < 0):
+            raise _not_ours(path, f"its 'position' has {name}={shown(value)}")
+    return Position(**found)
+
+
+def _not_ours(path: Path, why: str) -> StatsError:
+    return StatsError(
+        f"The checkpoint {str(path)!r} cannot be resumed: {why}, which no collection writes. It "
+        "was made or changed by hand; start over without resuming."
+    )
 
 
 def _shown(value: Any) -> str:

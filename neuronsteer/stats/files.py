@@ -20,8 +20,8 @@ from .reducers import REDUCERS
 
 FORMAT = 1
 FACTS, NUMBERS = "stats.json", "stats.safetensors"
-# Counts are int64, and sums of them are compared with tokens.
-_MOST_TOKENS = 1 << 62
+#: Counts are int64, and sums of them are compared with tokens.
+MOST_TOKENS = 1 << 62
 _OBJECTS = ("policy", "calibration", "experts", "codec")
 
 
@@ -104,6 +104,8 @@ def read(folder: Path) -> StatsData:
                 )
             most = max(block["num_experts"] for block in experts if block)
             _shape(name, tensor, (len(labels), len(experts), most))
+            # How many tokens an expert got.
+            _sound(name, tensor, Need("count", rest), stats.tokens)
             stats.routed[rest] = tensor
         elif kind == "weight_measure":
             need = _need(name, rest, site_widths)
@@ -116,6 +118,7 @@ def read(folder: Path) -> StatsData:
             if tensor.dim() != 3 or not position.isdecimal() or int(position) >= len(labels):
                 raise StatsError(f"Tensor {name!r} is not [texts, layers, width] of a label.")
             _shape(name, tensor, (len(tensor), *_size(site_widths[need.site])))
+            _no_nan(name, tensor)
             stats.rows.setdefault(need, {})[labels[int(position)]] = tensor
         else:
             raise StatsError(f"{NUMBERS} holds an unknown tensor {shown(name)}.")
@@ -244,7 +247,7 @@ def _numbers(
     if (
         not isinstance(found, list)
         or len(found) != len(labels)
-        or not all(type(value) is int and least <= value <= _MOST_TOKENS for value in found)
+        or not all(type(value) is int and least <= value <= MOST_TOKENS for value in found)
     ):
         raise StatsError(
             f"Field {name!r} is {shown(found)}; expected {len(labels)} whole numbers from {least}."
@@ -287,5 +290,10 @@ def _sound(name: str, tensor: Tensor, need: Need, tokens: dict[str, int]) -> Non
                 f"Tensor {name!r} holds counts ({tensor.dtype}) that are negative or exceed the "
                 f"label's tokens."
             )
-    elif bool(torch.isnan(tensor).any()):
+    else:
+        _no_nan(name, tensor)
+
+
+def _no_nan(name: str, tensor: Tensor) -> None:
+    if bool(torch.isnan(tensor).any()):
         raise StatsError(f"Tensor {name!r} contains NaN.")

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ParameterError, StatsError, did_you_mean
+from ..errors import ParameterError, StatsError, did_you_mean, shown
 from ..models import SITES
 from ..neuron_set.torch_files import read_torch_file
 from .data import StatsData
+from .files import MOST_TOKENS
 from .needs import Need
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def _read_count_file(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
     name = Path(path).name
     content = read_torch_file(path, "a file of counts", StatsError)
     if not isinstance(content, Mapping) or _COUNTS not in content:
-        keys = f" with {', '.join(map(str, content))}" if isinstance(content, Mapping) else ""
+        keys = f" with {', '.join(map(str, content))[:200]}" if isinstance(content, Mapping) else ""
         raise StatsError(
             f"{name} holds a {type(content).__name__}{keys}; expected a dictionary with "
             f"{_COUNTS!r} and {' or '.join(map(repr, _TOKENS))}, as LAPE's activation.py writes it."
@@ -69,7 +70,7 @@ def _read_count_file(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
     if type(tokens) is not int:
         raise StatsError(
             f"{name} does not say how many tokens were read: {' or '.join(map(repr, _TOKENS))} is "
-            f"{tokens!r}; expected a whole number."
+            f"{shown(tokens)}; expected a whole number."
         )
     return _integers(f"{_COUNTS!r} in {name}", content[_COUNTS]), tokens
 
@@ -103,8 +104,11 @@ def from_counts(
     totals: dict[str, int] = {}
     for label in labels:
         total = tokens[label]
-        if isinstance(total, bool) or int(total) != total or total < 1:
-            raise StatsError(f"tokens[{label!r}] is {total!r}; expected a whole number from 1.")
+        if isinstance(total, bool) or int(total) != total or not 1 <= total <= MOST_TOKENS:
+            raise StatsError(
+                f"tokens[{label!r}] is {shown(total)}; expected a whole number from 1 to "
+                f"{MOST_TOKENS}."
+            )
         totals[label] = int(total)
     parts = {label: _integers(f"counts[{label!r}]", counts[label]) for label in labels}
     shapes = {label: tuple(part.shape) for label, part in parts.items()}
@@ -173,9 +177,14 @@ def _described(outside: dict[str, dict[str, int]], totals: dict[str, int], size:
 
 
 def _integers(name: str, value: Any) -> Tensor:
-    found = torch.as_tensor(value)
+    try:
+        found = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, huge numbers
+        raise StatsError(f"{name} is not a table of whole numbers: {error}.") from error
     if found.dim() != 2 or not found.numel():
         raise StatsError(f"{name} has shape {list(found.shape)}; expected [layers, width].")
+    if found.layout != torch.strided or found.is_meta:
+        raise StatsError(f"{name} is sparse or has no data; expected a plain tensor.")
     whole = found.to(torch.int64)
     odd = found.is_complex() or found.dtype == torch.bool
     if odd or not torch.equal(whole.to(found.dtype), found):

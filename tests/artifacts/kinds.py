@@ -19,6 +19,7 @@ from neuronsteer.enhancement.units import Units
 from neuronsteer.evaluation.reports import Report
 from neuronsteer.exports._safetensors_rewrite import INDEX, Checkpoint
 from neuronsteer.neuron_set import NeuronSet, card
+from neuronsteer.neuron_set.paper_masks import load_mask
 from neuronsteer.neuron_set.peft_files import affine, remove
 from neuronsteer.operations import OPERATIONS
 from neuronsteer.stats import Stats
@@ -338,6 +339,33 @@ def _use_checkpoint(files: Files, folder: Path) -> None:
         assert not any(path.read_bytes() == b"secret" for path in written)
 
 
+# -- masks and counts of papers ----------------------------------------------------------------
+
+
+def _make_paper_files(folder: Path) -> Files:
+    torch.save([[torch.tensor([1, 5]), torch.tensor([0])], [[2], [3, 4]]], folder / "mask.pth")
+    torch.save(list(torch.arange(64).view(2, 4, 8) % 3 == 0), folder / "flags.pth")
+    for name, more in (("counts.pth", 5), ("prefix.pth", 0)):
+        counts = {"n": 9 + more, "over_zero": torch.arange(6).view(2, 3) + more}
+        torch.save(counts, folder / name)
+    return read(folder)
+
+
+def _use_paper_files(files: Files, folder: Path) -> None:
+    paths = {name: lay_out(files, folder) / name for name in files}
+    for name in ("mask.pth", "flags.pth"):
+        if name in paths:
+            neurons = load_mask(paths[name], ["en", "fr"], width=8)
+            neurons.save_pretrained(folder / "set")
+            assert NeuronSet.from_pretrained(folder / "set") == neurons
+    if {"counts.pth", "prefix.pth"} <= set(paths):
+        whole, off = {"en": paths["counts.pth"]}, {"en": paths["prefix.pth"]}
+        stats = Stats.from_count_files(whole, subtract=off, clip=True)
+        assert stats.probabilities().max() <= 1
+        stats.save(folder / "stats")
+        assert Stats.load(folder / "stats").summary() == stats.summary()
+
+
 KINDS = (
     Kind("neuron sets", 200, _make_set, mutate, _use_set),
     Kind("statistics", 160, _make_stats, mutate, _use_stats),
@@ -347,6 +375,7 @@ KINDS = (
     Kind("enhancements", 60, _make_enhancement, mutate, _use_enhancement),
     Kind("PEFT adapters", 50, _make_adapter, mutate, _use_adapter),
     Kind("checkpoints", 80, _make_checkpoint, mutate, _use_checkpoint),
+    Kind("masks and counts", 60, _make_paper_files, mutate, _use_paper_files),
 )
 
 

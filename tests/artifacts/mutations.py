@@ -7,8 +7,10 @@ not the parser but what comes after it.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import random
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,6 +103,8 @@ def mutate(files: Mapping[str, bytes], chance: random.Random) -> Files:
             found[name] = _bytes(data, chance)
         elif name.endswith(".safetensors"):
             found[name] = _tensors(data, chance)
+        elif name.endswith(".pth"):
+            found[name] = _archive(data, chance)
         else:
             found[name] = _json(data, chance)
     return found
@@ -217,3 +221,59 @@ def _tensors(data: bytes, chance: random.Random) -> bytes:
         tensors[name] = tensor
     ready = {key: each.contiguous().clone() for key, each in tensors.items()}
     return safetensors.torch.save(ready, metadata)
+
+
+def _archive(data: bytes, chance: random.Random) -> bytes:
+    """Return what `torch.save` wrote with one of its tensors changed, or packed differently."""
+    try:
+        if chance.random() < 0.2:
+            return _packed(data, chance)
+        content = torch.load(io.BytesIO(data), weights_only=True)
+        _change_tensor(content, chance)
+    except Exception:  # damaged before, so that torch cannot read it, or not do this with it
+        return data
+    written = io.BytesIO()
+    torch.save(content, written)
+    return written.getvalue()
+
+
+def _change_tensor(content: Any, chance: random.Random) -> None:
+    holder, key = chance.choice(list(_places(content)))
+    value = holder[key]
+    kind = chance.randrange(10)
+    if isinstance(value, torch.Tensor) and kind < 8 and value.numel() < 10**6:
+        holder[key] = (
+            lambda: value[:1].expand(10**9, *value.shape[1:]),
+            lambda: value.to(chance.choice(_DTYPES)),
+            lambda: value.to_sparse(),
+            lambda: value.to("meta"),
+            lambda: value.repeat(3, *[1] * (value.dim() - 1)),
+            lambda: value.tolist(),
+            lambda: value.flatten()[1:],
+            lambda: torch.nn.Parameter(value, requires_grad=False),
+        )[kind]()
+    elif isinstance(holder, list) and kind == 8:
+        holder.extend([value] * chance.choice((1, 40, 100_000)))
+    elif kind == 9:
+        for _ in range(chance.choice((2, 10))):
+            value = [value, value]
+        holder[key] = value
+    else:
+        holder[key] = copy.deepcopy(chance.choice((*EVIL_VALUES, 10**400, [1, 2**64])))
+
+
+def _packed(data: bytes, chance: random.Random) -> bytes:
+    """Return the same archive with an entry that is compressed, longer, shorter, or changed."""
+    written = io.BytesIO()
+    kind = chance.randrange(4)
+    method = zipfile.ZIP_DEFLATED if kind == 0 else zipfile.ZIP_STORED
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(written, "w", method) as new:
+        changed = chance.choice(old.namelist())
+        for name in old.namelist():
+            content = old.read(name)
+            if name == changed:
+                content += bytes(chance.choice((1_000, 30_000_000))) if kind == 0 else b""
+                content = content[:-1] if kind == 1 else content
+                content = _bytes(content, chance) if kind > 1 else content
+            new.writestr(name, content)
+    return written.getvalue()

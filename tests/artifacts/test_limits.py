@@ -84,8 +84,57 @@ def test_means_of_few_neurons_cannot_fill_the_memory(tmp_path):
     tensors = safetensors.torch.load_file(file)
     tensors["mlp.neuron.neuron_means"] = torch.zeros(1, 40_000, dtype=torch.float16)
     safetensors.torch.save_file(tensors, file)
-    with pytest.raises(ArtifactError, match="9,000 rows 40,000 means"):
+    with pytest.raises(ArtifactError, match="9,000 rows with their means"):
         NeuronSet.from_pretrained(tmp_path)
+
+
+def test_owners_of_a_small_file_cannot_fill_the_memory(tmp_path):
+    """Each bit is a row: 0.2 MB of them would be 1.6 million."""
+    labels = [f"l{i}" for i in range(8_000)]
+    NeuronSet.from_rows(
+        labels, [0], [0], [0], site="mlp.act", num_layers=1, width=200, means_of=labels[:160]
+    ).save_pretrained(tmp_path)
+    neurons = torch.arange(200)
+    tensors = {
+        "layer": torch.zeros_like(neurons),
+        "index": neurons,
+        "score": torch.zeros(1),
+        "owners": torch.full((200, 1_000), 255, dtype=torch.uint8),
+        "mlp.neuron.neuron_means": torch.zeros(200, 160, dtype=torch.float16),
+    }
+    safetensors.torch.save_file(tensors, tmp_path / "neurons.safetensors")
+    with pytest.raises(ArtifactError, match="'owners' makes 1,600,000 rows"):
+        NeuronSet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [20, 100])
+def test_neurons_that_every_label_owns_are_within_the_limits(tmp_path, labels):
+    """As many as it takes for the size of the file to count."""
+    count, neurons = labels, 40_000 // labels
+    place = torch.arange(neurons).repeat(count)
+    made = NeuronSet.from_rows(
+        [f"l{i}" for i in range(count)], torch.arange(count).repeat_interleave(neurons),
+        torch.zeros_like(place), place, site="resid", num_layers=1, width=4096,
+        values={"resid.means": torch.randn(neurons, count).half().float()[place]},
+        means_of=[f"l{i}" for i in range(count)],
+    )  # fmt: skip
+    made.save_pretrained(tmp_path)
+    assert "owners" in safetensors.torch.load_file(tmp_path / "neurons.safetensors")
+    assert NeuronSet.from_pretrained(tmp_path) == made
+
+
+def test_what_would_be_too_small_a_file_is_not_packed(tmp_path, monkeypatch):
+    place = torch.arange(50).repeat(8)
+    made = NeuronSet.from_rows(
+        list("abcdefgh"), torch.arange(8).repeat_interleave(50), torch.zeros_like(place), place,
+        site="resid", num_layers=1, width=50, values={"resid.means": torch.rand(50, 8)[place]},
+        means_of=list("abcdefgh"),
+    )  # fmt: skip
+    monkeypatch.setattr("neuronsteer.neuron_set.packed_columns.FREE", 0)
+    monkeypatch.setattr("neuronsteer.neuron_set.packed_columns.PER_BYTE", 1)
+    made.save_pretrained(tmp_path)
+    assert "owners" not in safetensors.torch.load_file(tmp_path / "neurons.safetensors")
+    assert NeuronSet.from_pretrained(tmp_path) == made
 
 
 @pytest.mark.parametrize(

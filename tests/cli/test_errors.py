@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +167,37 @@ def test_a_model_that_cannot_be_steered(call: Call, disk: Disk, tmp_path: Path):
     done = call("doctor", str(tmp_path / "mamba"))
     assert done.code == 2
     assert "cannot be steered" in done.err
+
+
+@pytest.mark.parametrize("command", ["doctor @model", "bake @model @set --to fr -o @tmp/out"])
+def test_code_of_a_checkpoint_runs_only_when_it_is_asked_for(
+    call: Call, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    """A model of a kind that only the checkpoint's own code knows."""
+    # The copy that transformers makes of such code stays in this test's folder.
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
+    folder = tmp_path / "model"
+    shutil.copytree(disk.model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own_code.OwnConfig"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    mark = tmp_path / "was run"
+    code = f"open({str(mark)!r}, 'w').close()\nraise RuntimeError('own code')\n"
+    (folder / "own_code.py").write_text(code)
+    places = {"@model": str(folder), "@set": disk.set, "@tmp": str(tmp_path)}
+    words = command.split()
+    for there, here in places.items():
+        words = [word.replace(there, here) for word in words]
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "y")
+    done = call(*words)
+    assert not asked  # at a terminal, whether code of a name in a file may run
+    assert done.code == 2 and "Traceback" not in done.err
+    assert not mark.exists()
+    if command.startswith("doctor"):
+        assert call(*words, "--trust-remote-code").code == 2
+        assert mark.exists()  # so that this test would notice
 
 
 def test_a_set_of_another_model(call: Call, disk: Disk, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -156,3 +157,64 @@ def test_code_in_a_file_is_never_run(save, tmp_path):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps([Evil()]))
     with pytest.raises(ArtifactError, match="never unpickled"):
         load_mask(tmp_path / "evil.pth", ["en"], width=8)
+
+
+def shared(times):
+    """Nested lists that are small only as long as what they share is kept once."""
+    found = [torch.zeros(1_000, dtype=torch.bool)]
+    for _ in range(times):
+        found = [found, found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.zeros(1, dtype=torch.bool).expand(2, 32, 10**9), "repeats its data"),
+        (torch.zeros(10**12, 0, dtype=torch.bool), "repeat lists or tensors"),
+        ([[torch.zeros(1_000, dtype=torch.bool)] * 1_000] * 2, "repeat lists or tensors"),
+        (shared(30), "deeper than 8 levels"),
+        ([[torch.tensor([1]).to_sparse()]] * 2, "not a plain tensor"),
+        ([[torch.empty(3, device="meta")]] * 2, "not a plain tensor"),
+        ([[[10**30]]] * 2, "more than 64 bits"),
+        (bytearray(100), "not a plain tensor"),
+    ],
+    ids=["strides", "rows", "shared", "nested", "sparse", "meta", "huge", "bytes"],
+)
+def test_small_files_cannot_ask_for_much(save, content, message):
+    path = save(content)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(ArtifactError, match=f"mask.pth cannot be read as tensors: .*{message}"):
+        load_mask(path, ["en", "zh"], width=8)
+
+
+def repacked(path, change, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", method) as new:
+        for name, content in entries.items():
+            new.writestr(name, change(name, content))
+    return path
+
+
+def test_archives_are_read_as_torch_writes_them(save):
+    path = repacked(save(INDICES), lambda _, content: content)
+    assert rows_of(load_mask(path, ["en", "zh"], width=8)) == ROWS
+    with pytest.raises(ArtifactError, match="is compressed, which torch.save never does"):
+        load_mask(repacked(path, lambda _, c: c, zipfile.ZIP_DEFLATED), ["en", "zh"], width=8)
+
+    def shorter(name, content):
+        return content[:-1] if "/data/" in name else content
+
+    # torch itself reads beyond the end of such data.
+    with pytest.raises(ArtifactError, match="the data of a tensor are 1 elements"):
+        load_mask(repacked(save(INDICES), shorter), ["en", "zh"], width=8)
+
+
+def test_views_are_read_with_their_strides(save):
+    flags = torch.stack([torch.stack(mask) for mask in booleans(INDICES)])
+    turned = flags.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    parts = [list(mask.unbind()) for mask in turned]
+    assert not parts[0][0].is_contiguous()
+    for content in (turned, parts, flags[:, :, :]):
+        assert rows_of(load_mask(save(content), ["en", "zh"])) == ROWS

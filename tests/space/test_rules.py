@@ -42,6 +42,11 @@ def neurons():
         ("seed", -1, "seed"),
         ("seed", 2**40, "seed"),
         ("pace", -3, "pace"),
+        ("pace", 0.001, "at least 1, or 0"),
+        ("seed", 10**400, "seed"),
+        pytest.param("strength", 10**5000, "strength is a number of about 49", id="digits"),
+        # Its first 2,000 characters are another schedule, which could be followed instead.
+        ("schedule", "en" + ",1:fr,2:en" * 200, "2002 characters; here it may have 2000"),
         ("operation", "explode", "Unknown operation"),
         ("operation", "__class__", "Unknown operation"),
     ],

@@ -131,6 +131,17 @@ def test_prompts_are_not_logged(client, capfd):
     assert "secret" not in told.out + told.err
 
 
+def test_a_request_that_lacks_arguments_is_not_logged(server, capfd):
+    kind = {"Content-Type": "application/json"}
+    base = f"{server.url}/gradio_api/call/generate"
+    body = json.dumps({"data": ["a very secret prompt", "fr"]}).encode()
+    event = json.loads(fetch(base, body, **kind)[2])["event_id"]
+    answer = fetch(f"{base}/{event}")[2].decode()
+    assert "error" in answer and "secret" not in answer
+    told = capfd.readouterr()
+    assert "secret" not in told.out + told.err
+
+
 # --- several visitors --------------------------------------------------------------------------
 
 
@@ -220,6 +231,19 @@ def test_running_and_waiting_requests_are_limited(server, pause):
     wait_until(all_stopped, "the end of all generations")
 
 
+def test_only_this_machine_reaches_a_page_that_loads_anything(server):
+    """A website may point a name of its own at this machine (DNS rebinding)."""
+    port = server.url.rpartition(":")[2]
+    for host in ("evil.test", f"evil.test:{port}", "localhost.evil.test", "localhost@evil.test"):
+        status, headers, body = fetch(server.url + "/welcome", Host=host)
+        assert status == 403 and b"answers only to localhost" in body
+        assert headers["access-control-allow-origin"] is None
+    for origin in ("http://evil.test", f"http://evil.test:{port}", "null", "http://[x"):
+        assert fetch(server.url + "/welcome", Origin=origin)[0] == 403
+    for host in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
+        assert fetch(server.url + "/welcome", Host=host, Origin=f"http://{host}")[0] == 200
+
+
 # --- the middleware ----------------------------------------------------------------------------
 
 
@@ -275,6 +299,8 @@ def test_a_page_for_other_machines_loads_nothing_that_was_not_allowed(tmp_path):
 
     server = launch(host="0.0.0.0", block=False)
     try:
+        # It has whatever name its visitors know it by.
+        assert fetch(server.url + "/welcome", Host="page.example.org")[0] == 200
         with pytest.raises(ParameterError, match="public"):
             list(server.service.load(str(tmp_path), "demo"))
     finally:

@@ -145,6 +145,15 @@ def test_a_generation_that_nobody_reads_ends(service, short, pause, monkeypatch)
     assert end["state"] == "stopped" and end["tokens"] <= 5
 
 
+def test_a_generation_ends_after_the_time_that_its_tokens_take(service, short, pause, monkeypatch):
+    monkeypatch.setattr(generation_job, "_STARTING", 1.0)
+    monkeypatch.setattr(generation_job, "_PER_TOKEN", 0.0)
+    pause.at(3)
+    with pytest.raises(ParameterError, match=r"ended after 2 seconds, with \d+ of 16 tokens"):
+        list(service.generate(changed(short, pace=16)))
+    assert service.sessions == []
+
+
 def test_nothing_to_switch_is_an_answer(service):
     assert service.switch("fr", "nobody-here")["switched"] is False
 

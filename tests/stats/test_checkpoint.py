@@ -4,12 +4,15 @@ import functools
 import json
 import random
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import neuronsteer.stats as st
 from neuronsteer.errors import ParameterError, StatsError
+from neuronsteer.stats.checkpoint import CollectionCheckpoint, Position
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 from .material import corpus, stop_after, texts
@@ -195,6 +198,35 @@ def test_damaged_checkpoints_and_other_numbers_of_processes(tmp_path):
         run(folder, resume=True)
     with pytest.raises(ParameterError, match="checkpoint_every"):
         run(folder, checkpoint_every=-1)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "its 'state' is None"),
+        ("[" * 100_000, "its 'state' is"),
+        ("[1]", r"its 'state' is '\[1\]'"),
+        ({}, "was .* and is now"),
+        ({"position": None}, "its 'position' is None"),
+        ({"position": {"label": 0}}, "its 'position' is {'label': 0}"),
+        ({"position": {**asdict(Position()), "label": "x"}}, "has label='x'"),
+        ({"position": {**asdict(Position()), "window": -1}}, "has window=-1"),
+    ],
+    ids=["none", "deep", "list", "other", "no-position", "fields", "type", "range"],
+)
+def test_a_state_made_by_hand_is_named(tmp_path, state, message):
+    made = CollectionCheckpoint(tmp_path, {"policy": 1}, 0, 1, 0)
+    if isinstance(state, dict):
+        fingerprint = {"fingerprint": {"policy": 1}} if state else {}
+        state = json.dumps({**fingerprint, **state})
+    metadata = {} if state is None else {"state": state}
+    for name in ("rank0-of-1.safetensors", "rank0-of-1-label0.safetensors"):
+        save_file({"x": torch.zeros(1)}, tmp_path / name, metadata)
+    with pytest.raises(StatsError, match=message):
+        made.read()
+    if state is None:
+        with pytest.raises(StatsError, match=message):
+            made.read_finished(0)
 
 
 def test_killed_while_cleaning_up(tmp_path, whole):

@@ -268,6 +268,8 @@ COUNT_FILE = {"n": 9, "over_zero": torch.tensor([[1, 2]])}
         ({"over_zero": torch.tensor([[1]])}, "'n' or 'total_tokens' is None"),
         ({**COUNT_FILE, "n": 2.5}, r"is 2.5; expected a whole number"),
         ({**COUNT_FILE, "over_zero": torch.tensor([1])}, r"'over_zero' in a.pt has shape \[1\]"),
+        ({**COUNT_FILE, "over_zero": [[1], [2, 3]]}, "'over_zero' in a.pt is not a table"),
+        ({**COUNT_FILE, "over_zero": torch.ones(1, 1).expand(10**6, 10**6)}, "repeats its data"),
         (COUNT_FILE, "b.pt' does not exist"),
     ],
 )
@@ -275,6 +277,20 @@ def test_what_is_no_count_file(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(StatsError, match=message):
         Stats.from_count_files({"a": tmp_path / "a.pt", "b": tmp_path / "b.pt"})
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ("code in a file was run",))
+
+
+def test_code_in_a_file_of_counts_is_never_run(tmp_path, capsys):
+    torch.save({**COUNT_FILE, "over_zero": Evil()}, tmp_path / "a.pt")
+    with pytest.raises(StatsError, match="never unpickled"):
+        Stats.from_count_files({"a": tmp_path / "a.pt"})
+    assert capsys.readouterr().out == ""
 
 
 def test_files_to_subtract_must_go_with_the_others(tmp_path):
@@ -354,9 +370,14 @@ def misplaced(tensors):
     tensors["rows/responses@mlp.neuron/9"] = torch.zeros(1, 2, 80)
 
 
+def nan_row(tensors):
+    tensors["rows/responses@mlp.neuron/1"][0, 0, 0] = float("nan")
+
+
 @pytest.mark.parametrize(
     ("edit_tensors", "message"),
     [
+        (nan_row, "rows/responses@mlp.neuron/1.*NaN"),
         (nan, r"sum@mlp\.act.*NaN"),
         (half, r"count@mlp\.act.*float32"),
         (narrow, r"max@mlp\.act.*shape \[3, 2, 7\]"),
@@ -368,6 +389,24 @@ def test_malformed_numbers_are_refused_by_name(stats, tmp_path, edit_tensors, me
     stats.save(tmp_path)
     change(tmp_path, edit_tensors)
     with pytest.raises(StatsError, match=message):
+        Stats.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "routed", [torch.tensor([[[-1, 1]]]), torch.tensor([[[9, 1]]]), torch.tensor([[[0.5, 1]]])]
+)
+def test_tokens_per_expert_are_checked_like_counts(tmp_path, routed):
+    block = {"num_experts": 2, "expert_width": 1}
+    Stats(
+        labels=("a",),
+        tokens={"a": 8},
+        texts={"a": 1},
+        site_widths={"mlp.act": (2,)},
+        arrays={Need("count", "mlp.act"): torch.zeros(1, 1, 2, dtype=torch.int64)},
+        routed={"mlp.act": routed},
+        header={"experts": {"mlp.act": [block]}},
+    ).save(tmp_path)
+    with pytest.raises(StatsError, match="'routed/mlp.act' holds counts"):
         Stats.load(tmp_path)
 
 
