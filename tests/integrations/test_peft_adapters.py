@@ -362,6 +362,15 @@ def test_target_modules_work_as_in_other_methods():
     assert wrapped_names(target_modules=["down_proj"], layers_to_transform=[1]) == {
         "model.layers.1.mlp.down_proj"
     }
+    # Also where the modules are found without being named.
+    assert wrapped_names(layers_to_transform=[0, 2]) == {
+        "model.layers.0.mlp.down_proj",
+        "model.layers.2.mlp.down_proj",
+    }
+    assert wrapped_names(layers_to_transform=1, neurons={0: [3], 1: [4]}) == {
+        "model.layers.1.mlp.down_proj"
+    }
+    assert wrapped_names(layers_to_transform=[]) == down
     first = {"model.layers.0.mlp.down_proj"}
     assert wrapped_names(target_modules=r".*\.0\.mlp\.down_proj") == first
     assert len(wrapped_names(exclude_modules=r".*\.0\..*")) == 2
@@ -424,6 +433,12 @@ def test_configs_are_checked():
         inject(neurons={0: [1, 99]})
     with pytest.raises(MismatchError, match="layer 7"):
         inject(neurons={7: [1]})
+    with pytest.raises(MismatchError, match="'layers_to_transform': there is no layer 3"):
+        inject(layers_to_transform=[0, 3])
+    with pytest.raises(ParameterError, match="pattern 'down_proj'"):
+        inject(layers_to_transform=[0], target_modules="down_proj")
+    with pytest.raises(ParameterError, match="give both"):
+        inject(layers_pattern="layers")
     with pytest.raises(MismatchError, match="made for gpt2"):
         inject(neurons={0: [1]}, model_type="gpt2")
     with pytest.raises(ParameterError, match="attn.q"):

@@ -60,7 +60,17 @@ class NeuronSteerModel(BaseTuner):
                 f"Field 'model_type': this adapter was made for {config.model_type}, the model is "
                 f"{anatomy.model_type}. Its base model is {config.base_model_name_or_path}."
             )
-        layers = points if config.neurons is None else config.neurons
+        layers = list(points if config.neurons is None else config.neurons)
+        only = config.layers_to_transform
+        if only is not None and only != []:
+            numbers = [only] if isinstance(only, int) else only
+            unknown = [number for number in numbers if number not in points]
+            if unknown:
+                raise MismatchError(
+                    f"Field 'layers_to_transform': there is no layer {unknown[0]}, the model has "
+                    f"{anatomy.num_layers} layers, counted from 0."
+                )
+            layers = [layer for layer in layers if layer in numbers]
         for layer in layers:
             if layer not in points:
                 raise MismatchError(
