@@ -23,7 +23,7 @@ BASE = "__base__"
 class NeuronSteerLayer(nn.Module, BaseTunerLayer):
     """A down projection whose input neurons are steered: `y = W (a * scale + shift) + b`.
 
-    Only the changed neurons have parameters; where they are is in the adapter's configuration.
+    Only the changed neurons have parameters; which they are is saved with them.
 
     Args:
         base_layer: The projection.
@@ -54,7 +54,7 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
         self.in_features = width
         self.neuronsteer_scale = nn.ParameterDict({})
         self.neuronsteer_shift = nn.ParameterDict({})
-        self.neuronsteer_index = BufferDict({}, persistent=False)
+        self.neuronsteer_index = BufferDict({}, persistent=True)
         #: Per row of the batch the adapter to use, while a call with `adapter_names=` runs.
         self.row_adapters: tuple[str, ...] | None = None
         self.merged_adapters: list[str] = []

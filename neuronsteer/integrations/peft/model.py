@@ -18,7 +18,15 @@ from torch import nn
 from ...errors import HubError, LayoutError, MismatchError, ParameterError, did_you_mean
 from ...models import inspect
 from ...neuron_set import NeuronSet
-from ...neuron_set.peft_files import PREFIX, SITE, Affine, adapter_name, affine, steered_labels
+from ...neuron_set.peft_files import (
+    INDEX,
+    PREFIX,
+    SITE,
+    Affine,
+    adapter_name,
+    affine,
+    steered_labels,
+)
 from ...operations import Operation
 from .config import NeuronSteerConfig
 from .layer import BASE, NeuronSteerLayer
@@ -212,6 +220,40 @@ class NeuronSteerModel(BaseTuner):
                 stacklevel=3,
             )
         return model
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Before any layer has taken its part.
+        self._refuse_other_neurons(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _refuse_other_neurons(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Refuse values that belong to other neurons than those of the adapter they would go to."""
+        given: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in state_dict.items():
+            module, found, adapter = key.removeprefix(prefix).rpartition(f".{INDEX}")
+            if found and key.startswith(prefix):
+                given.setdefault(adapter.removeprefix("."), {})[module] = value
+        for adapter, theirs in given.items():
+            mine = {
+                f"model.{name}": layer.index_of(adapter)
+                for name, layer in self.steered_layers()
+                if layer.has(adapter)
+            }
+            same = mine.keys() == theirs.keys() and all(
+                index is not None and torch.equal(index.cpu(), theirs[name].cpu())
+                for name, index in mine.items()
+            )
+            # PEFT leaves a key without an adapter if the adapter does not change that layer.
+            if not same and (mine or not adapter):
+                label = getattr(self.peft_config.get(adapter), "label", None)
+                name = f" {adapter!r}" * bool(adapter) + f" (label {label!r})" * bool(label)
+                raise MismatchError(
+                    f"The adapter{name} has other neurons than what would be loaded into it, which "
+                    f"is for {min(theirs)}. Load that under another name, or delete the adapter "
+                    "first."
+                )
 
 
 def as_peft_model(
