@@ -304,6 +304,22 @@ def test_conv1d_is_wrapped_as_it_is():
     assert all(isinstance(layer.get_base_layer(), Conv1D) for layer in layers_of(peft_model))
 
 
+def test_layers_tell_their_sizes():
+    for family in ("llama", "gpt2"):
+        layer = layers_of(as_peft_model(*case(family)))[0]
+        assert (layer.in_features, layer.out_features) == (80, 32)
+
+
+def test_a_new_adapter_can_start_at_random():
+    model = fresh()
+    config = NeuronSteerConfig(task_type="CAUSAL_LM", neurons={0: [3, 5]}, init_weights=False)
+    peft_model = get_peft_model(model, config)
+    assert not torch.allclose(logits(peft_model), logits(fresh()))
+    peft_model.add_adapter("other", config)
+    layer = layers_of(peft_model)[0]
+    assert not torch.equal(layer.neuronsteer_scale["default"], layer.neuronsteer_scale["other"])
+
+
 def test_status_reports_the_adapters(wrapped):
     status = wrapped.get_model_status()
     assert status.peft_types == {f"lang_{x}": "NEURONSTEER" for x in ("en", "fr", "ja")}

@@ -36,6 +36,8 @@ class NeuronSteerConfig(PeftConfig):
         model_type: The model family they were found in.
         base_model_revision: Revision of the base model.
         neuronsteer: The header, when the folder holds a whole neuron set.
+        init_weights: Whether a new adapter changes nothing; `False` starts from random numbers,
+            which PEFT's other methods offer for tests, too.
     """
 
     target_modules: list[str] | set[str] | str | None = field(default=None)
@@ -50,6 +52,7 @@ class NeuronSteerConfig(PeftConfig):
     model_type: str | None = field(default=None)
     base_model_revision: str | None = field(default=None)
     neuronsteer: dict[str, Any] | None = field(default=None)
+    init_weights: bool = field(default=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ...errors import HookError, LayoutError, MismatchError, ParameterError
-from ...models.modules import in_size
+from ...models.modules import in_size, out_size
 from ...neuron_set.peft_files import SCALE, SHIFT
 
 #: What PEFT calls "no adapter" in `adapter_names=`.
@@ -30,6 +30,7 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
         adapter_name: The first adapter.
         neurons: Its neurons; `None` means all of them.
         frozen: Whether the adapter is only used, not trained.
+        identity: Whether the adapter starts by changing nothing, else at random.
     """
 
     adapter_layer_names = (SCALE, SHIFT)
@@ -42,6 +43,7 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
         adapter_name: str,
         neurons: Sequence[int] | None,
         frozen: bool,
+        identity: bool = True,
     ) -> None:
         super().__init__()
         self.base_layer = base_layer
@@ -52,6 +54,7 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
                 "size (in_features). Choose other target_modules."
             )
         self.in_features = width
+        self.out_features = out_size(base_layer)
         self.neuronsteer_scale = nn.ParameterDict({})
         self.neuronsteer_shift = nn.ParameterDict({})
         self.neuronsteer_index = BufferDict({}, persistent=True)
@@ -61,10 +64,12 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self._unmerged: tuple[Tensor | None, Tensor, Tensor | None] | None = None
-        self.update_layer(adapter_name, neurons, frozen)
+        self.update_layer(adapter_name, neurons, frozen, identity)
 
-    def update_layer(self, name: str, neurons: Sequence[int] | None, frozen: bool) -> None:
-        """Add an adapter that changes nothing yet."""
+    def update_layer(
+        self, name: str, neurons: Sequence[int] | None, frozen: bool, identity: bool = True
+    ) -> None:
+        """Add an adapter, which changes nothing yet unless `identity` is false."""
         size = self.in_features
         device = self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
         if neurons is not None:
@@ -77,8 +82,11 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
             # Without weights (meta device) it is not known yet where it will be needed.
             where = None if device is None or device.type == "meta" else device
             self.neuronsteer_index[name] = torch.tensor(neurons, dtype=torch.int64, device=where)
-        self.neuronsteer_scale[name] = nn.Parameter(torch.ones(size))
-        self.neuronsteer_shift[name] = nn.Parameter(torch.zeros(size))
+        scale, shift = torch.ones(size), torch.zeros(size)
+        if not identity:
+            scale, shift = torch.randn(size), torch.randn(size)
+        self.neuronsteer_scale[name] = nn.Parameter(scale)
+        self.neuronsteer_shift[name] = nn.Parameter(shift)
         self._move_adapter_to_device_of_base_layer(name)
         self.set_adapter(self.active_adapters, inference_mode=frozen)
 

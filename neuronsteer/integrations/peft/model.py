@@ -114,9 +114,11 @@ class NeuronSteerModel(BaseTuner):
             if not neurons:
                 return
         if isinstance(target, NeuronSteerLayer):
-            target.update_layer(adapter_name, neurons, config.inference_mode)
+            target.update_layer(adapter_name, neurons, config.inference_mode, config.init_weights)
             return
-        layer = NeuronSteerLayer(target, adapter_name, neurons, config.inference_mode)
+        layer = NeuronSteerLayer(
+            target, adapter_name, neurons, config.inference_mode, config.init_weights
+        )
         if adapter_name not in self.active_adapters:
             # This layer is new, the active adapter does not change it.
             layer.set_adapter(self.active_adapters, inference_mode=True)
