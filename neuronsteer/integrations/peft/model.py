@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +28,8 @@ from ...neuron_set.peft_files import (
 )
 from ...operations import Operation
 from .config import NeuronSteerConfig
-from .layer import BASE, NeuronSteerLayer
+from .layer import BASE, NeuronSteerLayer, wrong_length
+from .merged_bias import keep_biases
 
 
 class NeuronSteerModel(BaseTuner):
@@ -146,15 +146,16 @@ class NeuronSteerModel(BaseTuner):
         names = tuple(given)
         if self.training:
             raise ParameterError(
-                "adapter_names= is for inference; call model.eval() first, or train one adapter."
+                "Cannot pass `adapter_names` when the model is in training mode. Call model.eval() "
+                "first, or train one adapter."
             )
         known = [BASE, *self.peft_config]
-        for name in names:
-            if name not in known:
-                raise ParameterError(
-                    f"There is no adapter {name!r}.{did_you_mean(name, known)} Loaded: "
-                    f"{', '.join(known)}."
-                )
+        unknown = [name for name in dict.fromkeys(names) if name not in known]
+        if unknown:
+            raise ParameterError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}."
+                f"{did_you_mean(unknown[0], known)} Loaded: {', '.join(known)}."
+            )
         _check_rows(names, args, kwargs)
         before = self.row_adapters
         try:
@@ -211,16 +212,13 @@ class NeuronSteerModel(BaseTuner):
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         layers = self.steered_layers()
-        without = [(name, layer.get_base_layer()) for name, layer in layers if _bias(layer) is None]
+        without = [
+            (name, layer.get_base_layer()) for name, layer in layers if layer.own_bias is None
+        ]
         model = super()._unload_and_optionally_merge(*args, **kwargs)
-        gained = [name for name, base in without if _bias(base) is not None]
-        if gained:
-            warnings.warn(
-                f"Merging gave {len(gained)} layers a bias that {type(model).__name__} does not "
-                f"have by itself (first: {gained[0]}). The model is right in memory, but a saved "
-                "copy loses the biases on loading. Save it with neuronsteer bake instead.",
-                stacklevel=3,
-            )
+        keep_biases(
+            model, [name for name, base in without if getattr(base, "bias", None) is not None]
+        )
         return model
 
     def _load_from_state_dict(
@@ -344,13 +342,8 @@ def _union(configs: Sequence[NeuronSteerConfig]) -> NeuronSteerConfig:
 
 def _check_rows(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     inputs = [kwargs.get(name) for name in ("input_ids", "inputs_embeds", "inputs")]
-    found = next((each for each in (*inputs, *args[:1]) if isinstance(each, torch.Tensor)), None)
+    # Models of other libraries call their input something else.
+    tensors = (*inputs, *args[:1], *kwargs.values())
+    found = next((each for each in tensors if isinstance(each, torch.Tensor)), None)
     if found is not None and found.shape[0] != len(names):
-        raise ParameterError(
-            f"{len(names)} adapter_names were given, one per row, but the batch has "
-            f"{found.shape[0]} rows."
-        )
-
-
-def _bias(module: Any) -> Any:
-    return module.bias
+        raise wrong_length(names, found)
