@@ -10,7 +10,7 @@ import copy
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,7 +25,9 @@ def keep_biases(model: Any, names: Sequence[str]) -> None:
     """Make a saved copy of `model` keep the biases of the modules `names`, or refuse to save it."""
     # Other models are saved whole, or by code of their own.
     if names and isinstance(model, PreTrainedModel) and not _declare(model):
-        model.save_pretrained = functools.partial(_refuse, type(model).__name__, tuple(names))
+        cast(Any, model).save_pretrained = functools.partial(
+            _refuse, type(model).__name__, tuple(names)
+        )
         warnings.warn(
             f"Merging gave {len(names)} layers a bias that no config of {type(model).__name__} can "
             f"declare (first: {names[0]}). The model is right in memory, but cannot be saved.",
@@ -49,7 +51,7 @@ def _declare(model: PreTrainedModel) -> bool:
     if any(after.get(key) != shape for key, shape in before.items()):
         return False
     for key in after.keys() - before.keys():
-        module: Any = model.get_submodule(key.rpartition(".")[0])
+        module = cast(Any, model.get_submodule(key.rpartition(".")[0]))
         zeros = torch.zeros(after[key], dtype=module.weight.dtype, device=module.weight.device)
         module.bias = nn.Parameter(zeros, requires_grad=False)
     setattr(text_config(model.config), str(bias.field), bias.value)
