@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import ParameterError
-from ..neuron_set.peft_files import SCALE, SHIFT, SITE, index_text
+from ..neuron_set.peft_files import INDEX, SCALE, SHIFT, SITE, index_text
 from ..neuron_set.storage import PEFT_TYPE
 from . import EXPORTS, Export, ModelEdit
 from ._adapter import refuse_experts, tensor_bytes, write_adapter
@@ -37,14 +37,18 @@ class NeuronSteerAdapter(Export):
                 "down projection cannot see. Use them at 'mlp.neuron', bake a checkpoint, or "
                 "steer with hooks."
             )
-        return sum(2 * tensor_bytes(len(projection.columns)) for projection in edit.projections)
+        return sum(4 * tensor_bytes(len(projection.columns)) for projection in edit.projections)
 
     def write(self, edit: ModelEdit, folder: Path) -> list[str]:
-        """Write two vectors per layer."""
+        """Write scale, shift and neurons per layer."""
         tensors = {
             f"base_model.model.{projection.name}.{key}": values
             for projection in edit.projections
-            for key, values in ((SCALE, projection.scale), (SHIFT, projection.shift))
+            for key, values in (
+                (SCALE, projection.scale),
+                (SHIFT, projection.shift),
+                (INDEX, projection.columns),
+            )
         }
         state = edit.state
         config = {

@@ -3,7 +3,8 @@
 An adapter is a folder with `adapter_config.json`, which says which neurons of which layers are
 changed, and `adapter_model.safetensors`, which holds their `scale` and `shift` under the names that
 PEFT and transformers look for. Only the neurons' own numbers are stored, so an adapter of a 7B
-model takes some kilobytes.
+model takes some kilobytes. The neurons are there a second time, as `index`: PEFT does not read the
+configuration when it loads weights into an adapter that exists, and would mix two labels.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .storage import BLOCK, CONFIG, PEFT_TYPE
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "neuronsteer_"
-SCALE, SHIFT = f"{PREFIX}scale", f"{PREFIX}shift"
+SCALE, SHIFT, INDEX = f"{PREFIX}scale", f"{PREFIX}shift", f"{PREFIX}index"
 SITE = "mlp.neuron"
 
 
@@ -217,6 +218,7 @@ def _tensors(made: Mapping[int, Affine], path: str) -> bytes:
         module = f"base_model.model.{path.format(layer=layer)}"
         tensors[f"{module}.{SCALE}"] = each.scale.to(torch.float32).contiguous()
         tensors[f"{module}.{SHIFT}"] = each.shift.to(torch.float32).contiguous()
+        tensors[f"{module}.{INDEX}"] = each.index.to(torch.int64).contiguous()
     # Loaders of transformers want to know the framework.
     return safetensors.torch.save(tensors, metadata={"format": "pt"})
 

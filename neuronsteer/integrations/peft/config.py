@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft.config import PeftConfig
 
-from ...errors import ArtifactError, shown
+from ...errors import ArtifactError, ParameterError, shown
 from ...neuron_set.peft_files import SITE, index_text
 from ...neuron_set.storage import BLOCK
 from .register import peft_type
@@ -27,7 +27,7 @@ class NeuronSteerConfig(PeftConfig):
             projections, found as everywhere in neuronsteer.
         exclude_modules: Names of modules to leave alone.
         modules_to_save: Further modules to train and save, as in other PEFT methods.
-        layers_to_transform: Layers to restrict `target_modules` to.
+        layers_to_transform: Layers to restrict the adapter to.
         layers_pattern: Name of the list of layers, for `layers_to_transform`.
         label: What the adapter steers to.
         neurons: Per layer the neurons that are changed, e.g. `{3: [17, 402]}`.
@@ -36,6 +36,8 @@ class NeuronSteerConfig(PeftConfig):
         model_type: The model family they were found in.
         base_model_revision: Revision of the base model.
         neuronsteer: The header, when the folder holds a whole neuron set.
+        init_weights: Whether a new adapter changes nothing; `False` starts from random numbers,
+            which PEFT's other methods offer for tests, too.
     """
 
     target_modules: list[str] | set[str] | str | None = field(default=None)
@@ -50,6 +52,7 @@ class NeuronSteerConfig(PeftConfig):
     model_type: str | None = field(default=None)
     base_model_revision: str | None = field(default=None)
     neuronsteer: dict[str, Any] | None = field(default=None)
+    init_weights: bool = field(default=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +60,14 @@ class NeuronSteerConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             setattr(self, name, set(value) if isinstance(value, list) else value)
+        # PEFT itself would ignore both.
+        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
+            raise ParameterError(
+                f"layers_to_transform restricts a list of target_modules, but target_modules is "
+                f"the pattern {self.target_modules!r}. Name the layers in the pattern."
+            )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ParameterError("layers_pattern says where layers_to_transform are; give both.")
         if self.neurons is not None:
             self.neurons = _per_layer(self.neurons)
         header = self.neuronsteer or {}

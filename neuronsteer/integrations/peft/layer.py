@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ...errors import HookError, LayoutError, MismatchError, ParameterError
-from ...models.modules import in_size
+from ...models.modules import in_size, out_size
 from ...neuron_set.peft_files import SCALE, SHIFT
 
 #: What PEFT calls "no adapter" in `adapter_names=`.
@@ -23,13 +23,14 @@ BASE = "__base__"
 class NeuronSteerLayer(nn.Module, BaseTunerLayer):
     """A down projection whose input neurons are steered: `y = W (a * scale + shift) + b`.
 
-    Only the changed neurons have parameters; where they are is in the adapter's configuration.
+    Only the changed neurons have parameters; which they are is saved with them.
 
     Args:
         base_layer: The projection.
         adapter_name: The first adapter.
         neurons: Its neurons; `None` means all of them.
         frozen: Whether the adapter is only used, not trained.
+        identity: Whether the adapter starts by changing nothing, else at random.
     """
 
     adapter_layer_names = (SCALE, SHIFT)
@@ -42,6 +43,7 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
         adapter_name: str,
         neurons: Sequence[int] | None,
         frozen: bool,
+        identity: bool = True,
     ) -> None:
         super().__init__()
         self.base_layer = base_layer
@@ -52,19 +54,22 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
                 "size (in_features). Choose other target_modules."
             )
         self.in_features = width
+        self.out_features = out_size(base_layer)
         self.neuronsteer_scale = nn.ParameterDict({})
         self.neuronsteer_shift = nn.ParameterDict({})
-        self.neuronsteer_index = BufferDict({}, persistent=False)
+        self.neuronsteer_index = BufferDict({}, persistent=True)
         #: Per row of the batch the adapter to use, while a call with `adapter_names=` runs.
         self.row_adapters: tuple[str, ...] | None = None
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self._unmerged: tuple[Tensor | None, Tensor, Tensor | None] | None = None
-        self.update_layer(adapter_name, neurons, frozen)
+        self.update_layer(adapter_name, neurons, frozen, identity)
 
-    def update_layer(self, name: str, neurons: Sequence[int] | None, frozen: bool) -> None:
-        """Add an adapter that changes nothing yet."""
+    def update_layer(
+        self, name: str, neurons: Sequence[int] | None, frozen: bool, identity: bool = True
+    ) -> None:
+        """Add an adapter, which changes nothing yet unless `identity` is false."""
         size = self.in_features
         device = self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
         if neurons is not None:
@@ -77,8 +82,11 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
             # Without weights (meta device) it is not known yet where it will be needed.
             where = None if device is None or device.type == "meta" else device
             self.neuronsteer_index[name] = torch.tensor(neurons, dtype=torch.int64, device=where)
-        self.neuronsteer_scale[name] = nn.Parameter(torch.ones(size))
-        self.neuronsteer_shift[name] = nn.Parameter(torch.zeros(size))
+        scale, shift = torch.ones(size), torch.zeros(size)
+        if not identity:
+            scale, shift = torch.randn(size), torch.randn(size)
+        self.neuronsteer_scale[name] = nn.Parameter(scale)
+        self.neuronsteer_shift[name] = nn.Parameter(shift)
         self._move_adapter_to_device_of_base_layer(name)
         self.set_adapter(self.active_adapters, inference_mode=frozen)
 
@@ -92,6 +100,11 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
     def bias(self) -> Any:
         """The bias of the projection, for code that reads it there."""
         return self.get_base_layer().bias
+
+    @property
+    def own_bias(self) -> Any:
+        """The bias that the projection has when nothing is merged."""
+        return self.bias if self._unmerged is None else self._unmerged[2]
 
     # --- values -------------------------------------------------------------------------------
 
@@ -151,13 +164,13 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
 
     def _steer_rows(self, x: Tensor, names: Sequence[str]) -> Tensor:
         if self.merged:
-            raise ParameterError("adapter_names= cannot be used while adapters are merged.")
+            raise ParameterError(
+                "Cannot pass `adapter_names` when there are merged adapters, please call "
+                "`unmerge_adapter` first."
+            )
         repeat, rest = divmod(x.shape[0], len(names))
         if rest:
-            raise ParameterError(
-                f"{len(names)} adapter_names were given, one per row, but the batch has "
-                f"{x.shape[0]} rows."
-            )
+            raise wrong_length(names, x)
         known = list(dict.fromkeys(names))
         tables = [self.dense([name]) for name in known]
         # Beams and returned sequences repeat each row in place; a flattened MLP input its tokens.
@@ -185,25 +198,27 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
         base = self._mergeable()
         # From the original each time: what is merged already has shifts that the next one scales.
         merged = [*self.merged_adapters, *names]
-        if self.merged:
-            self._restore(base)
+        weight, bias = self._original(base)
         scale, shift = self.dense(merged)
         touched = ((scale != 1) | (shift != 0)).nonzero().reshape(-1)
-        weight = _matrix(base)
         columns = weight[:, touched].float()
         added = columns @ shift[touched].to(columns)
         columns = (columns * scale[touched].to(columns)).to(weight.dtype)
         if safe_merge and not bool(columns.isfinite().all() and added.isfinite().all()):
+            tables = {name: torch.stack(self.dense([name])) for name in merged}
+            broken = [name for name, table in tables.items() if not table.isfinite().all()]
             raise ParameterError(
-                f"Merging {', '.join(merged)} gives weights that are not finite; the adapter or "
-                "the model's weights are damaged."
+                f"NaNs detected in the merged weights. The adapter {', '.join(broken or merged)} "
+                "seems to be broken, or the model's own weights are."
             )
-        old_bias = None if base.bias is None else base.bias.data.clone()
-        self._unmerged = (touched, weight[:, touched].clone(), old_bias)
-        weight[:, touched] = columns
+        # Nothing is changed before this line: a refused merge leaves what was merged before.
+        if self.merged:
+            self._restore(base)
+        self._unmerged = (touched, weight[:, touched].clone(), bias)
+        _matrix(base)[:, touched] = columns
         if bool(added.any()):
-            bias = added if old_bias is None else old_bias.float() + added
-            base.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+            added = added if bias is None else bias.float() + added
+            base.bias = nn.Parameter(added.to(weight.dtype), requires_grad=False)
         self.merged_adapters = merged
 
     def unmerge(self) -> None:
@@ -214,6 +229,16 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
         self._restore(self._mergeable())
         self._unmerged = None
         self.merged_adapters = []
+
+    def _original(self, base: Any) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias as they are when nothing is merged."""
+        weight = _matrix(base)
+        if self._unmerged is None:
+            return weight, None if base.bias is None else base.bias.data.clone()
+        touched, columns, bias = self._unmerged
+        weight = weight.clone()
+        weight[:, touched] = columns.to(weight)
+        return weight, bias
 
     @torch.no_grad()
     def _restore(self, base: Any) -> None:
@@ -238,6 +263,14 @@ class NeuronSteerLayer(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return "neuronsteer." + super().__repr__()
+
+
+def wrong_length(names: Sequence[str], rows: Tensor) -> ParameterError:
+    """Return the error for adapter names that are not one per row."""
+    return ParameterError(
+        "Length of `adapter_names` should be the same as the number of inputs, but got "
+        f"{len(names)} and {len(rows)} respectively."
+    )
 
 
 def _matrix(base: Any) -> Tensor:

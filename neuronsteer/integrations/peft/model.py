@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,10 +17,19 @@ from torch import nn
 from ...errors import HubError, LayoutError, MismatchError, ParameterError, did_you_mean
 from ...models import inspect
 from ...neuron_set import NeuronSet
-from ...neuron_set.peft_files import PREFIX, SITE, Affine, adapter_name, affine, steered_labels
+from ...neuron_set.peft_files import (
+    INDEX,
+    PREFIX,
+    SITE,
+    Affine,
+    adapter_name,
+    affine,
+    steered_labels,
+)
 from ...operations import Operation
 from .config import NeuronSteerConfig
-from .layer import BASE, NeuronSteerLayer
+from .layer import BASE, NeuronSteerLayer, wrong_length
+from .merged_bias import keep_biases
 
 
 class NeuronSteerModel(BaseTuner):
@@ -60,7 +68,17 @@ class NeuronSteerModel(BaseTuner):
                 f"Field 'model_type': this adapter was made for {config.model_type}, the model is "
                 f"{anatomy.model_type}. Its base model is {config.base_model_name_or_path}."
             )
-        layers = points if config.neurons is None else config.neurons
+        layers = list(points if config.neurons is None else config.neurons)
+        only = config.layers_to_transform
+        if only is not None and only != []:
+            numbers = [only] if isinstance(only, int) else only
+            unknown = [number for number in numbers if number not in points]
+            if unknown:
+                raise MismatchError(
+                    f"Field 'layers_to_transform': there is no layer {unknown[0]}, the model has "
+                    f"{anatomy.num_layers} layers, counted from 0."
+                )
+            layers = [layer for layer in layers if layer in numbers]
         for layer in layers:
             if layer not in points:
                 raise MismatchError(
@@ -96,9 +114,11 @@ class NeuronSteerModel(BaseTuner):
             if not neurons:
                 return
         if isinstance(target, NeuronSteerLayer):
-            target.update_layer(adapter_name, neurons, config.inference_mode)
+            target.update_layer(adapter_name, neurons, config.inference_mode, config.init_weights)
             return
-        layer = NeuronSteerLayer(target, adapter_name, neurons, config.inference_mode)
+        layer = NeuronSteerLayer(
+            target, adapter_name, neurons, config.inference_mode, config.init_weights
+        )
         if adapter_name not in self.active_adapters:
             # This layer is new, the active adapter does not change it.
             layer.set_adapter(self.active_adapters, inference_mode=True)
@@ -126,15 +146,16 @@ class NeuronSteerModel(BaseTuner):
         names = tuple(given)
         if self.training:
             raise ParameterError(
-                "adapter_names= is for inference; call model.eval() first, or train one adapter."
+                "Cannot pass `adapter_names` when the model is in training mode. Call model.eval() "
+                "first, or train one adapter."
             )
         known = [BASE, *self.peft_config]
-        for name in names:
-            if name not in known:
-                raise ParameterError(
-                    f"There is no adapter {name!r}.{did_you_mean(name, known)} Loaded: "
-                    f"{', '.join(known)}."
-                )
+        unknown = [name for name in dict.fromkeys(names) if name not in known]
+        if unknown:
+            raise ParameterError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}."
+                f"{did_you_mean(unknown[0], known)} Loaded: {', '.join(known)}."
+            )
         _check_rows(names, args, kwargs)
         before = self.row_adapters
         try:
@@ -191,17 +212,48 @@ class NeuronSteerModel(BaseTuner):
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         layers = self.steered_layers()
-        without = [(name, layer.get_base_layer()) for name, layer in layers if _bias(layer) is None]
+        without = [
+            (name, layer.get_base_layer()) for name, layer in layers if layer.own_bias is None
+        ]
         model = super()._unload_and_optionally_merge(*args, **kwargs)
-        gained = [name for name, base in without if _bias(base) is not None]
-        if gained:
-            warnings.warn(
-                f"Merging gave {len(gained)} layers a bias that {type(model).__name__} does not "
-                f"have by itself (first: {gained[0]}). The model is right in memory, but a saved "
-                "copy loses the biases on loading. Save it with neuronsteer bake instead.",
-                stacklevel=3,
-            )
+        keep_biases(
+            model, [name for name, base in without if getattr(base, "bias", None) is not None]
+        )
         return model
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Before any layer has taken its part.
+        self._refuse_other_neurons(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _refuse_other_neurons(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Refuse values that belong to other neurons than those of the adapter they would go to."""
+        given: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in state_dict.items():
+            module, found, adapter = key.removeprefix(prefix).rpartition(f".{INDEX}")
+            if found and key.startswith(prefix):
+                given.setdefault(adapter.removeprefix("."), {})[module] = value
+        for adapter, theirs in given.items():
+            mine = {
+                f"model.{name}": layer.index_of(adapter)
+                for name, layer in self.steered_layers()
+                if layer.has(adapter)
+            }
+            same = mine.keys() == theirs.keys() and all(
+                index is not None and torch.equal(index.cpu(), theirs[name].cpu())
+                for name, index in mine.items()
+            )
+            # PEFT leaves a key without an adapter if the adapter does not change that layer.
+            if not same and (mine or not adapter):
+                label = getattr(self.peft_config.get(adapter), "label", None)
+                name = f" {adapter!r}" * bool(adapter) + f" (label {label!r})" * bool(label)
+                raise MismatchError(
+                    f"The adapter{name} has other neurons than what would be loaded into it, which "
+                    f"is for {min(theirs)}. Load that under another name, or delete the adapter "
+                    "first."
+                )
 
 
 def as_peft_model(
@@ -290,13 +342,8 @@ def _union(configs: Sequence[NeuronSteerConfig]) -> NeuronSteerConfig:
 
 def _check_rows(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     inputs = [kwargs.get(name) for name in ("input_ids", "inputs_embeds", "inputs")]
-    found = next((each for each in (*inputs, *args[:1]) if isinstance(each, torch.Tensor)), None)
+    # Models of other libraries call their input something else.
+    tensors = (*inputs, *args[:1], *kwargs.values())
+    found = next((each for each in tensors if isinstance(each, torch.Tensor)), None)
     if found is not None and found.shape[0] != len(names):
-        raise ParameterError(
-            f"{len(names)} adapter_names were given, one per row, but the batch has "
-            f"{found.shape[0]} rows."
-        )
-
-
-def _bias(module: Any) -> Any:
-    return module.bias
+        raise wrong_length(names, found)
