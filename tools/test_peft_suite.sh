@@ -39,7 +39,7 @@ for version in "$@"; do
     echo "[pytest]" >"$folder/pytest.ini"
     (
         cd "$folder"
-        PYTHONPATH="$folder/src:$root:$root/tools" "$python" -m pytest -q --no-header --tb=line \
+        PYTHONPATH="$folder/src:$root:$root/tools" "$python" -m pytest -q --no-header --tb=short \
             --disable-warnings -c pytest.ini -p no:cacheprovider -p peft_suite \
             peft_tests/test_custom_models.py peft_tests/test_decoder_models.py
     ) || status=1
