@@ -215,7 +215,9 @@ def test_published_cards_are_what_their_facts_give(renderer, path):
     facts = json.loads(path.read_text("utf-8"))
     text = path.with_name("README.md").read_text("utf-8")
     assert text == renderer.render(facts), "run: python tools/render_model_cards.py"
-    assert path.with_name("layer_profile.png").read_bytes().startswith(PNG)
+    # A dense set has no neurons of its own in any layer, and its card no picture.
+    if "layer_profile.png" in path.read_text(encoding="utf-8"):
+        assert path.with_name("layer_profile.png").read_bytes().startswith(PNG)
     assert validate(text) == ([], [])
     assert f'from_pretrained("{facts["repo_id"]}"' in code(text)[0]
 

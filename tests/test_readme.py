@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,11 +42,15 @@ def blocks(text: str, language: str) -> list[str]:
 
 @pytest.fixture
 def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the texts that the README takes for granted."""
+    """A folder with what the README takes for granted: a model, here without chance, and texts."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_folder(), "model")
+    # The likeliest token, and no end before the last one.
+    options = {"do_sample": False, "bos_token_id": 0, "pad_token_id": 2}
+    Path("model", "generation_config.json").write_text(json.dumps(options), encoding="utf-8")
     Path("texts").mkdir()
     for label in LANGUAGES:
-        found = sentences.texts(label, 30, 3, seed=7)
+        found = sentences.texts(label, 100, 3, seed=7)
         Path("texts", f"{label}.txt").write_text("\n".join(found), encoding="utf-8")
     return tmp_path
 
@@ -57,9 +63,7 @@ def languages(texts: list[str]) -> list[str | None]:
 
 
 def test_python_blocks_run_in_order_and_the_first_one_steers(newcomer: Path):
-    first, *rest = (
-        block.replace(f'"{MODEL}"', repr(str(model_folder()))) for block in blocks(README, "python")
-    )
+    first, *rest = (block.replace(f'"{MODEL}"', '"model"') for block in blocks(README, "python"))
     names: dict[str, Any] = {}
     exec(compile(first, "README.md", "exec"), names)
     assert (newcomer / "language-neurons" / "neurons.safetensors").exists()
@@ -81,7 +85,7 @@ def test_python_blocks_run_in_order_and_the_first_one_steers(newcomer: Path):
 def test_the_shell_block_steers(newcomer: Path, call: Callable[..., Result]):
     lines = blocks(README, "bash")[0].strip().splitlines()
     for line in lines:
-        done = call(*shlex.split(line.replace(MODEL, "demo"), comments=True)[1:])
+        done = call(*shlex.split(line.replace(MODEL, "model"), comments=True)[1:])
         assert done.code == 0, done.err
     assert lines[-1].startswith("neuronsteer generate")
     _, english, french, german = re.split("⟦(?:en|fr|de)⟧", done.out)

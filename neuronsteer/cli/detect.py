@@ -102,6 +102,12 @@ def detect(
         parameters or [], {each: DETECTORS.get(each) for each in methods}
     )
     if rate is not None:
+        for each in methods:
+            if "rate" not in {field.name for field in dataclasses.fields(DETECTORS.get(each))}:
+                raise ParameterError(
+                    f"--rate {rate:g}: the method {each} selects no share of the neurons. Use "
+                    "--method effect to steer with few of them, or --method lape to describe."
+                )
         given["rate"] = rate
     with console.working(f"detect {method}", quiet=quiet):
         loaded = Stats.from_pretrained(stats)
