@@ -213,7 +213,7 @@ class Rows:
         facts += [self.model_type, *([self.means_of] if self.means_of else [])]
         digest = hashlib.sha256(json.dumps([*facts, list(self.values)]).encode())
         for column in (self.label, self.layer, self.index, self.score, *self.values.values()):
-            digest.update(column.contiguous().flatten().numpy())
+            digest.update(column.contiguous().flatten().numpy().data)
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
