@@ -68,14 +68,15 @@ def read(
         if not sound or module.get("kind") not in (ROWS, COLUMNS):
             raise ArtifactError(f"{CONFIG}: field 'modules[{place}]' is {shown(module)}.")
         if index is None or delta is None or index.dim() != 1 or delta.dim() != 2:
-            raise ArtifactError(f"{TENSORS}: {module['path']!r} has no index and change.")
+            raise ArtifactError(f"{TENSORS}: {shown(module['path'])} has no index and change.")
         if len(index) != len(delta) or len(index) != module.get("size"):
             raise ArtifactError(
-                f"{TENSORS}: {module['path']!r} has {len(delta)} {module['kind']} for {len(index)} "
-                f"indices; expected {module.get('size')}. The files come from different saves."
+                f"{TENSORS}: {shown(module['path'])} has {len(delta)} {module['kind']} for "
+                f"{len(index)} indices; expected {shown(module.get('size'))}. The files come from "
+                "different saves."
             )
         if not bool(delta.isfinite().all()):
-            raise ArtifactError(f"{TENSORS}: the change of {module['path']!r} is not finite.")
+            raise ArtifactError(f"{TENSORS}: the change of {shown(module['path'])} is not finite.")
         parts.append((Units(module["path"], module["kind"], index.long()), delta.float()))
     return config, parts
 
@@ -92,6 +93,7 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{CONFIG}: field 'modules' is missing.")
     if found.get("format") != FORMAT:
         raise ArtifactError(
-            f"{CONFIG}: field 'format' is {found.get('format')!r}; this neuronsteer reads {FORMAT}."
+            f"{CONFIG}: field 'format' is {shown(found.get('format'))}; this neuronsteer reads "
+            f"{FORMAT}."
         )
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import HookError, LayoutError, MismatchError, ParameterError
+from ..errors import HookError, LayoutError, MismatchError, ParameterError, shown
 from ..hub import public_name
 from ..models import Anatomy, inspect
 from ..models.modules import find, in_size, out_size
@@ -144,8 +144,8 @@ class Enhanced(nn.Module):
         ):
             if config.get(field) != mine:
                 raise MismatchError(
-                    f"Field {field!r}: this enhancement was made for {config.get(field)}, the "
-                    f"model has {mine}. Its base model is {config.get('base_model') or 'unknown'}."
+                    f"Field {field!r}: this enhancement was made for {shown(config.get(field))}, "
+                    f"the model has {mine}. Its base model is {shown(config.get('base_model'))}."
                 )
         facts = {
             name: value
@@ -289,7 +289,7 @@ def _check_sizes(anatomy: Anatomy, saved: Sequence[tuple[Units, Tensor]]) -> Non
 def _module(root: nn.Module, path: str) -> nn.Module:
     found = find(root, path)
     if found is None:
-        raise LayoutError(f"{type(root).__name__} has no module {path!r}.")
+        raise LayoutError(f"{type(root).__name__} has no module {shown(path)}.")
     return found
 
 

@@ -83,7 +83,9 @@ CASES = {
     "method": ("detect @stats --method lap -o @tmp/n", "Did you mean 'lape'"),
     "rate": ("detect @stats --method lape --rate 7 -o @tmp/n", "--rate 7"),
     "rate of nothing": ("detect @stats --rate 0.1 -o @tmp/n", "selects no .* --method effect"),
-    "parameter": ("detect @stats --method lape --set fliter=0.5 -o @tmp/n", "Did you mean 'filter'"),
+    "parameter": (
+        "detect @stats --method lape --set fliter=0.5 -o @tmp/n", "Did you mean 'filter'"
+    ),
     "parameter without value": ("detect @stats --set filter -o @tmp/n", "NAME=VALUE"),
     "label to detect": ("detect @stats --labels en,jp -o @tmp/n", "jp"),
     "one label": ("detect @stats --labels en -o @tmp/n", "'diffmean' compares labels"),
