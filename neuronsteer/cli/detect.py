@@ -40,7 +40,7 @@ def detect(
     method: Annotated[
         str,
         typer.Option(
-            help="A detector: diffmean steers best, effect selects neurons to steer with, lape "
+            help="A detector: diffmean steers, effect selects neurons to steer with, lape "
             "those active for one label only; 'neuronsteer methods' lists all. With --tune, give "
             "several (diffmean,effect) and the best is kept."
         ),

@@ -100,7 +100,7 @@ def detect(
         stats: What `collect` returned, or `Stats.from_counts`; or the folder or Hub repository that
             statistics were saved to.
         method: Name of a detector (`neuronsteer methods` lists them), or a detector. The default
-            makes a set that steers well and selects nothing; `"effect"` selects the neurons that
+            makes a set that steers and selects nothing; `"effect"` selects the neurons that
             push most towards a label, `"lape"` those that are active for it only.
         **parameters: Parameters of the method, e.g. `rate=0.01`.
 

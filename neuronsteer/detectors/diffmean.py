@@ -31,9 +31,10 @@ class DiffMean(Detector):
     residual stream after the layer; at `mlp.neuron` they are all neurons. A row's score is the size
     of its difference.
 
-    This is what `detect` does by default, because it steers real models best: a small part of the
-    vector in many layers, without the massive coordinates of the residual stream. It does not tell
-    which neurons matter, and a method that does must be compared with it.
+    This is what `detect` does by default: a small part of the vector in many layers, without the
+    massive coordinates of the residual stream. Of what was tried on gemma-3-270m it steers best
+    (`benchmarks/all_pairs.py`); for other models that has to be measured. It does not tell which
+    neurons matter, and a method that does must be compared with it.
 
     A vector that is added in one layer goes on to all later ones, so that n layers take a smaller
     factor each. With `layers="all"` it is ReCoVeR (arXiv:2509.14814), which in addition gives every
@@ -44,8 +45,8 @@ class DiffMean(Detector):
     Args:
         site: `"resid"`, `"mlp.neuron"`, or any other site whose sums were collected.
         layers: The layers, e.g. "0-3", 5 or [0, -1]. `None` means all of them, except at `resid`
-            every second one (0, 2, 4, …), which steers as well as all and takes half the space.
-            "auto", at `resid`, chooses one layer from the means alone. In every layer, coordinates
+            every second one (0, 2, 4, …), which steered gemma-3-270m as well as all and takes half
+            the space. "auto", at `resid`, chooses one layer from the means alone. In every layer, coordinates
             whose mean size (the mean over the labels of |mean|) is more than 20 times the layer's
             median are left out. Labels are apart by the root mean square distance of their means
             from the mean of the means, divided by the mean length of their means. Of the layers in
