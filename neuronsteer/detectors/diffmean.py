@@ -46,12 +46,12 @@ class DiffMean(Detector):
         site: `"resid"`, `"mlp.neuron"`, or any other site whose sums were collected.
         layers: The layers, e.g. "0-3", 5 or [0, -1]. `None` means all of them, except at `resid`
             every second one (0, 2, 4, …), which steered gemma-3-270m as well as all and takes half
-            the space. "auto", at `resid`, chooses one layer from the means alone. In every layer, coordinates
-            whose mean size (the mean over the labels of |mean|) is more than 20 times the layer's
-            median are left out. Labels are apart by the root mean square distance of their means
-            from the mean of the means, divided by the mean length of their means. Of the layers in
-            which they are apart by at most 1.25 times the least, the middle one is chosen, of an
-            even number the lower. `results` keeps the measure of every layer.
+            the space. "auto", at `resid`, chooses one layer from the means alone. In every layer,
+            coordinates whose mean size (the mean over the labels of |mean|) is more than 20 times
+            the layer's median are left out. Labels are apart by the root mean square distance of
+            their means from the mean of the means, divided by the mean length of their means. Of
+            the layers in which they are apart by at most 1.25 times the least, the middle one is
+            chosen, of an even number the lower. `results` keeps the measure of every layer.
         source: What the scores compare with: a label, or "others", the mean of the other labels'
             means. The source label's own rows are compared with all others. A label is also what
             steering leaves by default; otherwise that is read off the prompt.
