@@ -33,7 +33,6 @@ from short_vocabulary import shorten
 import neuronsteer as ns
 from neuronsteer.evaluation.candidates import identifier_among
 from neuronsteer.evaluation.experiments._saved_cases import SavedCases
-from neuronsteer.evaluation.metrics.codes import same
 from neuronsteer.evaluation.readers import beginning, thinned
 from neuronsteer.evaluation.tuning.budget import Budget
 from neuronsteer.evaluation.tuning.measurements import (
@@ -42,6 +41,7 @@ from neuronsteer.evaluation.tuning.measurements import (
     Setting,
     TuningSettings,
 )
+from neuronsteer.languages import same
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -43,7 +43,6 @@ from neuronsteer.evaluation.bootstrap import wilson
 from neuronsteer.evaluation.candidates import identifier_among
 from neuronsteer.evaluation.continuations import continue_rows, decode, encode_prompt
 from neuronsteer.evaluation.experiments._saved_cases import SavedCases
-from neuronsteer.evaluation.metrics.codes import same
 from neuronsteer.evaluation.metrics.scoring import text_likelihoods
 from neuronsteer.evaluation.readers import beginning, thinned
 from neuronsteer.evaluation.tuning.budget import Budget
@@ -56,6 +55,7 @@ from neuronsteer.evaluation.tuning.measurements import (
 )
 from neuronsteer.evaluation.tuning.sampling import PromptSeededSampling
 from neuronsteer.hub.atomic_files import write_file
+from neuronsteer.languages import same
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

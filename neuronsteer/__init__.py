@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .neuron_set import NeuronSet
     from .operations import operation
     from .stats import Stats, collect
+    from .steering.keeping import keep
     from .steering.label_sums import arith
     from .steering.schedule import Condition, Schedule
     from .steering.steerer import Steerer, attach
@@ -50,6 +51,7 @@ _MODULES = {
     "enhance": "enhancement",
     "evaluate": "evaluation.experiments.run",
     "export": "exports",
+    "keep": "steering.keeping",
     "metrics": "evaluation.metrics",
     "operation": "operations",
     "tune": "evaluation.tuning",
@@ -74,6 +76,7 @@ __all__ = [
     "enhance",
     "evaluate",
     "export",
+    "keep",
     "metrics",
     "operation",
     "tune",

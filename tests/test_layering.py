@@ -19,7 +19,7 @@ LIMIT = 600
 # import each other. A module is here a file or a folder directly in neuronsteer/.
 LAYERS = """
 errors
-registry, hub
+registry, hub, languages
 models, operations
 neuron_set
 codecs, steering

@@ -8,7 +8,7 @@ from the texts' writing system, not from here.
 
 from __future__ import annotations
 
-from ..evaluation.metrics.codes import canonical, script, scripts
+from ..languages import canonical, script, scripts
 
 SAME_BRANCH, SAME_FAMILY, UNRELATED = RELATIONS = ("same branch", "same family", "unrelated")
 

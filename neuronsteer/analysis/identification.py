@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import ParameterError, StatsError
 from ..evaluation.bootstrap import interval
-from ..evaluation.metrics.codes import same
 from ..evaluation.metrics.langid import IdentifierLike, identify_languages
+from ..languages import same
 from ..stats import collect
 from . import ANALYSES, Analysis, Result
 from ._lines import halves, lines

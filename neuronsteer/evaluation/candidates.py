@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import ParameterError
-from .metrics.codes import neighbours
+from ..languages import neighbours
 from .metrics.langid import Identifier, IdentifierLike, identifier
 from .readers import languages as built_in_languages
 

@@ -11,10 +11,10 @@ import torch
 
 from ..errors import ParameterError, TextError
 from ..hub.atomic_files import write_file
+from ..languages import same
 from ..stats.texts import read_lines
 from .candidates import identifier_among
 from .continuations import continue_rows, decode, encode_prompt
-from .metrics.codes import same
 from .metrics.fluency import degenerate
 from .metrics.langid import Identifier, IdentifierLike
 

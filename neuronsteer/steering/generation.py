@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import HookError, ScheduleError
 from ..models.plain_copies import keep_copies_plain, ours, release
+from ..models.wrapped_methods import wrap_method
 from .layer_hooks import MIXED, Plan, uncounted, watch_root
 from .prompt_reader import end_of_prompt
 from .recomputed_layers import RecomputedLayer
@@ -149,7 +150,7 @@ class GenerationTracker:
                 ("init_continuous_batching", self._init_batching),
             ):
                 if hasattr(root, name):
-                    undo.append(_wrap(root, name, around))
+                    undo.append(wrap_method(root, name, around))
         finally:
             self._undo = undo
 
@@ -552,32 +553,6 @@ def _remember(state: SteererState, cache: Any, prompt: Prompt) -> None:
         state.prompts[cache] = prompt
     except TypeError:
         return  # a cache of the user's own making: it has to be told with prompt_length
-
-
-def _wrap(root: Any, name: str, around: Callable[..., Any]) -> Callable[[], None]:
-    """Put `around(original, …)` before a method of this one object; return what undoes it."""
-    original = getattr(root, name)
-    shadowed = root.__dict__.get(name)
-    live = True
-
-    # generate() looks at the signature of prepare_inputs_for_generation: wraps() preserves it.
-    @functools.wraps(original)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return around(original, *args, **kwargs) if live else original(*args, **kwargs)
-
-    root.__dict__[name] = ours(wrapper) if shadowed is None else ours(wrapper, instead=shadowed)
-
-    def undo() -> None:
-        nonlocal live
-        live = False
-        if root.__dict__.get(name) is not wrapper:
-            return  # somebody wrapped ours: it stays in their chain and only passes calls on
-        if shadowed is None:
-            del root.__dict__[name]
-        else:
-            root.__dict__[name] = shadowed
-
-    return undo
 
 
 def _packed() -> ScheduleError:

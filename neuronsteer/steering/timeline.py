@@ -59,11 +59,12 @@ class _Progress:
 
 @dataclass(eq=False)
 class RowText:
-    """The generated tokens of one row, and how far each schedule's conditions have come in them."""
+    """The generated tokens of one row, and what is known of the text after each of them."""
 
     tokens: list[int] = field(default_factory=list)
-    #: Per schedule, its progress after 0, 1, 2, … tokens: after a rejected draft it goes back.
-    progress: dict[Schedule, list[_Progress]] = field(default_factory=dict)
+    #: Per schedule (or whoever follows the text), how far it has come after 0, 1, 2, … tokens:
+    #: after a rejected draft it goes back.
+    progress: dict[Any, list[Any]] = field(default_factory=dict)
     _known: Tensor | None = None
 
     def common(self, ids: Tensor) -> int:

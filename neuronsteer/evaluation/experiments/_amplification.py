@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
+from ...languages import same
 from ..bootstrap import mean
-from ..metrics.codes import same
 from ..reports import blocks
 from . import Case, Experiment, Finding, Observation
 from ._model_under_test import ModelUnderTest

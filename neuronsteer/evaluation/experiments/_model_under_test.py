@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from ...languages import canonical, same
 from ...neuron_set import NeuronSet
 from ...neuron_set.row_values import is_relative
 from ...operations import operation as make_operation
 from ...steering.steerer import OperationLike, Steerer, Target, attach
 from ..continuations import continue_rows, decode, encode_prompt
-from ..metrics.codes import canonical, same
 from ..metrics.fluency import degenerate, distinct_ngrams
 from ..metrics.langid import IdentifierLike, identifier
 from ..readers import EvaluationData, languages, thinned

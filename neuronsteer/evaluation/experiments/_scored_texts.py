@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..metrics.codes import same
+from ...languages import same
 
 _SHOWN = 12
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import TextError
+from ...languages import canonical
 from ..metrics import metric
-from ..metrics.codes import canonical
 from . import EXPERIMENTS
 from ._amplification import OFF, Amplification
 from ._model_under_test import ModelUnderTest

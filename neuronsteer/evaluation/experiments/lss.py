@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
+from ...languages import same
 from ..metrics import metric
-from ..metrics.codes import same
 from ..metrics.lss import Fact, log_odds
 from ..readers import thinned
 from ..reports import blocks

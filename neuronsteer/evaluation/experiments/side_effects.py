@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
+from ...languages import same
 from ..bootstrap import interval
 from ..metrics import metric
-from ..metrics.codes import same
 from ..reports import blocks
 from . import EXPERIMENTS, Case, Experiment, Finding, Observation
 from ._model_under_test import ModelUnderTest

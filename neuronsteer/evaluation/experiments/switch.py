@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
+from ...languages import same
 from ...steering.schedule import Schedule
 from ..bootstrap import mean
 from ..continuations import decode
-from ..metrics.codes import same
 from ..metrics.fluency import degenerate
 from ..reports import blocks
 from . import EXPERIMENTS, Case, Experiment, Finding, Observation

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from .codes import canonical
+from ...languages import canonical
 
 # Where the comma is the decimal sign and the point separates thousands.
 _DECIMAL_COMMA = (

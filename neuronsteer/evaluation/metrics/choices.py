@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ParameterError
+from ...languages import canonical
 from ...registry import Registry
-from .codes import canonical
 
 
 @dataclass(frozen=True)

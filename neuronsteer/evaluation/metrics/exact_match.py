@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...errors import ParameterError
+from ...languages import same
 from ..bootstrap import mean
 from . import METRICS, Metric, Score, aligned, check_choice
 from .answers import f1, numbers, tokens
-from .codes import same
 from .langid import IdentifierLike, identify_languages
 
 _KINDS = ("number", "span")

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ...errors import ParameterError, require
+from ...languages import canonical
 from . import check_share
-from .codes import canonical
 
 
 class LanguageGuess(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...languages import same, script, scripts, unspaced
 from ..bootstrap import interval, mean
 from . import METRICS, Metric, Score, aligned
-from .codes import same, script, scripts, unspaced
 from .langid import IdentifierLike, identify_languages
 
 _WORD = re.compile(r"[^\W\d_]+")

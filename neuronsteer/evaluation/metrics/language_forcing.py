@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...languages import canonical, same
 from ..bootstrap import mean
 from . import METRICS, Metric, Score, aligned, check_share
-from .codes import canonical, same
 from .fluency import FLOOR, NGRAM, degenerate, distinct_ngrams
 from .langid import IdentifierLike, identify_languages
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ...errors import ParameterError
+from ...languages import same
 from ...steering.steerer import OperationLike, Steerer
 from ..bootstrap import mean
 from . import METRICS, Metric, Score, aligned
-from .codes import same
 from .scoring import Switch, likelihoods, switching
 
 

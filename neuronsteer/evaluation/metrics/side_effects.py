@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from ...errors import ParameterError
+from ...languages import same
 from ...steering.steerer import OperationLike, Steerer
 from ..bootstrap import interval
 from . import METRICS, Metric, Score, aligned
-from .codes import same
 from .scoring import Switch, TokenRow, forward, switching, window_length, windows
 
 

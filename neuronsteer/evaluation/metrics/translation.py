@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import MissingExtraError, ParameterError, require
+from ...languages import canonical, unspaced
 from ..bootstrap import interval
 from . import METRICS, Metric, Score, aligned
-from .codes import canonical, unspaced
 
 #: sacrebleu's own names. Without these, a sentence of Japanese is one word.
 _TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}

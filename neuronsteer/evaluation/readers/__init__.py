@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ParameterError, TextError, did_you_mean
-from ..metrics.codes import same, unspaced
+from ...languages import same, unspaced
 from . import facts, hub
 from .files import Record, per_label, read_rows
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import TextError
-from ..metrics.codes import same, unspaced
+from ...languages import same, unspaced
 from ..metrics.lss import Fact
 from .files import Record, per_label, read_rows
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TextError
+from ...languages import canonical
 from ...stats.texts import OPENERS, read_lines, suffix_of
-from ..metrics.codes import canonical
 
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json", ".tsv")
 # FLORES names its files fra_Latn.dev and fra_Latn.devtest.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...errors import ParameterError, TextError, require
-from ..metrics.codes import canonical
+from ...languages import canonical
 
 PREFIX = "hf://"
 

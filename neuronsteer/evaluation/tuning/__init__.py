@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ParameterError, unknown_label
+from ...languages import same
 from ...models import inspect
 from ...models.special_tokens import unwritten_tokens
 from ...neuron_set import NeuronSet
@@ -19,7 +20,6 @@ from ...operations import operation
 from ...stats.identity import model_identity, tokenizer_identity
 from ..candidates import identifier_among
 from ..experiments._saved_cases import SavedCases
-from ..metrics.codes import same
 from ..metrics.langid import Identifier, IdentifierLike
 from .budget import Budget, BudgetSpentError, Clock, seconds_of
 from .candidate_sets import GivenSets, candidate_sets, combined

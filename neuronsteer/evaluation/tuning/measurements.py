@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...languages import same
 from ...models.special_tokens import end_tokens
 from ...neuron_set import NeuronSet
 from ...stats.forward import evaluating
@@ -18,7 +19,6 @@ from ...steering.steerer import attach
 from ..bootstrap import wilson
 from ..continuations import continue_rows, decode, encode_prompt
 from ..experiments._saved_cases import SavedCases
-from ..metrics.codes import same
 from ..metrics.fluency import NGRAM
 from ..metrics.langid import Identifier
 from ..metrics.scoring import Likelihood, TokenRow, score_rows

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import TextError
+from ...languages import unspaced
 from ..continuations import decode
-from ..metrics.codes import unspaced
 from ..metrics.fluency import NGRAM, distinct_ngrams
 from ..metrics.scoring import TokenRow
 from ..readers import beginning, thinned

@@ -7,7 +7,6 @@ import pytest
 
 from neuronsteer.errors import MissingExtraError, ParameterError
 from neuronsteer.evaluation.metrics import METRICS, metric
-from neuronsteer.evaluation.metrics.codes import canonical, same, scripts
 from neuronsteer.evaluation.metrics.fluency import degenerate, distinct_ngrams
 from neuronsteer.evaluation.metrics.langid import (
     FastText,
@@ -15,6 +14,7 @@ from neuronsteer.evaluation.metrics.langid import (
     identifier,
     identify_languages,
 )
+from neuronsteer.languages import canonical, same, scripts
 
 from .texts import BY_LANGUAGE, CHINESE, ENGLISH, FRENCH, GERMAN, JAPANESE, RUSSIAN, by_script
 

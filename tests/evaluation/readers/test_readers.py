@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from neuronsteer.errors import NeuronSteerError, ParameterError, TextError
-from neuronsteer.evaluation.metrics.codes import same, scripts
 from neuronsteer.evaluation.readers import (
     KINDS,
     EvaluationData,
@@ -21,6 +20,7 @@ from neuronsteer.evaluation.readers import (
 )
 from neuronsteer.evaluation.readers.files import per_label, read_rows
 from neuronsteer.evaluation.readers.hub import Address
+from neuronsteer.languages import same, scripts
 
 LABELS = ["en", "de", "zh"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from neuronsteer.errors import TextError
-from neuronsteer.evaluation.metrics.codes import neighbours
 from neuronsteer.evaluation.metrics.scoring import score_rows
 from neuronsteer.evaluation.tuning import reference
+from neuronsteer.languages import neighbours
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 

@@ -35,6 +35,7 @@ _ALIASES = {
 }  # fmt: skip
 _CODES = _PAIRS.split()
 _THREE: dict[str, str] = dict(zip(_CODES[1::2], _CODES[::2], strict=True))
+_KNOWN = frozenset(_CODES) | frozenset(_ALIASES.values())
 
 # Scripts by the first word of their characters' Unicode names.
 _SCRIPTS = {
@@ -46,6 +47,20 @@ _SCRIPTS = {
     "SINHALA": "si", "THAI": "th", "LAO": "lo", "TIBETAN": "bo dz", "MYANMAR": "my",
     "KHMER": "km", "ETHIOPIC": "am ti", "HANGUL": "ko", "CJK": "zh yue ja ko",
     "HIRAGANA": "ja", "KATAKANA": "ja", "KATAKANA-HIRAGANA": "ja", "YI": "ii",
+}  # fmt: skip
+# What a language may be written in, but hardly ever is today.
+_RARE = {"ko": frozenset({"CJK"})}
+# Letters of no script: mathematics, ordinals, phonetics, and marks that go on any letter.
+_NEUTRAL = frozenset({
+    "ALEF", "ANGSTROM", "BET", "BLACK-LETTER", "CARON", "COMBINING", "DALET", "DOUBLE-STRUCK",
+    "EULER", "FEMININE", "GIMEL", "INFORMATION", "KELVIN", "MASCULINE", "MATHEMATICAL", "MICRO",
+    "MODIFIER", "MUSICAL", "OHM", "PLANCK", "ROMAN", "SCRIPT", "SUPERSCRIPT", "TURNED", "UNKNOWN",
+    "VARIATION",
+})  # fmt: skip
+# Names of characters that do not begin with their script.
+_OTHER_NAMES = {
+    "BOPOMOFO": "CJK", "IDEOGRAPHIC": "CJK", "VIETNAMESE": "CJK", "HENTAIGANA": "HIRAGANA",
+    "MASU": "KATAKANA", "VERTICAL": "KATAKANA",
 }  # fmt: skip
 # Written without spaces between words: what counts words has to count characters here.
 _UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my", "bo", "dz"})
@@ -90,6 +105,16 @@ def scripts(label: str) -> frozenset[str]:
     return found or frozenset({"LATIN"})
 
 
+def usual_scripts(label: str) -> frozenset[str]:
+    """Return the scripts that text of a language is usually in: Korean, without Chinese ones."""
+    return scripts(label) - _RARE.get(canonical(label), frozenset())
+
+
+def is_known(label: str) -> bool:
+    """Whether a label is the code of a language."""
+    return canonical(label) in _KNOWN
+
+
 def unspaced(label: str | None) -> bool:
     """Whether the language is written without spaces between words."""
     return label is not None and canonical(label) in _UNSPACED
@@ -101,3 +126,18 @@ def script(character: str) -> str | None:
     if not character.isalpha():
         return None
     return unicodedata.name(character, "UNKNOWN").split(" ")[0].removeprefix("FULLWIDTH")
+
+
+@lru_cache(maxsize=65536)
+def script_of(character: str) -> str | None:
+    """Return the script that a character belongs to; `None` if text of any script may have it.
+
+    Unlike with `script`, vowel signs and other marks of a script count, and letters that are
+    mathematics do not.
+    """
+    if unicodedata.category(character)[0] not in "LM":
+        return None
+    first = unicodedata.name(character, "UNKNOWN")
+    first = first.removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ").split(" ")[0]
+    first = _OTHER_NAMES.get(first, first)
+    return None if first in _NEUTRAL else first

@@ -1,0 +1,145 @@
+"""`keep`: a model that stays in the language it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from ...errors import HookError, ParameterError
+from ...models import inspect
+from ...models.plain_copies import keep_copies_plain, release
+from ...models.wrapped_methods import wrap_method
+from .vocabulary_gate import PROMPT, Candidates, Refusal, VocabularyGate
+
+ANSWER, THINKING, ALL = "answer", "thinking", "all"
+#: Where `generate` takes logits processors if they are not named.
+_POSITION = 2
+
+
+class Keeper:
+    """A model whose generations are kept in a language; made by `keep()`.
+
+    Every `generate` of the model gets a vocabulary gate, those of pipelines and streamers too.
+    Use it as a context manager, or call `detach()`.
+    """
+
+    def __init__(self, model: Any, make_gate: Callable[[Candidates], VocabularyGate], reach: float):
+        root: Any = inspect(model).root
+        if not root.can_generate():
+            raise HookError(
+                f"{type(root).__name__} generates nothing that could be kept in a language. Load "
+                "it with AutoModelForCausalLM."
+            )
+        self._root, self._make_gate, self._reach = root, make_gate, reach
+        self._gate: VocabularyGate | None = None
+        keep_copies_plain(root)
+        self._undo: Callable[[], None] | None = wrap_method(root, "generate", self._generate)
+
+    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if getattr(kwargs.get("generation_config"), "is_assistant", False):
+            return original(*args, **kwargs)  # a draft of this model's own, with the gate already
+        given = dict(zip(("inputs", "generation_config", "logits_processor"), args, strict=False))
+        before = given.get("logits_processor", kwargs.get("logits_processor"))
+        gate = self._make_gate(Candidates.of(self._root, {**given, **kwargs}, self._reach))
+        processors = [*(before or ()), gate]
+        self._gate = gate
+        if len(args) > _POSITION:
+            args = (*args[:_POSITION], processors, *args[_POSITION + 1 :])
+            return original(*args, **kwargs)
+        return original(*args, **{**kwargs, "logits_processor": processors})
+
+    def report(self) -> list[Refusal]:
+        """Return what was held back in the last generation: where, what, and what came instead."""
+        return [] if self._gate is None else self._gate.refused
+
+    def detach(self) -> None:
+        """Let the model generate as before; calling it twice is fine."""
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo()
+            release(self._root)
+            self._root = None
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+
+def keep(
+    model: Any,
+    tokenizer: Any,
+    language: str | None | Sequence[str | None],
+    *,
+    where: str = ANSWER,
+    thinking: str | None = None,
+    allow: str | Iterable[str] = PROMPT,
+    names: int = 6,
+    reach: float = 0.01,
+    marks: tuple[str, str] = ("<think>", "</think>"),
+) -> Keeper:
+    """Keep what a model generates in the scripts of a language; no neuron set is needed.
+
+    Tokens with letters of a foreign script are held back wherever a token without any is among
+    those that would be chosen; elsewhere the logits stay as they are, bit by bit. That stops
+    Chinese characters in an English answer, and a Korean answer that goes on in English. Languages
+    that share a script, as English and French do, cannot be told apart so: steer (`attach`).
+
+    Args:
+        model: A causal LM of transformers, bare or PEFT-wrapped.
+        tokenizer: Its tokenizer.
+        language: A language code, or a list with one per row of the batch; `None` leaves a row
+            alone.
+        where: For reasoning models: "answer" leaves thoughts alone, "thinking" answers, "all"
+            nothing.
+        thinking: Another language for the thoughts: `keep(model, tokenizer, "ko", thinking="en")`.
+        allow: Words that stay allowed. "prompt": foreign words of the prompt, if they are at most a
+            quarter of it.
+        names: Latin tokens in a row that may stand in a text of another script.
+        reach: Where nothing is sampled: what counts as a choice is at least this share as likely as
+            the likeliest token.
+        marks: What begins and what ends a thought.
+
+    Returns:
+        A context manager; `detach()` ends it, and `report()` tells what was held back.
+
+    Example:
+        >>> with ns.keep(model, tokenizer, "ko") as kept:  # doctest: +SKIP
+        ...     model.generate(**inputs)
+        ...     kept.report()
+    """
+    if where not in (ANSWER, THINKING, ALL):
+        raise ParameterError(f"where={where!r}; it is 'answer', 'thinking' or 'all'.")
+    if where != ANSWER and thinking is None:
+        if language is not None and not isinstance(language, str):
+            raise ParameterError(
+                f"where={where!r} takes one language for the thoughts of all rows; pass "
+                "thinking='en' beside the list."
+            )
+        thinking = language
+    answer = None if where == THINKING else language
+    if not isinstance(allow, str):
+        allow = tuple(allow)
+    if not 0 < reach <= 1:
+        raise ParameterError(f"reach={reach}: it is a share of a probability, above 0, at most 1.")
+
+    def gate(candidates: Candidates) -> VocabularyGate:
+        return VocabularyGate(
+            tokenizer,
+            answer,
+            allow=allow,
+            thinking=thinking,
+            marks=marks,
+            names=names,
+            candidates=candidates,
+        )
+
+    gate(Candidates())  # what is wrong is said now, not in the first generation
+    return Keeper(model, gate, reach)
