@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
+from .errors import ParameterError
+
 # ISO 639-1 and 639-3. Lingua says `fr`, GlotLID `fra_Latn`, a neuron set perhaps `fr-CA`.
 _PAIRS = """
 aa aar ab abk ae ave af afr ak aka am amh an arg ar ara as asm av ava ay aym az aze ba bak be bel
@@ -110,9 +112,13 @@ def usual_scripts(label: str) -> frozenset[str]:
     return scripts(label) - _RARE.get(canonical(label), frozenset())
 
 
-def is_known(label: str) -> bool:
-    """Whether a label is the code of a language."""
-    return canonical(label) in _KNOWN
+def check_known(label: str) -> None:
+    """Raise if a label is not the code of a language."""
+    if canonical(label) not in _KNOWN:
+        raise ParameterError(
+            f"{label!r} is not the code of a language, so its script is unknown. Use an ISO 639 "
+            "code, for instance 'ko' or 'pt-BR'."
+        )
 
 
 def unspaced(label: str | None) -> bool:

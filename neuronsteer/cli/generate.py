@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +11,16 @@ import typer
 from ..errors import ParameterError
 from . import console, options
 from .commands import command
-from .steered_text import GenerationRequest, LabelPrinter, generate_text, length_for
+from .steered_text import (
+    GeneratedText,
+    GenerationRequest,
+    LabelPrinter,
+    generate_text,
+    length_for,
+)
 
 if TYPE_CHECKING:
+    from ..neuron_set import NeuronSet
     from ..steering.schedule import Schedule
 
 _TOKENS = 64
@@ -25,12 +33,20 @@ _TOKENS = 64
     neuronsteer generate MODEL SET --schedule en,24:fr,64:ja --prompt "The weather" --stream
     neuronsteer generate demo demo --to "fr - en" --prompt "The weather"
     neuronsteer generate MODEL SET --to de --away-from en --operation add --prompt "Once"
+    neuronsteer generate MODEL --keep ko --prompt "날씨"
     echo "The weather" | neuronsteer generate MODEL SET --to fr --prompt - --json
     """,
 )
 def generate(
     model: options.Model,
-    neurons: options.NeuronSet,
+    neurons: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SET",
+            help="Folder or Hub id of a neuron set; 'demo' is the embedded one. Not needed with "
+            "--keep.",
+        ),
+    ] = None,
     *,
     to: options.To = None,
     schedule: Annotated[
@@ -39,6 +55,14 @@ def generate(
             metavar="SCHEDULE",
             help="Labels over generated tokens: en,24:fr,64:ja starts with en and switches at "
             "tokens 24 and 64; '-' means no label.",
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LANGUAGE",
+            help="Hold back words in scripts that this language is not written in (a code: ko), "
+            "with or without steering.",
         ),
     ] = None,
     prompt: Annotated[
@@ -70,28 +94,28 @@ def generate(
         raise ParameterError("--json prints one object at the end, --stream prints tokens: choose.")
     text = _read_prompt(prompt)
     target = _read_schedule(to, schedule)
-    from ..steering.schedule import Schedule
     from .models import load_set
 
-    rows = load_set(neurons)
-    if target is None and rows.schedule is not None:
-        stored = rows.schedule
-        target = Schedule.parse(stored) if isinstance(stored, str) else Schedule.from_dict(stored)
-    if target is None:
+    if neurons is None and (keep is None or target is not None):
         raise ParameterError(
-            f"Say what to steer to: --to LABEL or --schedule. The set has {', '.join(rows.labels)}."
+            "A neuron set is missing: neuronsteer generate MODEL SET --to LABEL. Without one, text "
+            "can only be kept in a language: --keep LANGUAGE."
         )
+    rows = None if neurons is None else load_set(neurons)
+    target = target or _stored_schedule(rows, keep)
     request = GenerationRequest(
         prompt=text,
         schedule=target,
-        **steering.arguments(rows.operation),
+        keep=keep,
+        **steering.arguments(rows.operation if rows else {}),
         max_new_tokens=length_for(target, max_new_tokens, _TOKENS, quiet=quiet),
         temperature=temperature,
         seed=seed,
     )
     request.check(rows)
     loaded, tokenizer = loading.load(model)
-    printer = LabelPrinter(console.out(), tuple(dict.fromkeys(rows.labels + target.labels)))
+    labels = () if rows is None else rows.labels
+    printer = LabelPrinter(console.out(), tuple(dict.fromkeys(labels + target.labels)))
     legend = printer.legend(target.labels)
     if legend and not (quiet or as_json):
         console.err().print(legend)
@@ -105,6 +129,7 @@ def generate(
                 "schedule": str(target),
                 "tokens": done.tokens,
                 "report": done.report,
+                "refused": [dataclasses.asdict(each) for each in done.refused],
             }
         )
     elif not stream:
@@ -112,6 +137,31 @@ def generate(
         for span in done.spans:
             printer.piece(done.text[span["start"] : span["end"]], span["label"])
         printer.end()
+    _say_refused(done, quiet)
+
+
+def _say_refused(done: GeneratedText, quiet: bool) -> None:
+    if done.refused:
+        some = ", ".join(
+            f"{each.text.strip()!r} ({each.probability:.0%}) → {each.instead.strip()!r}"
+            for each in done.refused[:5]
+        )
+        more = "" if len(done.refused) <= 5 else ", …"
+        console.note(f"Held back at {len(done.refused)} tokens: {some}{more}", quiet=quiet)
+
+
+def _stored_schedule(rows: NeuronSet | None, keep: str | None) -> Schedule:
+    """Return what the set itself says to follow; nothing, if text is only to be kept."""
+    from ..steering.schedule import Schedule
+
+    stored = None if rows is None else rows.schedule
+    if stored is not None:
+        return Schedule.parse(stored) if isinstance(stored, str) else Schedule.from_dict(stored)
+    if rows is not None and keep is None:
+        raise ParameterError(
+            f"Say what to steer to: --to LABEL or --schedule. The set has {', '.join(rows.labels)}."
+        )
+    return Schedule(None)
 
 
 def _read_prompt(given: str | None) -> str:

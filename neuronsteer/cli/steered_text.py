@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from . import console
 if TYPE_CHECKING:
     from ..neuron_set import NeuronSet
     from ..operations import Operation
+    from ..steering.keeping import Refusal
     from ..steering.schedule import Schedule
 
 #: Tokens that are generated after the last switch, unless the user says how many there are.
@@ -39,6 +41,7 @@ class GenerationRequest:
         min_new_tokens: The text does not end before that many.
         temperature: 0 takes the likeliest token.
         seed: For sampling.
+        keep: The language that the text is kept in, see `ns.keep`.
     """
 
     prompt: str
@@ -52,12 +55,18 @@ class GenerationRequest:
     min_new_tokens: int = 0
     temperature: float = 0.0
     seed: int = 0
+    keep: str | None = None
 
-    def check(self, neurons: NeuronSet) -> None:
-        """Raise for a label the set does not have, before a large model is loaded."""
+    def check(self, neurons: NeuronSet | None) -> None:
+        """Raise for what the set does not have, before a large model is loaded."""
+        from ..languages import check_known
         from ..steering.label_sums import arith
         from ..steering.steerer import PREVIOUS
 
+        if self.keep is not None:
+            check_known(self.keep)
+        if neurons is None:
+            return
         away = () if tuple(self.away_from) == (PREVIOUS,) else self.away_from
         for label in (*self.schedule.labels, *away):
             if label in neurons.labels or label in neurons.means_of:
@@ -94,6 +103,7 @@ class GeneratedText:
         spans: Which label made which part of `text`, see `token_text.locate`.
         tokens: Number of generated tokens.
         report: What was steered, per layer.
+        refused: Tokens that were held back to keep the language.
     """
 
     prompt: str
@@ -101,16 +111,18 @@ class GeneratedText:
     spans: list[dict[str, Any]]
     tokens: int
     report: dict[str, Any]
+    refused: Sequence[Refusal] = ()
 
 
 def generate_text(
     model: Any,
     tokenizer: Any,
-    neurons: NeuronSet,
+    neurons: NeuronSet | None,
     request: GenerationRequest,
     printer: LabelPrinter | None = None,
 ) -> GeneratedText:
     """Generate one text; with a printer, its tokens are shown as they come."""
+    from ..steering.keeping import keep
     from ..steering.steerer import attach
 
     inputs = tokenizer(request.prompt, return_tensors="pt").to(model.device)
@@ -119,23 +131,32 @@ def generate_text(
     length = int(inputs["input_ids"].shape[1])
     if length == 0:
         raise ParameterError(f"The tokenizer makes no token of the prompt {request.prompt!r}.")
-    with attach(model, neurons, tokenizer=tokenizer) as steer:
-        steer.to(
-            request.schedule,
-            operation=request.operation,
-            strength=request.strength,
-            away_from=request.away_from,
-            away=request.away,
-            source=request.source,
-        )
+    with ExitStack() as stack:
+        steer = kept = None
+        if request.keep is not None:
+            kept = stack.enter_context(keep(model, tokenizer, request.keep))
+        if neurons is not None:
+            steer = stack.enter_context(attach(model, neurons, tokenizer=tokenizer))
+            steer.to(
+                request.schedule,
+                operation=request.operation,
+                strength=request.strength,
+                away_from=request.away_from,
+                away=request.away,
+                source=request.source,
+            )
+        runs_so_far: Callable[[], Sequence[Run]] = steer.spans if steer else lambda: ()
         streamer = None
         if printer is not None:
             printer.prompt(request.prompt)
-            streamer = LabelStreamer(printer, tokenizer, steer.spans)
+            streamer = LabelStreamer(printer, tokenizer, runs_so_far)
         ids = _generate(model, tokenizer, inputs, request, streamer)
-        report = steer.report()
+        report = steer.report() if steer else {}
+        refused = kept.report() if kept else ()
         new: list[int] = ids[0, length:].tolist()
-        runs: list[Run] = [run for run in steer.spans() if run[0] < len(new)] if new else []
+        runs: list[Run] = [run for run in runs_so_far() if run[0] < len(new)] if new else []
+    if steer is None and new:
+        runs = [(0, len(new), None)]
     texts = pieces(tokenizer, ids[0, :length].tolist(), new)
     return GeneratedText(
         prompt=request.prompt,
@@ -143,6 +164,7 @@ def generate_text(
         spans=locate(runs, texts, len(request.prompt)),
         tokens=len(new),
         report=report,
+        refused=refused,
     )
 
 
@@ -161,7 +183,7 @@ def _generate(
     if unwritten := unwritten_tokens(model, tokenizer):
         sampling["suppress_tokens"] = unwritten
     if request.temperature > 0:
-        sampling = {"do_sample": True, "temperature": request.temperature}
+        sampling |= {"do_sample": True, "temperature": request.temperature}
         torch.manual_seed(request.seed)
     if request.min_new_tokens:
         sampling["min_new_tokens"] = request.min_new_tokens

@@ -49,6 +49,8 @@ CASES = {
     "schedule": ("generate @model @set --schedule en,x -p x", "schedule 'en,x'"),
     "to and schedule": ("generate @model @set --to fr --schedule fr -p x", "exclude each other"),
     "nothing to do": ("generate @model @set -p x", "Say what to steer to.*en, fr, ja"),
+    "no set": ("generate @model --to fr -p x", "neuron set is missing.*--keep LANGUAGE"),
+    "no language": ("generate @model --keep korean -p x", "'korean' is not the code"),
     "no prompt": ("generate @model @set --to fr", "prompt is missing"),
     "empty prompt": ("generate @model @set --to fr -p ''", "prompt is empty"),
     "json and stream": ("generate @model @set --to fr -p x --json --stream", "choose"),
@@ -123,7 +125,7 @@ CASES = {
     "demo set of another model": ("demo --model @model", "needs --set"),
     "unknown option": ("show @set --jsn", "No such option"),
     "unknown command": ("shwo @set", "No such command"),
-    "missing argument": ("generate @model", "Missing argument"),
+    "missing argument": ("generate", "Missing argument"),
 }  # fmt: skip
 
 

@@ -139,6 +139,25 @@ def test_generate_json_locates_every_span(call: Call, disk: Disk):
     assert found["tokens"] == 10
 
 
+def test_generate_keeps_a_language_without_a_set(call: Call, disk: Disk):
+    arguments = ("generate", disk.model, "--keep", "en", "-p", "the cat", "--max-new-tokens", "40")
+    found = json.loads(call(*arguments, "--json").out)
+    assert found["text"].startswith("the cat")
+    assert found["refused"]
+    assert {"row", "token", "text", "probability", "instead"} == set(found["refused"][0])
+    shown = call(*arguments)
+    assert shown.code == 0, shown.err
+    assert f"Held back at {len(found['refused'])} tokens" in shown.err
+    assert shown.out.endswith(found["text"] + "\n")
+
+
+def test_generate_steers_and_keeps(call: Call, disk: Disk):
+    found = _generate(call, disk, "--to", "fr", "--keep", "fr")
+    assert [span["label"] for span in found["spans"]] == ["fr"]
+    assert isinstance(found["refused"], list)
+    assert found["report"]["layers"]
+
+
 def test_generate_equals_the_library(call: Call, disk: Disk):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

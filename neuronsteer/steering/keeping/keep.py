@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
@@ -31,17 +32,18 @@ class Keeper:
                 f"{type(root).__name__} generates nothing that could be kept in a language. Load "
                 "it with AutoModelForCausalLM."
             )
-        self._root, self._make_gate, self._reach = root, make_gate, reach
+        self._make_gate, self._reach = make_gate, reach
         self._gate: VocabularyGate | None = None
         keep_copies_plain(root)
-        self._undo: Callable[[], None] | None = wrap_method(root, "generate", self._generate)
+        unwrap = wrap_method(root, "generate", functools.partial(self._generate, root))
+        self._undo: list[Callable[[], object]] = [functools.partial(release, root), unwrap]
 
-    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _generate(self, root: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if getattr(kwargs.get("generation_config"), "is_assistant", False):
             return original(*args, **kwargs)  # a draft of this model's own, with the gate already
         given = dict(zip(("inputs", "generation_config", "logits_processor"), args, strict=False))
         before = given.get("logits_processor", kwargs.get("logits_processor"))
-        gate = self._make_gate(Candidates.of(self._root, {**given, **kwargs}, self._reach))
+        gate = self._make_gate(Candidates.of(root, {**given, **kwargs}, self._reach))
         processors = [*(before or ()), gate]
         self._gate = gate
         if len(args) > _POSITION:
@@ -55,11 +57,8 @@ class Keeper:
 
     def detach(self) -> None:
         """Let the model generate as before; calling it twice is fine."""
-        undo, self._undo = self._undo, None
-        if undo is not None:
-            undo()
-            release(self._root)
-            self._root = None
+        while self._undo:
+            self._undo.pop()()
 
     def __enter__(self) -> Keeper:
         return self

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from ...errors import ParameterError
-from ...languages import is_known, usual_scripts
+from ...languages import check_known, usual_scripts
 from ..timeline import RowText, follow_all
 from .running_text import TextReader, TextState
 from .token_scripts import TokenScripts
@@ -151,7 +151,8 @@ class VocabularyGate(LogitsProcessor):
     ) -> None:
         per_row = [language] if language is None or isinstance(language, str) else list(language)
         for each in (*per_row, thinking):
-            _check(each)
+            if each is not None:
+                check_known(each)
         if names < 1:
             raise ParameterError(f"names={names}: a name has at least one token; pass 1 or more.")
         self._languages, self._thinking, self._names = per_row, thinking, names
@@ -312,14 +313,6 @@ def _fitted(tokens: Tensor, scores: Tensor, rest: bool) -> Tensor:
     found = torch.full((width,), rest)
     found[: min(width, len(tokens))] = tokens[:width]
     return found.to(scores.device)
-
-
-def _check(language: str | None) -> None:
-    if language is not None and not is_known(cast(Any, language)):
-        raise ParameterError(
-            f"{language!r} is not the code of a language: whose script it is cannot be told. Use "
-            "an ISO 639 code, for instance 'ko' or 'pt-BR'."
-        )
 
 
 def _ids_of(tokenizer: Any, words: Iterable[str]) -> Tensor:
