@@ -156,13 +156,11 @@ class ModelUnderTest:
             prompts = self.prompts()
             measured = self.measurements(neurons, f"{kind}-{seed}", prompts, seed)
             measured.write_references(CORE)
+            self._generate(measured)
             for label in CORE:
                 setting = Setting(label, 1.0)
-                rounds = range(len(measured.blocks(label)))
-                for block in rounds:
-                    measured.generate([setting], block)
                 if seed == seeds[0]:
-                    for block in rounds:
+                    for block in range(len(measured.blocks(label))):
                         measured.compare_with_natural([setting], block)
                     measured.retrieve([setting], 0)
                     found = {"intervals": measured.intervals(setting)}
@@ -187,6 +185,11 @@ class ModelUnderTest:
             "unsteered": measured.unsteered(),
         }
 
+    def _generate(self, measured: Measurements) -> None:
+        """Write the texts of all labels; together, because large batches cost less."""
+        for block in range(max(len(measured.blocks(label)) for label in CORE)):
+            measured.generate([Setting(label, 1.0) for label in CORE], block)
+
     def random(self, kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
         """Return success of random neurons: three drawings, each with a third of the prompts."""
         hits: list[bool] = []
@@ -195,11 +198,9 @@ class ModelUnderTest:
             control = neurons.random_like(seed).replace(strengths=neurons.strengths)
             prompts = self.prompts()[seed :: len(SEEDS)]
             measured = self.measurements(control, f"{kind}-random-{seed}", prompts, seed)
+            self._generate(measured)
             for label in CORE:
-                setting = Setting(label, 1.0)
-                for block in range(len(measured.blocks(label))):
-                    measured.generate([setting], block)
-                items = measured.items(setting)
+                items = measured.items(Setting(label, 1.0))
                 hits += [same(item["identified"], label) for item in items]
                 examples += [item["text"] for item in items[:1]]
             self.say(f"{kind}, random {seed}")
