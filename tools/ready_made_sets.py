@@ -51,6 +51,9 @@ SETS = {
     for name in RECIPES
     for folder in [CARDS / Path(SHIPPED[name].folders[-1]).name]
 }
+#: What a model needs beyond the default policy. The first token of a text is where qwen keeps values
+#: that are hundreds of times as large as all others, whatever the language.
+POLICIES: dict[str, dict[str, Any]] = {"qwen": {"skip_first": 1}}
 #: Beside what `collect` takes by default: what tells massive coordinates of the residual stream.
 NEEDS = [*DEFAULT_NEEDS, "sumsq@resid"]
 
@@ -68,13 +71,15 @@ def collect(name: str, options: argparse.Namespace) -> ns.Stats:
     if folder.exists():
         return ns.Stats.from_pretrained(folder)
     model, tokenizer = loaded(name)
-    texts = {label: texts_of(options.data, label, tokenizer) for label in LANGUAGES}
+    tokens: int = options.tokens
+    texts = {label: texts_of(options.data, label, tokenizer, tokens) for label in LANGUAGES}
     return ns.collect(
         model,
         tokenizer,
         texts,
         needs=NEEDS,
-        max_tokens=TOKENS,
+        max_tokens=tokens,
+        policy=POLICIES.get(name),
         out=folder,
         checkpoint=folder.with_suffix(".unfinished"),
         resume=True,
@@ -138,9 +143,10 @@ def main() -> None:
     )
     default = os.environ.get("NEURONSTEER_DATA") or ROOT.parent / "shared" / "data"
     parser.add_argument("step", choices=list(STEPS))
-    parser.add_argument("models", nargs="+", choices=list(RECIPES))
+    parser.add_argument("models", nargs="+", choices=[*RECIPES, *POLICIES])
     parser.add_argument("--data", type=Path, default=Path(default))
     parser.add_argument("--kinds", nargs="+", default=["sparse", "dense"], help="of sets")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="per language, to collect")
     parser.add_argument("--budget", help="for tuning one set, such as 25m")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ready_made")
     options = parser.parse_args()
