@@ -51,8 +51,8 @@ SETS = {
     for name in RECIPES
     for folder in [CARDS / Path(SHIPPED[name].folders[-1]).name]
 }
-#: What a model needs beyond the default policy. The first token of a text is where qwen keeps values
-#: that are hundreds of times as large as all others, whatever the language.
+#: What a model needs beyond the default policy. At the first token of a text qwen keeps values that
+#: are hundreds of times as large as all others, whatever the language.
 POLICIES: dict[str, dict[str, Any]] = {"qwen": {"skip_first": 1}}
 #: Beside what `collect` takes by default: what tells massive coordinates of the residual stream.
 NEEDS = [*DEFAULT_NEEDS, "sumsq@resid"]
