@@ -68,8 +68,8 @@ def read_csv(path: Path, opener: Callable[[Path], Any] | None = None) -> list[Re
             rows.append(row)
     except csv.Error as error:
         raise TextError(
-            f"{str(path)!r} is not CSV after line {lines.line_num}: {error}. Expected cells separated "
-            "by commas, those with a comma, quote or line break in double quotes."
+            f"{str(path)!r} is not CSV after line {lines.line_num}: {error}. Expected cells "
+            "separated by commas, those with a comma, quote or line break in double quotes."
         ) from error
     return rows
 
