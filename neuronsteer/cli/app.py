@@ -18,6 +18,7 @@ from . import show as show  # isort: skip
 from . import analyze as analyze  # isort: skip
 from . import generate as generate  # isort: skip
 from . import evaluate as evaluate  # isort: skip
+from . import confusion as confusion  # isort: skip
 from . import export as export  # isort: skip
 from . import serve as serve  # isort: skip
 from . import hub as hub  # isort: skip

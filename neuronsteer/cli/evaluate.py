@@ -27,6 +27,7 @@ _DEMO_ARGUMENT = re.compile(r"(?<![^,])(pretrained|neurons)=demo(?![^,])")
     neuronsteer evaluate MODEL SET --tasks forcing,lss --controls random:10,none -o report
     neuronsteer evaluate MODEL SET --data texts=heldout/ --data xcopa=xcopa/ --limit 50 -o report
     neuronsteer evaluate MODEL SET --data 'xquad=hf://google/xquad/xquad.{label}:validation' -o r
+    neuronsteer evaluate MODEL SET --tasks confusion --data lcb=benchmark/ --identifier lid.176 -o r
     neuronsteer evaluate MODEL SET --task '{"name": "sweep", "strengths": [1, 2, 3]}' -o report
     """,
     resume="Every finished case is saved; continue with the same command and --resume.",
@@ -62,8 +63,8 @@ def evaluate(
             metavar="KIND=SOURCE",
             help="Texts and tasks: a folder of folders, or KIND=FOLDER or "
             "KIND=hf://owner/dataset/{label}:split, repeatable. Kinds: texts, prompts, facts, "
-            "pairs, xcopa, mgsm, xquad, xwinograd, xnli, belebele, include. Without any, a few "
-            "built-in sentences.",
+            "pairs, lcb, xcopa, mgsm, xquad, xwinograd, xnli, belebele, include. Without any, a "
+            "few built-in sentences.",
         ),
     ] = None,
     labels: Annotated[
@@ -80,7 +81,7 @@ def evaluate(
     identifier: Annotated[
         str,
         typer.Option(
-            help="What identifies languages: lingua, or a fastText or GlotLID model file."
+            help="What identifies languages: lingua, lid.176, or a fastText or GlotLID model file."
         ),
     ] = "lingua",
     languages: Annotated[

@@ -13,6 +13,8 @@ import io
 import itertools
 import json
 import lzma
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +31,15 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
     ".xz": lzma.LZMAFile,
     ".bz2": bz2.BZ2File,
 }
+# What reading a file raises that is missing, damaged or locked.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    lzma.LZMAError,
+    zlib.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+)
 _LINES = (".txt",)
 _RECORDS = (".jsonl", ".ndjson")
 _READABLE = ", ".join((*_LINES, *_RECORDS)) + ", each also as " + ", ".join(OPENERS)
@@ -208,22 +219,37 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         TextError: If the file is missing, damaged or not UTF-8.
     """
-    opener = OPENERS.get(path.suffix, io.FileIO)
+    for number, line in whole_lines(path):
+        if line.strip():
+            yield number, line.strip("\r\n")
+
+
+def whole_lines(
+    path: Path, opener: Callable[[Path], Any] | None = None
+) -> Iterator[tuple[int, str]]:
+    """Yield `(line number, line)` of every line, with its end; the file may be compressed.
+
+    Args:
+        path: The file.
+        opener: Opens it; default: what its suffix asks for.
+
+    Raises:
+        TextError: If the file is missing, damaged or not UTF-8.
+    """
+    opener = opener or OPENERS.get(path.suffix, io.FileIO)
     number = 0
     try:
         with opener(path) as file:
             # Not TextIOWrapper: the error should name the line, and \x85 or \u2028 are text.
             for raw in io.BufferedReader(file):
                 number += 1
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
-                if line.strip():
-                    yield number, line
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise TextError(
             f"{str(path)!r}, line {number} is not UTF-8 (byte {error.object[error.start]:#04x} at "
             f"column {error.start + 1}). Convert the file, e.g. with iconv -t utf-8."
         ) from error
-    except (OSError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except _UNREADABLE as error:
         raise TextError(
             f"{str(path)!r} cannot be read after line {number}: {error or type(error).__name__}. "
             f"The file may be damaged or unreadable for you."

@@ -21,6 +21,7 @@ from ..metrics import Score
 from ..reports.blocks import Block
 
 if TYPE_CHECKING:
+    from ..readers import EvaluationData
     from ._model_under_test import ModelUnderTest
 
 #: The names that tell a case from the experiment's other cases.
@@ -107,6 +108,11 @@ class Experiment(ABC):
         """Return the cases of one treatment; without a set, fewer often suffice."""
         del treatment
         return self.cases(tested)
+
+    def kinds(self, data: EvaluationData) -> tuple[str, ...]:
+        """Return the kinds of data that it reads where there is this data."""
+        del data
+        return self.reads
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters by name."""

@@ -27,7 +27,7 @@ def plan_of(
     settings, who = tested.settings, tested.settings.identifier
     name = getattr(who, "name", None) or getattr(who, "__name__", None) or str(who)
     for task in tasks:
-        for kind in task.reads:
+        for kind in task.kinds(tested.data):
             tested.data.get(kind)
     given = controls.split(",") if isinstance(controls, str) else list(controls)
     return {

@@ -235,7 +235,7 @@ def _task(
         "higher_is_better": task.higher_is_better,
         "unit": task.units.get(task.primary, "share"),
         "units": dict(task.units),
-        "reads": list(task.reads),
+        "reads": list(task.kinds(tested.data)),
         "parameters": task.parameters() | {"items": task.count(tested)},
         "treatments": {name: as_json(several) for name, several in grouped(findings).items()},
         "not_applicable": sorted(absent),
@@ -255,7 +255,7 @@ def _takes_part(task: Experiment, treatment: Treatment) -> bool:
 def _tasks(tasks: Sequence[TaskLike] | str | None, data: EvaluationData) -> list[Experiment]:
     if tasks is None:
         given: list[TaskLike] = [
-            name for name, kind in EXPERIMENTS.items() if all(map(data.has, kind.reads))
+            name for name in EXPERIMENTS.names() if all(map(data.has, experiment(name).kinds(data)))
         ]
         given.sort(key=_order)
     elif isinstance(tasks, str):
@@ -270,7 +270,7 @@ def _tasks(tasks: Sequence[TaskLike] | str | None, data: EvaluationData) -> list
             f"The task {twice!r} is given twice." if twice else "There is no task to run."
         )
     for each in chosen:
-        for kind in each.reads:
+        for kind in each.kinds(data):
             if not data.has(kind):
                 data.get(kind)  # raises with what to give
     return chosen

