@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and the pages of docs/ hold: code, commands and links, read from them."""
+"""What README, CONTRIBUTING and docs/ hold: code, commands and links, read from them."""
 
 from __future__ import annotations
 
