@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import io
 import json
 import re
@@ -114,10 +115,15 @@ def commands(text: str) -> list[str]:
     return found + [" ".join(line.split()) for line in inline]
 
 
-def wrong_with(line: str) -> str | None:
-    """Return what a command line asks for that does not exist, or `None`."""
+@functools.cache
+def _subcommands() -> dict[str, Any]:
     import neuronsteer.cli.app  # noqa: F401  (registers the commands)
 
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def wrong_with(line: str) -> str | None:
+    """Return what a command line asks for that does not exist, or `None`."""
     words = shlex.split(line, comments=True)
     if not words:
         return None
@@ -137,7 +143,7 @@ def wrong_with(line: str) -> str | None:
 
 
 def _wrong_command(words: list[str]) -> str | None:
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = _subcommands()
     if not words or words[0].startswith("-"):
         return None
     if words[0] not in known:

@@ -146,14 +146,17 @@ def test_messages_that_are_quoted_are_those_of_the_code():
 
 def _messages() -> str:
     """Return every text in the package, one a line, with `…` for what is filled in."""
-    found: list[str] = []
-    for file in Path(neuronsteer.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                parts = (
-                    each.value if isinstance(each, ast.Constant) else "…" for each in node.values
-                )
-                found.append("".join(map(str, parts)))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return "\n".join(re.sub(r"\s+", " ", each) for each in found)
+    files = Path(neuronsteer.__file__).parent.rglob("*.py")
+    trees = (ast.parse(file.read_text(encoding="utf-8")) for file in files)
+    found = (_text(node) for tree in trees for node in ast.walk(tree))
+    return "\n".join(re.sub(r"\s+", " ", each) for each in found if each)
+
+
+def _text(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(each) or "…" for each in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return f"{_text(node.left) or '…'}{_text(node.right) or '…'}"
+    return None
