@@ -10,6 +10,7 @@
 #                NEURONSTEER_MODELS), and run the tests and the benchmark that need them
 #   make exhaustive   interrupt a collection at every point, read 100,000 damaged files, and fail
 #                     500 requests to the Hub (an hour)
+#   make docs    build the documentation site into site/ (offline; a broken link is an error)
 #   make screenshots   take the pictures of the page again (needs chromium)
 #   make test-vllm   create .venv-vllm (3.4 GB) and run the tests of serving with vLLM on the CPU
 #
@@ -26,7 +27,7 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo exhaustive real screenshots test test-vllm check style clean dev
+.PHONY: help demo docs exhaustive real screenshots test test-vllm check style clean dev
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -46,6 +47,10 @@ $(VENV)/.ready-dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.ready-demo
 
+$(VENV)/.ready-docs: $(VENV)/.created pyproject.toml constraints.txt
+	$(PY) -m pip install --quiet $(PIP_INSTALL) -c constraints.txt -e '.[docs]'
+	@touch $@
+
 # Pretrained models come as GGUF files; gguf reads them, and nothing else here needs it.
 $(VENV)/.ready-real: $(VENV)/.ready-dev
 	$(PY) -m pip install --quiet $(PIP_INSTALL) -c constraints.txt gguf==0.19.0
@@ -55,6 +60,11 @@ dev: $(VENV)/.ready-dev
 
 demo: $(VENV)/.ready-demo
 	@$(PY) -m neuronsteer.cli demo
+
+# NO_MKDOCS_2_WARNING: an advertisement of another program, on every build.
+docs: $(VENV)/.ready-docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	@echo "The documentation is in site/index.html."
 
 screenshots: $(VENV)/.ready-dev
 	$(PY) tools/screenshots.py docs/images
@@ -94,4 +104,4 @@ style: $(VENV)/.ready-dev
 	$(PY) tools/methods_table.py README.md docs/methods.md
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) site .pytest_cache .ruff_cache .hypothesis

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from .integrations.peft import NeuronSteerConfig
     from .neuron_set import NeuronSet
     from .operations import operation
-    from .stats import Stats, collect
+    from .stats import Stats
+    from .stats.collect import collect
     from .steering.keeping import keep
     from .steering.label_sums import arith
     from .steering.schedule import Condition, Schedule
     from .steering.steerer import Steerer, attach
 
     __version__: str
+    """The installed version, e.g. `"0.1.0"`."""
 
 # Public name -> the module it lives in. A module that is public as a whole ends in its own name.
 _MODULES = {

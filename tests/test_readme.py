@@ -5,67 +5,39 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
-import json
 import re
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from neuronsteer.cli.commands import app
-from neuronsteer.demo import model_folder, sentences
-from neuronsteer.demo.language_identifier import language_identifier
 from neuronsteer.detectors import DETECTORS
 from neuronsteer.operations import OPERATIONS
 
 from .cli.conftest import Result, call
+from .documents import (
+    LANGUAGES,
+    MODEL,
+    ROOT,
+    blocks,
+    languages,
+    newcomer,
+    read,
+    run,
+)
 from .tiny_models import tiny_model, tiny_tokenizer
 
-__all__ = ["call"]
+__all__ = ["call", "newcomer"]
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-#: The demo model stands in for the real one: what is pasted must steer.
-MODEL = "Qwen/Qwen3-0.6B"
-LANGUAGES = ("en", "fr", "de")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """Return the fenced code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture
-def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the README takes for granted: a model, here without chance, and texts."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(model_folder(), "model")
-    # The likeliest token, and no end before the last one.
-    options = {"do_sample": False, "bos_token_id": 0, "pad_token_id": 2}
-    Path("model", "generation_config.json").write_text(json.dumps(options), encoding="utf-8")
-    Path("texts").mkdir()
-    for label in LANGUAGES:
-        found = sentences.texts(label, 100, 3, seed=7)
-        Path("texts", f"{label}.txt").write_text("\n".join(found), encoding="utf-8")
-    return tmp_path
-
-
-def languages(texts: list[str]) -> list[str | None]:
-    """Return what an identifier says about texts."""
-    identify = language_identifier(LANGUAGES)
-    assert identify is not None
-    return [identify(text) for text in texts]
+README, CONTRIBUTING = read("README.md"), read("CONTRIBUTING.md")
 
 
 def test_python_blocks_run_in_order_and_the_first_one_steers(newcomer: Path):
-    first, *rest = (block.replace(f'"{MODEL}"', '"model"') for block in blocks(README, "python"))
+    first, *rest = blocks(README, "python")
     names: dict[str, Any] = {}
-    exec(compile(first, "README.md", "exec"), names)
+    run(first, names, "README.md")
     assert (newcomer / "language-neurons" / "neurons.safetensors").exists()
 
     def written(name: str, part: slice = slice(None)) -> list[str | None]:
@@ -79,7 +51,7 @@ def test_python_blocks_run_in_order_and_the_first_one_steers(newcomer: Path):
     assert written("switching", slice(34, 64)) == ["fr"] * 3
     assert written("switching", slice(74, None)) == ["de"] * 3
     for block in rest:
-        exec(compile(block, "README.md", "exec"), names)
+        run(block, names, "README.md")
 
 
 def test_the_shell_block_steers(newcomer: Path, call: Callable[..., Result]):
@@ -98,33 +70,13 @@ def test_the_detector_of_contributing_runs():
 
     names: dict[str, Any] = {}
     try:
-        exec(compile(blocks(CONTRIBUTING, "python")[0], "CONTRIBUTING.md", "exec"), names)
+        run(blocks(CONTRIBUTING, "python")[0], names, "CONTRIBUTING.md")
         model, tokenizer = tiny_model("llama"), tiny_tokenizer()
         stats = ns.collect(model, tokenizer, "texts", progress=False, max_texts=5)
         neurons = ns.detect(stats, method="most-active", count=3)
         assert neurons.counts == dict.fromkeys(LANGUAGES, 3)
     finally:
         DETECTORS._items.pop("most-active", None)
-
-
-def test_shell_lines_name_commands_and_options_that_exist():
-    import neuronsteer.cli.app  # noqa: F401  (registers the commands)
-
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    lines = [
-        line
-        for language in ("bash", "")
-        for block in blocks(README, language)
-        for line in block.splitlines()
-        if line.startswith("neuronsteer ")
-    ]
-    lines += re.findall(r"`(neuronsteer [a-z].*?)`", README)
-    assert len(lines) > 5
-    for line in lines:
-        words = shlex.split(line, comments=True)[1:]
-        assert words[0] in commands, line
-        known = {name for option in commands[words[0]].params for name in option.opts}
-        assert {word for word in words[1:] if re.match(r"--?[a-z]", word)} <= known, line
 
 
 def test_the_table_of_methods_is_up_to_date():
