@@ -246,6 +246,8 @@ def evaluation_results(evaluation: Mapping[str, Any] | None) -> list[dict[str, A
                       "value": 0.91, "interval": [0.88, 0.94],
                       "dataset": {"name": "flores", "type": "facebook/flores"},
                       "controls": {"no steering": 0.02, "random neurons": 0.03}}, …]}
+
+    A data set that also has a `task_id` is a benchmark of the Hub; see `benchmark_results.py`.
     """
     listed: Any = (evaluation or {}).get("results")
     if not isinstance(listed, Sequence) or isinstance(listed, str):
@@ -306,7 +308,11 @@ def _complete(each: Mapping[str, Any]) -> dict[str, Any]:
         "value": each["value"],
         "label": str(each.get("label") or ""),
         "interval": list(interval) if valid and interval is not None else None,
-        "dataset": {"name": name, "type": str(dataset.get("type") or name)},
+        "dataset": {
+            "name": name,
+            "type": str(dataset.get("type") or name),
+            **{key: str(dataset[key]) for key in ("task_id", "revision") if dataset.get(key)},
+        },
         "controls": {str(key): value for key, value in given.items() if _is_number(value)},
     }
 
