@@ -54,6 +54,7 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> 
         with _explained(folder):
             target.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
                 written[name] = beside(target / name)
                 with written[name].open("xb") as file:
                     file.write(content)

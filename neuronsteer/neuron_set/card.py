@@ -1,6 +1,6 @@
-"""The model card of a neuron set with its picture, and the table shown in a terminal.
+"""The cards of neuron sets and statistics, a set's picture, and the table shown in a terminal.
 
-All are made from `NeuronSet.summary()`, so this file needs no neuron set and no torch.
+All are made from what `summary()` returns, so this file needs no neuron set and no torch.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ MARK = "<!-- made by neuronsteer; delete this line to keep your own text on savi
 
 #: The picture's file, beside the card.
 PICTURE = "layer_profile.png"
+
+#: The tag by which the Hub's code snippet tells statistics from neuron sets.
+STATISTICS = "neuron-statistics"
 
 # More rows than this cannot be read in a picture.
 _DRAWN_LABELS = 40
@@ -192,6 +195,39 @@ def render_index(
     )
 
 
+def render_statistics(
+    summary: Mapping[str, Any],
+    *,
+    repo_id: str,
+    license: str | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Return the `README.md` of statistics.
+
+    Args:
+        summary: `Stats.summary()`.
+        repo_id: The repository.
+        license: As in `render`.
+        subfolder: Folder in that repository.
+        revision: Branch in that repository, if it is not the default one.
+    """
+    # No `base_model`: the Hub would list the repository among the models made from that one.
+    facts: dict[str, Any] = {
+        "library_name": "neuronsteer",
+        "license": license,
+        "tags": ["neuronsteer", STATISTICS],
+        "language": languages(summary["labels"]) or None,
+    }
+    return _template("card_statistics.md").render(
+        s=summary,
+        yaml=_front_matter(facts),
+        mark=MARK,
+        base=hub_id(summary["base_model"]),
+        source=_arguments(repo_id, subfolder, revision),
+    )
+
+
 def _facts(summary: Mapping[str, Any], base: str | None, license: str | None) -> dict[str, Any]:
     method = summary["method"]["name"]
     facts: dict[str, Any] = {
@@ -246,6 +282,8 @@ def evaluation_results(evaluation: Mapping[str, Any] | None) -> list[dict[str, A
                       "value": 0.91, "interval": [0.88, 0.94],
                       "dataset": {"name": "flores", "type": "facebook/flores"},
                       "controls": {"no steering": 0.02, "random neurons": 0.03}}, …]}
+
+    A data set that also has a `task_id` is a benchmark of the Hub; see `benchmark_results.py`.
     """
     listed: Any = (evaluation or {}).get("results")
     if not isinstance(listed, Sequence) or isinstance(listed, str):
@@ -306,7 +344,11 @@ def _complete(each: Mapping[str, Any]) -> dict[str, Any]:
         "value": each["value"],
         "label": str(each.get("label") or ""),
         "interval": list(interval) if valid and interval is not None else None,
-        "dataset": {"name": name, "type": str(dataset.get("type") or name)},
+        "dataset": {
+            "name": name,
+            "type": str(dataset.get("type") or name),
+            **{key: str(dataset[key]) for key in ("task_id", "revision") if dataset.get(key)},
+        },
         "controls": {str(key): value for key, value in given.items() if _is_number(value)},
     }
 

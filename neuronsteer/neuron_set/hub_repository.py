@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import hub
 from ..errors import ArtifactError, HubError
-from . import card, storage
+from . import benchmark_results, card, storage
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # What neuronsteer writes into a set's folder, and may therefore delete; `peft_files` writes what is
 # in the second line.
 _OWN_FILES = re.compile(
-    rf"{storage.CONFIG}|{storage.TENSORS}|{card.PICTURE}"
+    rf"{storage.CONFIG}|{storage.TENSORS}|{card.PICTURE}|{re.escape(benchmark_results.FILE)}"
     r"|adapter_model\.safetensors|lang_[^/]+/adapter_(config\.json|model\.safetensors)"
 )
 _SET = re.compile(rf"(?:(.+)/)?{re.escape(storage.TENSORS)}")
@@ -90,7 +90,9 @@ def push(
     """
     folder = hub.clean_subfolder(subfolder)
     prefix = f"{folder}/" if folder else ""
-    contents = {name: data for name, data in files.items() if name != storage.CARD}
+    # A subfolder is not what the repository's page is about, and the Hub reads scores at the top.
+    left_out = (storage.CARD, benchmark_results.FILE) if folder else (storage.CARD,)
+    contents = {name: data for name, data in files.items() if name not in left_out}
     drawn = card.draw_layers(summary["layers"])
     if drawn is not None:
         contents[card.PICTURE] = drawn

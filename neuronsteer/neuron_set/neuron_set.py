@@ -11,7 +11,7 @@ import torch
 
 from .. import hub
 from ..errors import ArtifactError, LabelError, MismatchError, ParameterError
-from . import card, hub_repository, peft_files, row_math, storage
+from . import benchmark_results, card, hub_repository, peft_files, row_math, storage
 from .rows import COLUMNS, Rows
 from .value_columns import DIRECTION, MEANS, ColumnSource, common_columns, gather, same_space
 
@@ -192,7 +192,8 @@ class NeuronSet(Rows):
         """Write config, row columns and card into a folder and return the folder.
 
         Each file is replaced atomically, and a folder whose files do not belong together is
-        refused on loading. A `README.md` that was not generated here is left alone.
+        refused on loading. A `README.md` that was not generated here is left alone. Results on
+        benchmarks of the Hub, if the header has any, become `.eval_results/neuronsteer.yaml`.
 
         Args:
             save_directory: Folder; made if needed.
@@ -215,6 +216,10 @@ class NeuronSet(Rows):
             files[peft_files.WEIGHTS] = weights
         else:
             peft_files.remove(folder)
+        listed = card.evaluation_results(self.evaluation)
+        scores = benchmark_results.file_of(listed, (self.evaluation or {}).get("created"))
+        if not scores:
+            benchmark_results.remove(folder)
         columns = {"label": self.label, "layer": self.layer, "index": self.index}
         storage.write(
             folder,
@@ -223,7 +228,7 @@ class NeuronSet(Rows):
             fingerprint=self.fingerprint,
             card=card.render(self.summary()) if card.may_write(folder / storage.CARD) else None,
             entries=entries,
-            files=files,
+            files={**files, **scores},
         )
         if push_to_hub:
             upload = {"peft": peft or None, "source": source, **upload}

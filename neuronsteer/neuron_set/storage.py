@@ -94,7 +94,7 @@ def write(
         fingerprint: What ties the files together.
         card: Text of the card; `None` leaves it alone.
         entries: More top-level entries of the config, for PEFT.
-        files: More files, for PEFT.
+        files: More files, for PEFT and the Hub.
     """
     block: dict[str, Any] = {
         "format_version": FORMAT_VERSION,

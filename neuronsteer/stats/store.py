@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..errors import MismatchError, StatsError, unknown_label
-from ..hub import fetch
+from ..errors import MismatchError, ParameterError, StatsError, unknown_label
+from ..hub import UploadOptions, fetch, read_folder, scratch_folder
+from ..neuron_set.card import hub_id
+from . import hub_repository
 from .data import StatsData
 from .files import FACTS, NUMBERS, read, write
 from .merging import merged
 from .needs import Need
 from .published import from_counts, read_count_files
 from .reducers.quantile import estimate
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+    from typing_extensions import Unpack
 
 #: Header fields that two statistics must share to be merged or compared.
 _MODEL = ("model_type", "num_layers", "width", "base_model", "revision", "gated")
@@ -217,9 +223,65 @@ class Stats(StatsData):
         """
         return cls(**vars(read(Path(path).expanduser())))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
-        """Write a folder, as `save` does; upload it with `hf upload` if others should have it."""
-        return self.save(save_directory)
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **upload: Any,
+    ) -> Path:
+        """Write a folder, as `save` does, and return it.
+
+        Args:
+            save_directory: Folder; made if needed.
+            push_to_hub: Also upload the statistics.
+            repo_id: Where to; default: the name of the folder, in your own namespace.
+            **upload: Further arguments of `push_to_hub`.
+        """
+        if not push_to_hub and (repo_id is not None or upload):
+            given = ", ".join(["repo_id"] * (repo_id is not None) + list(upload))
+            raise ParameterError(f"Only push_to_hub=True takes {given}; nothing was written.")
+        folder = self.save(save_directory)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.resolve().name, **upload)
+        return folder
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        subfolder: str | None = None,
+        commit_message: str | None = None,
+        **options: Unpack[UploadOptions],
+    ) -> CommitInfo:
+        """Upload the statistics to the Hub as one commit, creating the repository if needed.
+
+        Replaces the statistics that are there, if any; a `README.md` that was not generated is left
+        alone. They hold no text, but what they say was computed from your texts.
+
+        Args:
+            repo_id: `owner/name`, of a model repository.
+            subfolder: Folder inside the repository.
+            commit_message: Default: what was uploaded.
+            **options: `private` (an existing public repository is then refused), `revision` (a
+                branch, made if needed), `create_pr` and `token`.
+
+        Returns:
+            What the Hub says about the commit or pull request.
+
+        Raises:
+            HubError: If it could not be uploaded; the repository is then as it was before.
+        """
+        public = self
+        if self.base_model and not hub_id(self.base_model):
+            # The path of a folder on this machine must not be published.
+            header = {key: value for key, value in self.header.items() if key != "base_model"}
+            public = Stats(**{**vars(self), "header": header})
+        with scratch_folder() as scratch:
+            files = read_folder(public.save(scratch))
+        where: dict[str, Any] = {"subfolder": subfolder, "commit_message": commit_message}
+        return hub_repository.push(files, public.summary(), repo_id, **where, **options)
 
     @classmethod
     def from_pretrained(
