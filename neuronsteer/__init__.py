@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .operations import operation
     from .stats import Stats
     from .stats.collect import collect
-    from .steering.keeping import keep
+    from .steering.keeping.keep import keep
     from .steering.label_sums import arith
     from .steering.schedule import Condition, Schedule
     from .steering.steerer import Steerer, attach
