@@ -100,8 +100,8 @@ test-vllm: $(VLLM_VENV)/.ready
 style: $(VENV)/.ready-dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(PY) tools/architecture_table.py README.md
-	$(PY) tools/methods_table.py README.md docs/methods.md
+	$(PY) tools/architecture_table.py docs/models.md
+	$(PY) tools/methods_table.py
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) site .pytest_cache .ruff_cache .hypothesis

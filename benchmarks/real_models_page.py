@@ -15,10 +15,10 @@ SUCCESS = {"gemma": {"sparse": (0.97, 0.90), "dense": (0.98, 0.95)},
            "qwen": {"sparse": (0.95, 0.85), "dense": (0.97, 0.90)}}  # fmt: skip
 _HEAD = """# Real models: what steering does out of the box
 
-Rendered from `real_models.json` by `python benchmarks/real_models.py --render`; the same command
-with `--full` measures it again. Nothing was tuned on these prompts. Both models are quantised
+Rendered from [real_models.json](real_models.json) by `python benchmarks/real_models.py --render`; the
+same command with `--full` measures it again. Nothing was tuned on these prompts. Both models are quantised
 copies of the ones named (`make real`), steered with the ready-made sets of `model_cards/`; what is
-left is read off the prompt by the set. `docs/evaluation.md` says how fluency and relevance are
+left is read off the prompt by the set. [Evaluation](evaluation.md#how-strongly-to-steer) says how fluency and relevance are
 computed. Languages are identified by lingua, which chooses among the twelve labels, their
 neighbours (uk, be, bg, pt, ca, gl and others) and the languages of the built-in sentences. ✗ marks
 an aim that was not reached.
@@ -31,12 +31,22 @@ def render(results: Mapping[str, Any]) -> str:
     for name, found in results.items():
         model, how = TITLES[name]
         parts.append(f"\n## {model} ({how})\n")
+        parts += [_size(each) for each in list(found.get("steering", {}).values())[:1]]
         parts.append(_aims(name, found))
         if "steering" in found:
             parts += [_labels(found["steering"]), _pairs(found["steering"])]
         if "methods" in found:
             parts.append(_methods(found["methods"]))
     return "\n".join(parts)
+
+
+def _size(steering: Mapping[str, Any]) -> str:
+    """Return how much was measured."""
+    seeds = steering["seeds"]
+    return (
+        f"{steering['texts']} steered texts per set with {seeds} seed{'s' * (seeds > 1)}; relevance "
+        "is told from eight of them per label. Random neurons: three drawings.\n"
+    )
 
 
 def _aims(name: str, found: Mapping[str, Any]) -> str:
@@ -98,7 +108,7 @@ def _labels(steering: Mapping[str, Any]) -> str:
             rows.append((kind, label, neurons, strength, *shown, example))
     head = ("neurons", "to", "how many", "strength", "success", "distinct", "natural", "relevance",
             "the first text")  # fmt: skip
-    return "### By target, first seed\n\n" + _table(head, rows)
+    return "### By target\n\n" + _table(head, rows)
 
 
 def _pairs(steering: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ STEERED = {
         "german": ["de"] * 3,
         "from_english": ["fr"] * 3,
     },
+    "docs/keep-a-language.md": {"answer": ["en"]},
     "docs/share.md": {"mixed": ["fr", "de", "en"]},
 }
 #: Needs a server, which another test has.

@@ -1,8 +1,8 @@
-"""Render the README's table of model families from the registry.
+"""Render the table of model families from the registry.
 
 python tools/architecture_table.py            # print the table
-python tools/architecture_table.py README.md  # write it between the markers
-python tools/architecture_table.py --check README.md   # exit 1 if the file is not up to date
+python tools/architecture_table.py docs/models.md  # write it between the markers
+python tools/architecture_table.py --check docs/models.md   # exit 1 if the file is not up to date
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""Render what the registry knows about detectors: the README's table, and docs/methods.md.
+"""Write docs/methods.md from what the registry knows about detectors.
 
-python tools/methods_table.py                  # print the table
-python tools/methods_table.py README.md        # write it between the markers
-python tools/methods_table.py docs/methods.md  # write the whole document
+python tools/methods_table.py
 """
 
 from __future__ import annotations
@@ -10,20 +8,18 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 from neuronsteer.detectors import DETECTORS, detector
 
-START, END = "<!-- methods:start -->", "<!-- methods:end -->"
 DOCUMENT = "docs/methods.md"
 INTRODUCTION = """\
 # Methods
 
 Published methods of finding such neurons, all on the same statistics:
 `ns.detect(stats, method=…)`, or `neuronsteer detect STATS --method …`. This page is generated from
-the registry by `python tools/methods_table.py docs/methods.md`; `neuronsteer methods` prints the
+the registry by `python tools/methods_table.py`; `neuronsteer methods` prints the
 same in short.
 
 Without a method, `detect` makes a set that steers: `diffmean`, which selects nothing. Every other
@@ -31,28 +27,6 @@ method must be compared with it: `examples/04_compare_methods.py` compares all o
 model. To steer with few neurons, begin with `effect`, which chooses them by what adding to them
 does; to describe which neurons are active for which label, with `lape`.
 """
-
-
-def row(name: str, kind: Any) -> str:
-    """Return one detector's line."""
-    summary = (inspect.getdoc(kind) or "").split("\n", 1)[0]
-    parameters = ", ".join(f"`{field.name}={field.default}`" for field in _fields(kind))
-    return f"| `{name}` | {summary} | {parameters} | {kind.paper} |"
-
-
-def table() -> str:
-    """Return the whole table, by name."""
-    head = ("| method | finds | parameters | paper |", "|---|---|---|---|")
-    return "\n".join([*head, *(row(name, kind) for name, kind in DETECTORS.items())])
-
-
-def filled(text: str) -> str:
-    """Return a document with the table between its markers."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise SystemExit(f"The markers {START} and {END} are not both there; add them.")
-    return f"{before}{START}\n{table()}\n{END}{after}"
 
 
 def document() -> str:
@@ -113,17 +87,8 @@ def _arguments(text: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Run the command line."""
-    if len(sys.argv) == 1:
-        print(table())
-        return
-    for name in sys.argv[1:]:
-        file = Path(name)
-        if name.endswith(DOCUMENT):
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(document(), encoding="utf-8")
-        else:
-            file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the document."""
+    (Path(__file__).resolve().parents[1] / DOCUMENT).write_text(document(), encoding="utf-8")
 
 
 if __name__ == "__main__":
