@@ -15,13 +15,14 @@ SUCCESS = {"gemma": {"sparse": (0.97, 0.90), "dense": (0.98, 0.95)},
            "qwen": {"sparse": (0.95, 0.85), "dense": (0.97, 0.90)}}  # fmt: skip
 _HEAD = """# Real models: what steering does out of the box
 
-Rendered from [real_models.json](real_models.json) by `python benchmarks/real_models.py --render`; the
-same command with `--full` measures it again. Nothing was tuned on these prompts. Both models are quantised
-copies of the ones named (`make real`), steered with the ready-made sets of `model_cards/`; what is
-left is read off the prompt by the set. [Evaluation](evaluation.md#how-strongly-to-steer) says how fluency and relevance are
-computed. Languages are identified by lingua, which chooses among the twelve labels, their
-neighbours (uk, be, bg, pt, ca, gl and others) and the languages of the built-in sentences. ✗ marks
-an aim that was not reached.
+Rendered from [real_models.json](real_models.json) by `python benchmarks/real_models.py --render`;
+the same command with `--full` measures it again. Nothing was tuned on these prompts. Both models
+are quantised copies of the ones named (`make real`), steered with the ready-made sets of
+`model_cards/`; what is left is read off the prompt by the set.
+[Evaluation](evaluation.md#how-strongly-to-steer) says how fluency and relevance are computed.
+Languages are identified by lingua, which chooses among the twelve labels, their neighbours (uk, be,
+bg, pt, ca, gl and others) and the languages of the built-in sentences. ✗ marks an aim that was not
+reached.
 """
 
 
@@ -44,8 +45,8 @@ def _size(steering: Mapping[str, Any]) -> str:
     """Return how much was measured."""
     seeds = steering["seeds"]
     return (
-        f"{steering['texts']} steered texts per set with {seeds} seed{'s' * (seeds > 1)}; relevance "
-        "is told from eight of them per label. Random neurons: three drawings.\n"
+        f"{steering['texts']} steered texts per set with {seeds} seed{'s' * (seeds > 1)}; "
+        "relevance is told from eight of them per label. Random neurons: three drawings.\n"
     )
 
 

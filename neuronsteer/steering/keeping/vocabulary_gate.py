@@ -67,6 +67,19 @@ class Candidates:
             reach,
         )
 
+    def surely_without(self, tokens: Tensor, scores: Tensor) -> bool:
+        """Return whether none of `tokens` is among those that can be chosen, told quickly.
+
+        Args:
+            tokens: Which `[rows, tokens]`.
+            scores: Of all tokens `[rows, tokens]`.
+        """
+        count = self.top_k if self.sampling else 1
+        if not count:
+            return False
+        likeliest = scores.topk(min(count, scores.shape[-1]), -1).indices
+        return not bool(tokens.gather(-1, likeliest).any())
+
     def contain(self, value: Tensor, scores: Tensor) -> Tensor:
         """Return whether a token with the score `value` can be chosen, per row.
 
@@ -188,10 +201,12 @@ class VocabularyGate(LogitsProcessor):
         foreign, fitting = (
             torch.stack(each) for each in zip(*[rule for rule in found if rule], strict=True)
         )
+        if self._candidates.surely_without(foreign, here):
+            return scores
         refused = here.masked_fill(~foreign, -torch.inf).max(-1)
-        chosen = self._candidates.contain(refused.values, here)
-        if not self._candidates.sampling:
-            chosen = refused.values >= here.amax(-1)
+        chosen = refused.values >= here.amax(-1)
+        if self._candidates.sampling:
+            chosen = self._candidates.contain(refused.values, here)
         if not bool(chosen.any()):
             return scores
         choice = here.masked_fill(~fitting, -torch.inf).amax(-1)
