@@ -46,6 +46,8 @@ SOURCES = {"ar": "aya", "en": "aya", "es": "native", "fr": "native", "ja": "nati
            "ko": "native", "ru": "dolly", "zh": "aya"}  # fmt: skip
 NAMES = {"ar": "Arabic", "en": "English", "es": "Spanish", "fr": "French", "ja": "Japanese",
          "ko": "Korean", "ru": "Russian", "zh": "Chinese"}  # fmt: skip
+#: Characters of a question.
+LONGEST = 300
 PROVOCATIONS = ("plain", "document", "system", "sentence")
 SYSTEM = {"zh": "你是一个乐于助人的助手。请认真、详细地回答问题。",
           "en": "You are a helpful assistant. Answer carefully and in detail."}  # fmt: skip
@@ -61,10 +63,11 @@ def foreign_to(language: str) -> str:
 
 
 def questions(data: Path, language: str, count: int) -> list[str]:
-    """Return prompts of the benchmark."""
+    """Return prompts of the benchmark; a batch is as long as its longest one, so short ones."""
     file = data / "eval" / "lcb" / "monolingual" / SOURCES[language] / f"{language}.csv"
     with file.open(encoding="utf-8", newline="") as handle:
-        found = [row["prompt"] for row in csv.DictReader(handle)]
+        rows = [row["prompt"] for row in csv.DictReader(handle)]
+    found = [prompt for prompt in rows if len(prompt) <= LONGEST]
     return found[:: max(1, len(found) // count)][:count]
 
 
