@@ -22,6 +22,8 @@ _ANYWHERE = frozenset({"LATIN"})
 #: In `allow`: foreign words of the prompt, unless the prompt as a whole is foreign.
 PROMPT = "prompt"
 _QUOTED_SHARE = 0.25
+#: Where every token may be drawn, some foreign one is always refused; rarer ones are not told.
+_TELLING = 0.001
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Candidates:
     """What a token must be to be chosen: the settings of `generate` that say so.
 
     Attributes:
-        sampling: Whether tokens are drawn, or several are followed. Otherwise the likeliest is
-            taken.
+        sampling: Whether tokens are drawn. Otherwise the likeliest is taken.
         temperature: Of sampling.
         top_k: Only the so many likeliest; 0: all.
         top_p: Only the likeliest that together have this probability.
         min_p: Only those at least this share as likely as the likeliest.
+        beams: How many continuations are followed at once.
         reach: Where the likeliest is taken: another one is a choice too if it is at least this
             share as likely.
     """
@@ -44,6 +46,7 @@ class Candidates:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    beams: int = 1
     reach: float = 0.01
 
     @classmethod
@@ -57,15 +60,24 @@ class Candidates:
 
         beams = int(value("num_beams", 1))
         if not value("do_sample", False):
-            return cls(beams > 1, top_k=2 * beams if beams > 1 else 0, reach=reach)
+            return cls(beams=beams, reach=reach)
         return cls(
             True,
             float(value("temperature", 1.0)) or 1.0,
             int(value("top_k", 50)),
             float(value("top_p", 1.0)),
             float(value("min_p", 0.0)),
+            beams,
             reach,
         )
+
+    @property
+    def count(self) -> int:
+        """How many of the likeliest tokens hold all candidates; 0 if there is no such number."""
+        if self.sampling:
+            return self.top_k
+        # Each beam may go on with any of these.
+        return 1 if self.beams == 1 else 2 * self.beams
 
     def surely_without(self, tokens: Tensor, scores: Tensor) -> bool:
         """Return whether none of `tokens` is among those that can be chosen, told quickly.
@@ -74,36 +86,26 @@ class Candidates:
             tokens: Which `[rows, tokens]`.
             scores: Of all tokens `[rows, tokens]`.
         """
-        count = self.top_k if self.sampling else 1
-        if not count:
+        if not self.count:
             return False
-        likeliest = scores.topk(min(count, scores.shape[-1]), -1).indices
+        likeliest = scores.topk(min(self.count, scores.shape[-1]), -1).indices
         return not bool(tokens.gather(-1, likeliest).any())
 
-    def contain(self, value: Tensor, scores: Tensor) -> Tensor:
-        """Return whether a token with the score `value` can be chosen, per row.
-
-        Args:
-            value: Scores `[rows]`.
-            scores: Those of all tokens `[rows, tokens]`.
-        """
+    def least(self, scores: Tensor) -> Tensor:
+        """Return the lowest score with which a token is chosen from `[rows]`."""
         top = scores.amax(-1)
-        if not self.sampling:
-            return value >= top + math.log(self.reach)
-        found = torch.isfinite(value)
-        likelier = scores > value[:, None]
-        if self.top_k:
-            found &= likelier.sum(-1) < self.top_k
+        if not self.sampling and self.beams == 1:
+            return top + math.log(self.reach)
+        if not self.count and self.top_p == 1:
+            return top + self.temperature * math.log(self.min_p) if self.min_p else top - torch.inf
+        values = scores.topk(min(self.count or scores.shape[-1], scores.shape[-1]), -1).values
+        kept = torch.isfinite(values)
         if self.top_p < 1:
-            kept = scores
-            if self.top_k:  # shares are counted among those
-                least = scores.topk(min(self.top_k, scores.shape[-1]), -1).values[:, -1:]
-                kept = scores.masked_fill(scores < least, -torch.inf)
-            share = (kept / self.temperature).softmax(-1)
-            found &= (share * likelier).sum(-1) < self.top_p
+            share = (values / self.temperature).softmax(-1)
+            kept &= share.cumsum(-1) - share < self.top_p
         if self.min_p:
-            found &= value >= top + self.temperature * math.log(self.min_p)
-        return found
+            kept &= values >= top[:, None] + self.temperature * math.log(self.min_p)
+        return values.gather(-1, kept.sum(-1, keepdim=True).clamp(min=1) - 1)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -201,25 +203,26 @@ class VocabularyGate(LogitsProcessor):
         foreign, fitting = (
             torch.stack(each) for each in zip(*[rule for rule in found if rule], strict=True)
         )
-        if self._candidates.surely_without(foreign, here):
+        candidates = self._candidates
+        if candidates.surely_without(foreign, here):
             return scores
+        least = candidates.least(here)
         refused = here.masked_fill(~foreign, -torch.inf).max(-1)
-        chosen = refused.values >= here.amax(-1)
-        if self._candidates.sampling:
-            chosen = self._candidates.contain(refused.values, here)
-        if not bool(chosen.any()):
-            return scores
-        choice = here.masked_fill(~fitting, -torch.inf).amax(-1)
-        chosen &= self._candidates.contain(choice, here)
+        # Where the likeliest is taken, a foreign token comes only if it is the likeliest.
+        chosen = refused.values >= (here.amax(-1) if candidates.count == 1 else least)
+        chosen &= here.masked_fill(~fitting, -torch.inf).amax(-1) >= least
         if not bool(chosen.any()):
             return scores
         out = scores.clone()
         for k in chosen.nonzero()[:, 0].tolist():
-            row = rows[k]
-            out[row] = here[k].masked_fill(foreign[k], -torch.inf)
-            self._refused[row, at] = self._refusal(
-                row, at, here[k], int(refused.indices[k]), int(out[row].argmax())
-            )
+            row, gone = rows[k], foreign[k]
+            if candidates.sampling and candidates.beams == 1:
+                # The others are drawn from as before: no less likely one takes the empty place.
+                gone = gone | (here[k] < least[k])
+            out[row] = here[k].masked_fill(gone, -torch.inf)
+            told = self._refusal(row, at, here[k], int(refused.indices[k]), int(out[row].argmax()))
+            if told.probability >= _TELLING:
+                self._refused[row, at] = told
         return out
 
     def _states(self, ids: Tensor) -> list[TextState]:

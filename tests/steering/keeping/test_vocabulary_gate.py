@@ -187,15 +187,35 @@ def test_foreign_tokens_that_are_not_sampled_from_are_left():
     assert text.next(weather=2.0, 天气=1.9) == ("weather", False)
 
 
+def test_nothing_less_likely_takes_the_place():
+    text = Text(byte_level, "en", candidates=Candidates(True, top_p=0.8))
+    _, found = text.scores(天气=2.0, weather=1.0, the=-1.0)
+    assert found.isfinite().nonzero()[:, 1].tolist() == [text.token("weather")]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_draws_what_would_have_been_drawn_where_that_fits(seed):
+    """The same random numbers give the same token, unless it is one that is held back."""
+    text = Text(byte_level, "en", candidates=Candidates(True, top_k=4))
+    scores, found = text.scores(天气=1.0, weather=1.2, the=1.1, Python=0.9)
+    drawn: list[int] = []
+    for each in (scores, found):
+        torch.manual_seed(seed)
+        four = each.topk(4).values[0, -1]
+        kept = each.masked_fill(each < four, -torch.inf)
+        drawn.append(int(torch.multinomial(kept.softmax(-1)[0], 1)))
+    assert drawn[0] == drawn[1] or drawn[0] == text.token("天气")
+
+
 def test_sampling_settings_are_those_of_generate():
     class Model:
         class generation_config:
             do_sample, temperature, top_k, top_p, min_p, num_beams = True, 0.5, None, 0.9, None, 1
 
-    assert Candidates.of(Model, {}, 0.1) == Candidates(True, 0.5, 50, 0.9, 0.0, 0.1)
+    assert Candidates.of(Model, {}, 0.1) == Candidates(True, 0.5, 50, 0.9, 0.0, 1, 0.1)
     assert Candidates.of(Model, {"top_k": 0, "min_p": 0.2}, 0.1).top_k == 0
     assert not Candidates.of(Model, {"do_sample": False}, 0.1).sampling
-    assert Candidates.of(Model, {"do_sample": False, "num_beams": 3}, 0.1).top_k == 6
+    assert Candidates.of(Model, {"do_sample": False, "num_beams": 3}, 0.1).count == 6
 
 
 @pytest.mark.parametrize(
