@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -276,8 +277,8 @@ class Stats(StatsData):
         public = self
         if self.base_model and not hub_id(self.base_model):
             # The path of a folder on this machine must not be published.
-            header = {key: value for key, value in self.header.items() if key != "base_model"}
-            public = Stats(**{**vars(self), "header": header})
+            public = copy.copy(self)
+            public.header = {k: value for k, value in self.header.items() if k != "base_model"}
         with scratch_folder() as scratch:
             files = read_folder(public.save(scratch))
         where: dict[str, Any] = {"subfolder": subfolder, "commit_message": commit_message}
