@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -277,8 +277,8 @@ class Stats(StatsData):
         public = self
         if self.base_model and not hub_id(self.base_model):
             # The path of a folder on this machine must not be published.
-            public = copy.copy(self)
-            public.header = {k: value for k, value in self.header.items() if k != "base_model"}
+            header = {key: value for key, value in self.header.items() if key != "base_model"}
+            public = dataclasses.replace(self, header=header)
         with scratch_folder() as scratch:
             files = read_folder(public.save(scratch))
         where: dict[str, Any] = {"subfolder": subfolder, "commit_message": commit_message}
