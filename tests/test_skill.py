@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from .cli.conftest import Result, call
-from .test_readme import MODEL, ROOT, blocks, languages, newcomer
+from .documents import MODEL, ROOT, blocks, languages, newcomer
 
 __all__ = ["call", "newcomer"]
 
