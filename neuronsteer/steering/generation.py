@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from ..errors import HookError, ScheduleError
 from ..models.plain_copies import keep_copies_plain, ours, release
-from ..models.wrapped_methods import wrap_method
 from .layer_hooks import MIXED, Plan, uncounted, watch_root
 from .prompt_reader import end_of_prompt
 from .recomputed_layers import RecomputedLayer
 from .runs import NOTHING, Assignment, Generation, Prompt, Run, SteererState, ids_of
 from .timeline import RowText, constant, follow_all
+from .wrapped_methods import wrap_method
 
 _TRACKER = "_neuronsteer_tracker"
 _lock = threading.Lock()

@@ -97,7 +97,10 @@ def test_mistakes_are_explained(call, files, line, message):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("model", ["llama-3-instruct", "mistral-8x7b"])
+@pytest.mark.parametrize(
+    "model",
+    ["llama-3-instruct", pytest.param("mistral-8x7b", marks=pytest.mark.exhaustive)],
+)
 def test_published_completions_have_the_rates_of_the_authors_program(call, model):
     if not BENCHMARK.is_dir():
         pytest.skip("the benchmark is neither in $NEURONSTEER_DATA nor in ../shared/data")

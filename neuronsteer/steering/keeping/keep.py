@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import HookError, ParameterError
 from ...models import inspect
 from ...models.plain_copies import keep_copies_plain, release
-from ...models.wrapped_methods import wrap_method
+from ..wrapped_methods import wrap_method
 from .vocabulary_gate import PROMPT, Candidates, Refusal, VocabularyGate
 
 ANSWER, THINKING, ALL = "answer", "thinking", "all"

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from .plain_copies import ours
+from ..models.plain_copies import ours
 
 #: Wrappers that were undone, and what each stood before.
 _restored: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
