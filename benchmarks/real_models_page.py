@@ -16,8 +16,8 @@ SUCCESS = {"gemma": {"sparse": (0.97, 0.90), "dense": (0.98, 0.95)},
 _HEAD = """# Real models: what steering does out of the box
 
 Rendered from [real_models.json](real_models.json) by `python benchmarks/real_models.py --render`;
-the same command with `--full` measures it again. Nothing was tuned on these prompts. Both models
-are quantised copies of the ones named (`make real`), steered with the ready-made sets of
+the same command with `--full` measures it again. Nothing was tuned on these prompts. The models
+are quantised copies of those named (`make real`), steered with the ready-made sets of
 `model_cards/`; what is left is read off the prompt by the set.
 [Evaluation](evaluation.md#how-strongly-to-steer) says how fluency and relevance are computed.
 Languages are identified by lingua, which chooses among the twelve labels, their neighbours (uk, be,
