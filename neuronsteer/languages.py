@@ -37,7 +37,6 @@ _ALIASES = {
 }  # fmt: skip
 _CODES = _PAIRS.split()
 _THREE: dict[str, str] = dict(zip(_CODES[1::2], _CODES[::2], strict=True))
-_KNOWN = frozenset(_CODES) | frozenset(_ALIASES.values())
 
 # Scripts by the first word of their characters' Unicode names.
 _SCRIPTS = {
@@ -49,7 +48,9 @@ _SCRIPTS = {
     "SINHALA": "si", "THAI": "th", "LAO": "lo", "TIBETAN": "bo dz", "MYANMAR": "my",
     "KHMER": "km", "ETHIOPIC": "am ti", "HANGUL": "ko", "CJK": "zh yue ja ko",
     "HIRAGANA": "ja", "KATAKANA": "ja", "KATAKANA-HIRAGANA": "ja", "YI": "ii",
+    "CANADIAN": "iu cr oj",
 }  # fmt: skip
+_KNOWN = {*_CODES, *_ALIASES.values(), *" ".join(_SCRIPTS.values()).split()}
 # What a language may be written in, but hardly ever is today.
 _RARE = {"ko": frozenset({"CJK"})}
 # Letters of no script: mathematics, ordinals, phonetics, and marks that go on any letter.

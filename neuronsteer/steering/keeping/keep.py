@@ -35,8 +35,15 @@ class Keeper:
         self._make_gate, self._reach = make_gate, reach
         self._gate: VocabularyGate | None = None
         keep_copies_plain(root)
-        unwrap = wrap_method(root, "generate", functools.partial(self._generate, root))
-        self._undo: list[Callable[[], object]] = [functools.partial(release, root), unwrap]
+        self._undo: list[Callable[[], object]] = [functools.partial(release, root)]
+        generate = functools.partial(self._generate, root)
+        for name, around in (
+            ("generate", generate),
+            ("generate_batch", _refuse),
+            ("init_continuous_batching", _refuse),
+        ):
+            if hasattr(root, name):
+                self._undo.append(wrap_method(root, name, around))
 
     def _generate(self, root: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if getattr(kwargs.get("generation_config"), "is_assistant", False):
@@ -52,7 +59,10 @@ class Keeper:
         return original(*args, **{**kwargs, "logits_processor": processors})
 
     def report(self) -> list[Refusal]:
-        """Return what was held back in the last generation: where, what, and what came instead."""
+        """Return what was held back in the last generation: where, what, and what came instead.
+
+        What the model gave less than a thousandth is not told.
+        """
         return [] if self._gate is None else self._gate.refused
 
     def detach(self) -> None:
@@ -70,6 +80,13 @@ class Keeper:
         trace: TracebackType | None,
     ) -> None:
         self.detach()
+
+
+def _refuse(_original: Callable[..., Any], *_args: Any, **_kwargs: Any) -> Any:
+    raise HookError(
+        "Continuous batching packs all requests into one row, so no text can be followed there "
+        "or kept in a language. Use model.generate(), or detach() first."
+    )
 
 
 def keep(

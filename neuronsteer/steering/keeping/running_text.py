@@ -37,7 +37,9 @@ class TextState:
     @property
     def technical(self) -> bool:
         """Whether the text stands in something of which nothing is a word."""
-        return self.code or _TECHNICAL.search(re.split(r"\s", self.tail)[-1]) is not None
+        # Chinese goes on without a space after an address.
+        word = re.split(r"\s|[^\x00-\x7f]", self.tail)[-1]
+        return self.code or _TECHNICAL.search(word) is not None
 
 
 class TextReader:

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import neuronsteer as ns
-from neuronsteer.errors import ParameterError
+from neuronsteer.errors import HookError, ParameterError
 from neuronsteer.steering.keeping.token_scripts import TokenScripts
 
 from ...tiny_models import tiny_model
@@ -176,6 +176,13 @@ def test_two_keepers_and_detaching_in_any_order(model, tokenizer):
     assert "generate" not in vars(model)
     assert not torch.equal(kept, alone)
     assert torch.equal(copied.generate(ids, **options), alone), "copies are plain models"
+
+
+@pytest.mark.parametrize("name", ["generate_batch", "init_continuous_batching"])
+def test_continuous_batching_is_refused_rather_than_left_alone(model, tokenizer, name):
+    with ns.keep(model, tokenizer, "en"), pytest.raises(HookError, match="Continuous batching"):
+        getattr(model, name)([[5, 6]])
+    assert name not in vars(model)
 
 
 def test_beside_a_steerer(model, tokenizer):

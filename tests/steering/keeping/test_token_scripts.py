@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from neuronsteer.languages import script_of, usual_scripts
+from neuronsteer.languages import check_known, script_of, usual_scripts
 from neuronsteer.steering.keeping.token_scripts import TokenScripts
 
 from .vocabularies import WORDS, byte_level, sentence_piece
@@ -86,6 +86,12 @@ def test_korean_is_not_written_in_chinese_characters():
     assert usual_scripts("ko") == {"HANGUL"}
     assert usual_scripts("ja") > {"CJK", "HIRAGANA"}
     assert usual_scripts("pt-BR") == {"LATIN"}
+
+
+@pytest.mark.parametrize("code", ["ckb", "bho", "iu", "pt-BR", "zh-Hant", "cmn"])
+def test_codes_whose_script_is_known(code):
+    check_known(code)
+    assert usual_scripts("iu") == {"CANADIAN"}
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,12 @@ def test_nothing_is_held_back_in_code_and_addresses():
     assert text.next(天气=2.0, 날씨=1.5) == ("날씨", False)
 
 
+def test_an_address_ends_where_another_script_begins():
+    text = Text(byte_level, "zh", prompt="天气")
+    text.add("www.weather.org很好")
+    assert text.next(погода=2.0, 天气=1.5) == ("天气", False)
+
+
 @both
 def test_quoted_words_of_the_prompt(make):
     prompt = "the weather Python weather 天气"
