@@ -60,6 +60,8 @@ class Rows:
             before it. `None` means "others".
         operation: What steering does by default, as `operation()` reads it.
         strengths: How strongly it does so, per label; 1 where nothing is said. Found by `tune`.
+        switch: How much more strongly a switch in the middle of a text begins, and for how many
+            tokens: `{"strength": 1.4, "tokens": 8}`. Empty: no more than elsewhere.
         schedule: Default schedule, as text or dictionary.
         evaluation: Results, if the set was evaluated.
         orphans: Neurons that the detector selected but that no label owns. Set algebra drops them.
@@ -85,6 +87,7 @@ class Rows:
     source: str | None = None
     operation: dict[str, Any] = dataclasses.field(default_factory=_zero)
     strengths: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    switch: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     schedule: str | dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
     orphans: int = 0

@@ -51,6 +51,7 @@ _FIELDS = (
     "source",
     "operation",
     "strengths",
+    "switch",
     "schedule",
     "evaluation",
     "orphans",

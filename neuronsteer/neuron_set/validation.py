@@ -22,6 +22,7 @@ INTEGER_COLUMNS = ("label", "layer", "index")
 #: Generous for any model, and small enough for tables of labels times layers.
 MOST = {"num_layers": 1_024, "width": 1 << 26, "labels": 10_000}
 _MOST_ORPHANS = 1 << 53
+_LONGEST_BEGINNING = 1_024
 
 
 def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,11 +73,11 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name, strength in clean["strengths"].items():
         if name not in labels:
             raise ArtifactError(f"Field 'strengths' names {name!r}, which is not a label.")
-        number = isinstance(strength, int | float) and not isinstance(strength, bool)
-        if not (number and 0 <= strength < math.inf):
+        if not _is_strength(strength):
             raise ArtifactError(
                 f"Field 'strengths' has {shown(strength)} for {name!r}; expected a number >= 0."
             )
+    clean["switch"] = _switch(fields["switch"])
     # Empty ones say nothing, and are not written.
     evaluation = {} if fields["evaluation"] is None else fields["evaluation"]
     clean["evaluation"] = _json_object("evaluation", evaluation) or None
@@ -85,6 +86,29 @@ def clean_header(fields: Mapping[str, Any]) -> dict[str, Any]:
         schedule = _json_object("schedule", schedule) or None
     clean["schedule"] = schedule
     return clean
+
+
+def _switch(value: Any) -> dict[str, Any]:
+    switch = _json_object("switch", value)
+    tokens = switch.get("tokens")
+    if switch and not (
+        switch.keys() == {"strength", "tokens"}
+        and _is_strength(switch["strength"])
+        and isinstance(tokens, int)
+        and not isinstance(tokens, bool)
+        and 0 < tokens <= _LONGEST_BEGINNING
+    ):
+        raise ArtifactError(
+            f"Field 'switch' is {shown(switch)}; expected how much more strongly a switch begins, "
+            f"and for how many tokens (1 to {_LONGEST_BEGINNING}): "
+            '{"strength": 1.4, "tokens": 8}.'
+        )
+    return switch
+
+
+def _is_strength(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < math.inf
 
 
 def clean_columns(fields: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:

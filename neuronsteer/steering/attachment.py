@@ -20,7 +20,7 @@ from ..neuron_set.value_columns import FEATURE_SITES
 from .compile import Compiled, steered_site
 from .expert_hooks import ExpertHook
 from .layer_hooks import CurrentPlan, LayerHook, install
-from .tables import Row, RowNumbers, SparseRow
+from .tables import Beginning, Row, RowNumbers, SparseRow
 
 
 class Attachment:
@@ -112,7 +112,9 @@ class Attachment:
             )
         self.current.to_device(self._first_device())
 
-    def define(self, label: str | None, compiled: Compiled) -> Row:
+    def define(
+        self, label: str | None, compiled: Compiled, beginning: Beginning | None = None
+    ) -> Row:
         """Return a new row that does what `compiled` says; written before anybody can read it.
 
         Raises:
@@ -125,7 +127,7 @@ class Attachment:
             if sparse is not None and sparse.gain is not None and hook.point.experts is None:
                 self._read_up(hook)
         with self._lock:
-            row = self._rows.make(label, layers)
+            row = self._rows.make(label, layers, beginning)
             for hook in self.hooks:
                 hook.define(row)
         return row

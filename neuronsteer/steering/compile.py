@@ -21,7 +21,7 @@ from ..neuron_set.value_columns import DIRECTION, FEATURE_SITES
 from ..operations import SITES_OF_MLP, Operation, operation
 from .label_sums import Arithmetic, arith
 from .schedule_text import is_arithmetic
-from .tables import SparseRow
+from .tables import Beginning, SparseRow
 
 #: `(site, layer)` → what to do there.
 Compiled = dict[tuple[str, int], SparseRow]
@@ -39,6 +39,7 @@ class State:
         away: What deactivates them; `None` means `Compiler.opposite`.
         left: Labels that differences of means are taken from; empty for all others. Sums are what
             they say, so for them it is empty.
+        stated: Whether a schedule states how strongly: a switch then begins as it says.
     """
 
     label: str | None
@@ -47,6 +48,7 @@ class State:
     away_from: tuple[str, ...] = ()
     away: Operation | None = None
     left: tuple[str, ...] = ()
+    stated: bool = False
 
     @property
     def idle(self) -> bool:
@@ -114,6 +116,18 @@ class Compiler:
         """Return what the first label leaves, as `choose_left` does."""
         acting = [(each, chosen or self.default(each)) for each in self.sets]
         return choose_left(acting, source, away)
+
+    def beginning(self, state: State) -> Beginning | None:
+        """Return how a switch to `state` begins, if it is what the sets do by themselves.
+
+        What several sets do is strengthened together, so they have to agree.
+        """
+        label = state.label
+        if label is None or state.operation is not None or state.stated or self.sum_of(label):
+            return None
+        acting = [each.switch for each in self.sets if each.counts.get(label)]
+        alike = bool(acting) and all(each == acting[0] for each in acting)
+        return Beginning(**acting[0]) if alike and acting[0] else None
 
     def compile(self, state: State) -> Compiled:
         """Return what `state` does, per steered site and layer."""

@@ -40,7 +40,8 @@ class Plan:
 
     Attributes:
         row: The row for every position, `None` to leave all alone, or `MIXED`.
-        factor: How far to go from untouched to the row, for all positions.
+        factor: How far to go from untouched to the row, for all positions; beyond 1 it is
+            gone further, where a switch begins more strongly.
         batch: Rows of the batch.
         length: Positions per row.
         spans: With `MIXED`: which positions get which row, the same for the whole batch.

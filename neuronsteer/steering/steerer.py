@@ -200,7 +200,8 @@ class Steerer:
             if not away_sources and (total is None or not total.off):
                 by = None  # one state, whatever would have deactivated
             leaving = leaving if label is not None and total is None else ()
-            return State(label, weight * strength, chosen, away_sources, by, leaving)
+            stated = label is not None and weight != 1
+            return State(label, weight * strength, chosen, away_sources, by, leaving, stated)
 
         reads = left == (PROMPT,)
 
@@ -358,7 +359,11 @@ class Steerer:
                 if row is None:
                     if self._tracker is None:
                         raise _detached()
-                    row = self._attachment.define(state.label, self._compiler.compile(state))
+                    row = self._attachment.define(
+                        state.label,
+                        self._compiler.compile(state),
+                        self._compiler.beginning(state),
+                    )
                     self._rows[state] = row
         return row
 

@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +41,13 @@ class ValueTooLargeError(ParameterError):
 View = tuple[Tensor, Tensor, "Tensor | None", torch.dtype, torch.device]
 
 
+class Beginning(NamedTuple):
+    """How much more strongly a row acts in the first tokens after a switch to it."""
+
+    strength: float
+    tokens: int
+
+
 class Row:
     """One steering state in all layers.
 
@@ -50,15 +58,23 @@ class Row:
         label: What the state steers to; `None` if it only takes something away.
         number: Its row in the tables.
         layers: What it does, per layer hook.
+        beginning: How a switch to it begins; `None`: as it goes on.
         views: The same as dense tensors: `None` where nothing is changed, `()` until needed.
     """
 
-    __slots__ = ("__weakref__", "label", "layers", "number", "views")
+    __slots__ = ("__weakref__", "beginning", "label", "layers", "number", "views")
 
-    def __init__(self, label: str | None, number: int, layers: Sequence[SparseRow | None]) -> None:
+    def __init__(
+        self,
+        label: str | None,
+        number: int,
+        layers: Sequence[SparseRow | None],
+        beginning: Beginning | None = None,
+    ) -> None:
         self.label = label
         self.number = number
         self.layers = tuple(layers)
+        self.beginning = beginning
         self.views: list[View | tuple[()] | None] = [
             None if layer is None else () for layer in layers
         ]
@@ -72,13 +88,18 @@ class RowNumbers:
         self._free: deque[int] = deque()
         self._live: dict[int, weakref.ref[Row]] = {}
 
-    def make(self, label: str | None, layers: Sequence[SparseRow | None]) -> Row:
+    def make(
+        self,
+        label: str | None,
+        layers: Sequence[SparseRow | None],
+        beginning: Beginning | None = None,
+    ) -> Row:
         """Return a new row; the caller holds the lock under which tables are written."""
         try:
             number = self._free.popleft()
         except IndexError:
             number, self._next = self._next, self._next + 1
-        row = Row(label, number, layers)
+        row = Row(label, number, layers, beginning)
         free = self._free
         # Only noted: a row may end in any thread, in the middle of anything.
         self._live[number] = weakref.ref(row, lambda _: free.append(number))

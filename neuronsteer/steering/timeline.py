@@ -192,7 +192,9 @@ class _Part:
         last = last_label(schedule.points) if schedule.repeat else None
         self._rows_again = rows(left, last) if last is not None else self._rows
         made = (*self._rows.values(), *self._rows_again.values())
-        self.rows = tuple(row for row in made if row is not None)
+        beginnings = [row.beginning for row in made if row is not None and row.beginning]
+        #: For how many tokens a switch may still be beginning.
+        self.look_back = max((each.tokens for each in beginnings), default=0)
         self._starts = schedule.started()
         first = schedule.points[0]
         self.prompt_row = self._rows[first] if schedule.prompt else None
@@ -256,6 +258,7 @@ class RowTimeline:
         self.constant_row = part.prompt_row
         #: Whether answers depend on the generated text.
         self.needs_text = schedule.is_conditional
+        self._look_back = part.look_back
 
     @property
     def history(self) -> list[tuple[int, Schedule]]:
@@ -270,10 +273,17 @@ class RowTimeline:
         made.is_constant = other.is_constant and not kept
         made.constant_row = other.constant_row
         made.needs_text = other.needs_text or (bool(kept) and self.needs_text)
+        made._look_back = max(self._look_back, other._look_back)
         return made
 
     def spans(self, first: int, end: int, text: RowText | None = None) -> list[Span]:
         """Return the spans covering tokens `first` … `end - 1`; negative ones are the prompt."""
+        if not self._look_back:
+            return self._as_scheduled(first, end, text)
+        start = max(first - self._look_back, 0) if first > 0 else first
+        return _with_beginnings(self._as_scheduled(start, end, text), first)
+
+    def _as_scheduled(self, first: int, end: int, text: RowText | None) -> list[Span]:
         found: list[Span] = []
         if first < 0:
             part = self._parts[0][1]
@@ -288,8 +298,8 @@ class RowTimeline:
 
     def label_before(self, token: int, text: RowText | None) -> str | None:
         """Return the last label that was in force before generated token `token`."""
-        rows = [row for _, _, row, _ in self.spans(0, token, text) if row is not None]
-        return target_label(rows[-1].label) if rows and rows[-1].label is not None else None
+        labels = [_label_of(row) for _, _, row, _ in self.spans(0, token, text) if row is not None]
+        return labels[-1] if labels else None
 
     def flattened(self, tokens: int, text: RowText | None) -> Schedule:
         """Return one schedule for what was in force in the first `tokens` tokens, and is now."""
@@ -471,6 +481,33 @@ def _uniform(spans: list[Span], first: int, batch: int, length: int) -> Plan:
     local = [(start - first, end - first, row, factor) for start, end, row, factor in spans]
     steered = batch * sum(end - start for start, end, row, _ in local if row)
     return Plan(MIXED, 1.0, batch, length, spans=local, steered=steered)
+
+
+def _with_beginnings(spans: list[Span], first: int) -> list[Span]:
+    """Return the spans from token `first` on, in which switches begin as their rows say.
+
+    All follows from when the label changes: it may be a schedule that says so, text that was
+    waited for, or somebody who switches while the text is written.
+    """
+    found: list[Span] = []
+    label = _label_of(spans[0][2])
+    until, stronger = 0, 1.0
+    for start, end, row, factor in spans:
+        beginning = row.beginning if row is not None and factor == 1 else None
+        changed, label = label != _label_of(row), _label_of(row)
+        if beginning is None:
+            until = 0
+        elif changed and start > 0:
+            until, stronger = start + beginning.tokens, beginning.strength
+        middle = min(max(until, start), end)
+        for a, b, f in ((start, middle, factor * stronger), (middle, end, factor)):
+            if max(a, first) < b:
+                _extend(found, max(a, first), b, row, f)
+    return found
+
+
+def _label_of(row: Row | None) -> str | None:
+    return None if row is None or row.label is None else target_label(row.label)
 
 
 def _extend(spans: list[Span], first: int, end: int, row: Row | None, factor: float) -> None:

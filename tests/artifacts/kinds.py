@@ -93,6 +93,7 @@ def _set() -> NeuronSet:
         method={"name": "lape", "parameters": {"rate": 0.01}},
         calibration={"en": {"corpus": "en.txt", "tokens": 10}, "fr": {"tokens": 12}},
         operation={"name": "add", "value": "diffmean", "factor": 2.0}, strengths={"fr": 0.5},
+        switch={"strength": 1.5, "tokens": 6},
         schedule="en,24:fr", evaluation=EVALUATION, orphans=3,
     )  # fmt: skip
 

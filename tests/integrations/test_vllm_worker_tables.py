@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from neuronsteer.errors import HookError, MismatchError
@@ -23,6 +25,8 @@ from neuronsteer.integrations.vllm.request_schedule import RequestSchedule
 from neuronsteer.integrations.vllm.settings import SetSource
 from neuronsteer.integrations.vllm.worker_tables import WorkerTables
 from neuronsteer.steering.schedule import Schedule
+from neuronsteer.steering.tables import Beginning, Row
+from neuronsteer.steering.timeline import RowTimeline
 
 from .test_vllm_requests import save
 
@@ -65,9 +69,11 @@ def worker(python: bool = True, rank: int = 0, ranks: int = 1, capacity: int = C
     return made, modules
 
 
-def request(text: str, prompt: int) -> RequestSchedule | None:
+def request(text: str, prompt: int, beginning: Beginning | None = None) -> RequestSchedule | None:
     return RequestSchedule.of(
-        Schedule.parse(text), lambda label, strength, _: (label, strength), prompt
+        Schedule.parse(text),
+        lambda label, strength, _: (label, strength, beginning if strength == 1 else None),
+        prompt,
     )
 
 
@@ -220,8 +226,8 @@ def test_later_labels_leave_the_one_before_in_every_round(text: str):
     schedule, prompt = Schedule.parse(text), 4
     period = schedule.repeat or 0
 
-    def row_of(label: str, strength: float, left: tuple[str, ...]) -> tuple[str, float]:
-        return label + "".join(left), strength
+    def row_of(label: str, strength: float, left: tuple[str, ...]) -> tuple[str, float, None]:
+        return label + "".join(left), strength, None
 
     made, (module, _) = worker(capacity=8)
     found = RequestSchedule.of(schedule, row_of, prompt)
@@ -242,6 +248,47 @@ def test_later_labels_leave_the_one_before_in_every_round(text: str):
             columns, scale, shift = compiled(label + left)[0]
             wanted[columns] = wanted[columns] * (1 + strength * (scale - 1)) + strength * shift
         assert torch.allclose(steered[token], wanted, atol=1e-5), token
+
+
+def written(labels: tuple[str | None, ...], cuts: list[int], kinds: list[str]) -> str:
+    parts = [f"{label or '-'}{kind}" for label, kind in zip(labels, kinds, strict=True)]
+    return ",".join([parts[0], *(f"{at}:{part}" for at, part in zip(cuts, parts[1:], strict=True))])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_switches_begin_as_they_do_with_transformers(data: st.DataObject):
+    size = data.draw(st.integers(1, 5))
+    labels = tuple(data.draw(st.sampled_from(["en", "fr", None])) for _ in range(size))
+    kinds = [data.draw(st.sampled_from(["", "", "*0.5", "*0"])) for _ in labels]
+    cuts = sorted(data.draw(st.sets(st.integers(1, 15), min_size=size - 1, max_size=size - 1)))
+    repeat = data.draw(st.none() | st.integers(16, 20))
+    text = written(labels, cuts, kinds) + (f",repeat={repeat}" if repeat else "")
+    beginning = Beginning(3.0, data.draw(st.integers(1, 12)))
+
+    def row_of(label: str | None, strength: float, _left: tuple[str, ...]) -> Row | None:
+        if label is None or not strength:
+            return None
+        return Row(label, 1, (), beginning if strength == 1 else None)
+
+    count, prompt = 70, 3
+    timeline = RowTimeline(Schedule.parse(text), row_of, None)
+    wanted = torch.zeros(count)
+    for start, end, row, factor in timeline.spans(0, count):
+        stated = 0.5 if row is not None and row.beginning is None else 1.0
+        wanted[start:end] = 0 if row is None else factor * stated
+
+    made, _ = worker()
+    found = request(text, prompt, beginning)
+    made.assign(0, found)
+    if found is None:
+        assert not wanted.any()
+        return
+    made.tokens.strengths = torch.ones(count)
+    made.tokens.rows = torch.zeros(count, dtype=torch.int64)
+    made.fill(torch.zeros(count, dtype=torch.int64), torch.arange(count) + prompt - 1, count)
+    strengths = made.tokens.strengths if made.tokens.weighted else torch.ones(count)
+    assert torch.allclose(strengths * (made.tokens.rows > 0), wanted), text
 
 
 def test_sets_that_do_not_fit_are_refused_and_missing_ones_are_an_error(tmp_path: Path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from neuronsteer.errors import ScheduleError
 from neuronsteer.steering.schedule import Condition, Point, Schedule
-from neuronsteer.steering.tables import Row
+from neuronsteer.steering.tables import Beginning, Row
 from neuronsteer.steering.timeline import RowText, RowTimeline, TextConditions
 from tests.tiny_models import tiny_tokenizer
 
@@ -175,6 +175,82 @@ def test_timelines_say_what_their_schedule_says(labels, data):
     spread = [label for start, end, label in spans for _ in range(start, end)]
     assert spread == [schedule.at(n)[0] for n in range(first, first + length)]
     assert spans[0][0] == first and spans[-1][1] == first + length
+
+
+STRONG = {label: Row(label, i + 4, (), Beginning(1.5, 3)) for i, label in enumerate(ROWS)}
+
+
+def factors_in(spans):
+    return [(start, end, row and row.label, factor) for start, end, row, factor in spans]
+
+
+def beginning(text, conditions=None):
+    def row_of(label, strength, _left):
+        return (STRONG if strength == 1 else ROWS).get(label)
+
+    return RowTimeline(Schedule.parse(text), row_of, conditions)
+
+
+def test_switches_begin_as_their_rows_say():
+    assert factors_in(beginning("en,4:fr").spans(-2, 9)) == [
+        (-2, 0, None, 1.0),
+        (0, 4, "en", 1.0),  # not the first label: nothing has been written before
+        (4, 7, "fr", 1.5),
+        (7, 9, "fr", 1.0),
+    ]
+    # Cut short by the next switch; after a pause; the same label again is no switch.
+    assert factors_in(beginning("4:fr,6:ja,12:-,13:ja,14:ja").spans(3, 18)) == [
+        (3, 4, None, 1.0),
+        (4, 6, "fr", 1.5),
+        (6, 9, "ja", 1.5),
+        (9, 12, "ja", 1.0),
+        (12, 13, None, 1.0),
+        (13, 16, "ja", 1.5),
+        (16, 18, "ja", 1.0),
+    ]
+    # A strength, or a ramp, that is stated is what happens.
+    assert factors_in(beginning("en,2:fr*0.5").spans(0, 4)) == [(0, 2, "en", 1), (2, 4, "fr", 1)]
+    ramp = factors_in(beginning("en,2~4:fr").spans(0, 9))
+    assert [each[3] for each in ramp] == [1.0, 0.5, 1.0]
+    # When it repeats, the first label follows the last.
+    assert factors_in(beginning("en,5:fr,repeat=10").spans(8, 14)) == [
+        (8, 10, "fr", 1.0),
+        (10, 13, "en", 1.5),
+        (13, 14, "en", 1.0),
+    ]
+
+
+def test_switches_begin_strongly_whoever_switches():
+    live = beginning("en").switched(4, beginning("fr")).switched(5, beginning("fr"))
+    assert not live.is_constant
+    found = [(0, 4, "en", 1.0), (4, 7, "fr", 1.5), (7, 9, "fr", 1.0)]
+    assert factors_in(live.spans(0, 9)) == found
+    tokenizer = tiny_tokenizer()
+    waits = beginning("en,sentence:fr", TextConditions(tokenizer))
+    text = RowText(tokenizer("One. And then two", add_special_tokens=False).input_ids)
+    spans = factors_in(waits.spans(0, len(text.tokens), text))
+    assert [each[2:] for each in spans] == [("en", 1.0), ("fr", 1.5), ("fr", 1.0)]
+    assert spans[1][1] - spans[1][0] == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_what_is_asked_for_at_once_or_token_by_token_is_the_same(data):
+    size = data.draw(st.integers(1, 6))
+    labels = [data.draw(st.sampled_from(["en", "fr", "ja", "-", "ja*0.5"])) for _ in range(size)]
+    cuts = sorted(data.draw(st.sets(st.integers(1, 15), min_size=size - 1, max_size=size - 1)))
+    made = beginning(
+        ",".join([labels[0], *(f"{at}:{x}" for at, x in zip(cuts, labels[1:], strict=True))])
+    )
+    for at in sorted(data.draw(st.sets(st.integers(1, 20), max_size=2))):
+        made = made.switched(at, beginning(data.draw(st.sampled_from(["en", "fr,18:ja", "-"]))))
+
+    def spread(spans):
+        return [(row, factor) for start, end, row, factor in spans for _ in range(start, end)]
+
+    whole = spread(made.spans(0, 30))
+    assert len(whole) == 30
+    assert whole == [pair for at in range(30) for pair in spread(made.spans(at, at + 1))]
 
 
 def test_a_timeline_remembers_what_was_switched():

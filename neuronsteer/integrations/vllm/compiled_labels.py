@@ -25,6 +25,7 @@ from ...neuron_set import NeuronSet
 from ...neuron_set.row_values import is_relative
 from ...operations import Operation, operation
 from ...steering.compile import Compiler, State
+from ...steering.tables import Beginning
 from .settings import SetSource
 
 #: `(columns, scale, shift)` of one layer.
@@ -95,6 +96,11 @@ class ServedSet:
             site = self.operation.site_for(self.neurons.site)
             self.operation.blended(self.neurons.rows(label), site, strength)
         return strength
+
+    def beginning(self, label: str, strength: float) -> Beginning | None:
+        """Return how a switch to a label begins that a schedule gives this strength."""
+        own = self.operation if self.source.operation is not None else None
+        return self._compiler.beginning(State(label, operation=own, stated=strength != 1))
 
     def compile(self, label: str, left: tuple[str, ...] = ()) -> CompiledRow:
         """Return what `label` does at full strength when it leaves the labels `left`."""

@@ -8,24 +8,33 @@ prefill, preemption with recomputation, cached prefixes and rejected drafts cann
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import ScheduleError
-from ...steering.schedule import Point, Schedule
+from ...steering.schedule import Condition, Schedule
+from ...steering.tables import Beginning
 from ...steering.timeline import last_label, leaving
 
-#: Switch points of one request at most: the width of a worker's table of requests.
-MAX_STEPS = 16
+#: Steps of one request at most: the width of a worker's table of requests.
+MAX_STEPS = 32
 #: Tokens are counted up to here: far beyond any text, and well within the workers' 64-bit integers.
 TOKEN_LIMIT = 1 << 40
 #: The key of the row that leaves activations alone.
 IDENTITY = ""
-#: Maps `(label, strength, the label before it, if any)` to the key of a row and how strongly it
-#: acts; raises if this cannot be served.
-RowOf = Callable[[str, float, tuple[str, ...]], tuple[str, float]]
+#: Maps `(label, strength, the label before it, if any)` to the key of a row, how strongly it acts,
+#: and how a switch to it begins; raises if this cannot be served.
+RowOf = Callable[[str, float, tuple[str, ...]], tuple[str, float, "Beginning | None"]]
+
+
+class _InForce(NamedTuple):
+    """The label that acts, and the token up to which its switch is beginning."""
+
+    label: str | None
+    until: int
 
 
 @dataclass(frozen=True)
@@ -94,24 +103,27 @@ class RequestSchedule:
                 f"{TOKEN_LIMIT - 1}, which no text reaches. Leave that part out."
             )
         points = schedule.points
-        steps = _steps(points, row_of, None)
+        # The first label is no switch: nothing has been written before.
+        first = points[0].label if points[0].strength else None
+        steps, now = _steps(schedule, row_of, None, _InForce(first, 0))
         again = 0
         if schedule.repeat:
-            # From the second round on, the first label leaves the last one. Rounds are the same
-            # from the last step on that this changes, so what comes before is written out twice.
-            later = _steps(points, row_of, last_label(points))
-            changed = [i for i, (a, b) in enumerate(zip(steps, later, strict=True)) if a != b]
-            if changed:
-                count = changed[-1] + 1
-                again = steps[count].start if count < len(steps) else schedule.repeat
+            # From the second round on, the first label follows the last one. What the rounds end
+            # with is the same, so what comes before that is written out twice.
+            later, _ = _steps(schedule, row_of, last_label(points), now)
+            pairs = zip(reversed(steps), reversed(later), strict=False)
+            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+            if same < max(len(steps), len(later)):
+                again = steps[-same].start if same else schedule.repeat
                 steps += [
-                    replace(step, start=step.start + schedule.repeat) for step in later[:count]
+                    replace(step, start=step.start + schedule.repeat)
+                    for step in later[: len(later) - same]
                 ]
         if len(steps) > MAX_STEPS:
-            twice = len(steps) - len(points)
+            more = len(steps) - len(points)
             raise ScheduleError(
                 f"The schedule has {len(points)} switch points"
-                + (f" and {twice} more, as its second round begins differently" if twice else "")
+                + (f" and takes {more} more steps, as they begin differently" if more else "")
                 + f"; a request may have {MAX_STEPS}. Use repeat=, or send the rest as a second "
                 "request."
             )
@@ -154,14 +166,38 @@ class RequestSchedule:
         return cls(origin, tuple(ScheduleStep(*step) for step in steps), repeat, prompt, again)
 
 
-def _steps(points: Sequence[Point], row_of: RowOf, before: str | None) -> list[ScheduleStep]:
-    """Return the steps of one round, which begins after the label `before`."""
+def _steps(
+    schedule: Schedule, row_of: RowOf, left: str | None, now: _InForce
+) -> tuple[list[ScheduleStep], _InForce]:
+    """Return the steps of one round, and what it ends with; a `RowTimeline` does the same.
+
+    Args:
+        schedule: The schedule.
+        row_of: Finds the rows.
+        left: The label that the first one leaves.
+        now: What is in force when the round begins.
+    """
+    points = schedule.points
+    ends = [point.at for point in points[1:]] + [schedule.repeat or TOKEN_LIMIT]
+    label, until = now
     steps: list[ScheduleStep] = []
-    for point, left in leaving(points, (), before):
-        key, strength = IDENTITY, 1.0
+    for (point, leaves), end in zip(leaving(points, (), left), ends, strict=True):
+        key, strength, beginning = IDENTITY, 1.0, None
         if point.label is not None and point.strength != 0:
-            key, strength = row_of(point.label, point.strength, left)
-        at = point.at if isinstance(point.at, int) else 0  # never a condition: refused above
+            key, strength, beginning = row_of(point.label, point.strength, leaves)
+        at, stop = _token(point.at), _token(end)
         ramp = max(point.ramp, 1) if key else 1
-        steps.append(ScheduleStep(at, key, strength, ramp))
-    return steps
+        switched, label = label != (point.label if key else None), point.label if key else None
+        if beginning is None or ramp > 1:
+            until = at
+        elif switched:
+            until = at + beginning.tokens
+        if beginning and at < until:
+            steps.append(ScheduleStep(at, key, strength * beginning.strength))
+        if max(at, until) < stop:
+            steps.append(ScheduleStep(max(at, until), key, strength, ramp))
+    return steps, _InForce(label, until - (schedule.repeat or 0))
+
+
+def _token(at: int | Condition) -> int:
+    return at if isinstance(at, int) else 0  # never a condition: refused above

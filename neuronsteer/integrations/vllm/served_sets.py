@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import LabelError, ParameterError, did_you_mean, unknown_label
 from ...neuron_set.row_values import PROMPT, choose_left
 from ...steering.schedule import Schedule
+from ...steering.tables import Beginning
 from .compiled_labels import ServedSet, load_set, read_key, row_key
 from .request_schedule import IDENTITY, RequestSchedule
 from .settings import KEY, SOURCE, ServeSettings, SetSource, read_left
@@ -135,7 +136,9 @@ class ServedSets:
     ) -> RequestSchedule | None:
         met: list[ServedSet] = []
 
-        def row_of(label: str, strength: float, before: tuple[str, ...]) -> tuple[str, float]:
+        def row_of(
+            label: str, strength: float, before: tuple[str, ...]
+        ) -> tuple[str, float, Beginning | None]:
             served, name = self._find(label)
             if name not in served.labels:
                 raise LabelError(
@@ -146,7 +149,9 @@ class ServedSets:
             met.append(served)
             weight = served.strength(name, strength)
             left = self._left(served, name, source, before)
-            return (row_key(served.key, name, left), weight) if weight else (IDENTITY, 1.0)
+            if not weight:
+                return IDENTITY, 1.0, None
+            return row_key(served.key, name, left), weight, served.beginning(name, strength)
 
         found = RequestSchedule.of(schedule, row_of, prompt_tokens)
         if met and not any(served.relative for served in met):
