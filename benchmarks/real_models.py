@@ -14,6 +14,7 @@ steering     every pair of eight languages; fluency and relevance as `ns.tune` d
 random       the controls
 switch       the prompt's language for twelve tokens, then another: is the text right from the
              eighth token on?
+beginnings   the same on development prompts, for switches that begin more or less strongly
 perplexity   text that is in the target already, steered there from English
 methods      English to four languages: every method with its own best strength
 
@@ -27,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +45,7 @@ from neuronsteer.evaluation.bootstrap import wilson
 from neuronsteer.evaluation.candidates import identifier_among
 from neuronsteer.evaluation.continuations import continue_rows, decode, encode_prompt
 from neuronsteer.evaluation.experiments._saved_cases import SavedCases
+from neuronsteer.evaluation.metrics.fluency import distinct_ngrams
 from neuronsteer.evaluation.metrics.scoring import text_likelihoods
 from neuronsteer.evaluation.readers import beginning, thinned
 from neuronsteer.evaluation.tuning.budget import Budget
@@ -64,10 +67,12 @@ from ready_made_sets import SETS, loaded  # noqa: E402
 from ready_made_texts import LANGUAGES, lines, questions  # noqa: E402
 
 CORE = ("ar", "de", "en", "es", "fr", "ja", "ru", "zh")
-PARTS = ("steering", "random", "switch", "perplexity", "methods")
+PARTS = ("steering", "random", "switch", "perplexity", "methods", "beginnings")
 SEEDS = (0, 1, 2)
 #: Tokens before a switch, tokens that it may take, and tokens that are looked at.
 BEFORE, DELAY, AFTER = 12, 8, 24
+#: How switches may begin: strength and tokens; the last ones keep it up.
+BEGINNINGS = ((1.0, 8), (1.2, 8), (1.4, 4), (1.4, 8), (1.4, 12), (1.7, 8), (1.25, 32))
 TARGETS = ("de", "fr", "zh", "ru")
 STRENGTHS = (0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
 
@@ -208,13 +213,28 @@ class ModelUnderTest:
 
     def switch(self, kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
         """Return how many texts are right from the eighth token after a switch on."""
-        prompts = self.prompts(per_language=1 if self.options.quick else 3)
+        return self._switched(f"{kind}-switch", neurons, "test")
+
+    def beginnings(self, kind: str, neurons: ns.NeuronSet) -> list[dict[str, Any]]:
+        """Return what becomes of switches that begin more or less strongly."""
+        found: list[dict[str, Any]] = []
+        for strength, tokens in BEGINNINGS:
+            begins = {"strength": strength, "tokens": tokens}
+            key = f"{kind}-beginning-{strength}-{tokens}"
+            result = self._switched(key, neurons.replace(switch=begins), "development")
+            found.append(begins | result)
+            self.say(f"{begins}: {result['right']['mean']:.3f}, distinct {result['distinct']:.3f}")
+        return found
+
+    def _switched(self, key: str, neurons: ns.NeuronSet, half: str) -> dict[str, Any]:
+        prompts = self.prompts(half, per_language=1 if self.options.quick else 3)
         rows = [(p, label) for p in prompts for label in CORE if label != p.language]
         saved = SavedCases(
-            self.work / f"{kind}-switch",
+            self.work / key,
             {
                 "set": neurons.fingerprint,
                 "strengths": dict(neurons.strengths),
+                "switch": neurons.switch,
                 "prompts": [prompt.text for prompt in prompts],
                 "tokens": [BEFORE, DELAY, AFTER],
             },
@@ -223,7 +243,7 @@ class ModelUnderTest:
         total = BEFORE + DELAY + AFTER
         with ns.attach(self.model, neurons) as steer:
             for begin in range(0, len(rows), 56):
-                if saved.get("switch", kind, (str(begin),)) is not None:
+                if saved.get("switch", "", (str(begin),)) is not None:
                     continue
                 some = rows[begin : begin + 56]
                 steer.to([ns.Schedule(p.language, (BEFORE, label)) for p, label in some])
@@ -247,11 +267,17 @@ class ModelUnderTest:
                     {"from": p.language, "to": label, "identified": guess, "text": text}
                     for (p, label), guess, text in zip(some, guesses, whole, strict=True)
                 ]
-                saved.put("switch", kind, (str(begin),), {"found": found})
-                self.say(f"{kind}, switch, {begin + len(some)} of {len(rows)}")
-        items = [item for each in saved.of("switch", kind).values() for item in each["found"]]
+                saved.put("switch", "", (str(begin),), {"found": found})
+                self.say(f"{key}, {begin + len(some)} of {len(rows)}")
+        items = [item for each in saved.of("switch", "").values() for item in each["found"]]
         hits = [same(item["identified"], item["to"]) for item in items]
-        return {"texts": len(items), "right": with_interval(hits), "examples": items[:3]}
+        varied = [distinct_ngrams(item["text"]) for item in items]
+        return {
+            "texts": len(items),
+            "right": with_interval(hits),
+            "distinct": statistics.mean(each for each in varied if each is not None),
+            "examples": items[:3],
+        }
 
     def perplexity(self, _kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
         """Return per label how much likelier or not its natural text becomes by steering to it."""

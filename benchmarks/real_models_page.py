@@ -36,6 +36,8 @@ def render(results: Mapping[str, Any]) -> str:
         parts.append(_aims(name, found))
         if "steering" in found:
             parts += [_labels(found["steering"]), _pairs(found["steering"])]
+        if "beginnings" in found:
+            parts.append(_beginnings(found["beginnings"]))
         if "methods" in found:
             parts.append(_methods(found["methods"]))
     return "\n".join(parts)
@@ -124,6 +126,24 @@ def _pairs(steering: Mapping[str, Any]) -> str:
         parts.append(f"### Success by pair, {kind}: from (rows) to (columns)\n\n"
                      + _table(("", *labels), rows))  # fmt: skip
     return "\n".join(parts)
+
+
+def _beginnings(beginnings: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            kind,
+            f"× {each['strength']:g} for {each['tokens']} tokens",
+            f"{each['right']['mean']:.3f}",
+            "{:.3f}–{:.3f}".format(*each["right"]["interval"]),
+            f"{each['distinct']:.3f}",
+        )
+        for kind, tried in beginnings.items()
+        for each in tried
+    ]
+    head = ("neurons", "switches begin", "right from the 8th token on", "95 %", "distinct n-grams")
+    text = "### How a switch begins (development prompts)\n\n"
+    text += "What a set's header says under `switch` was chosen here.\n\n"
+    return text + _table(head, rows)
 
 
 def _methods(methods: Mapping[str, Any]) -> str:
