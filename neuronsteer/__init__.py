@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .operations import operation
     from .stats import Stats
     from .stats.collect import collect
-    from .steering.keeping.keep import keep
+    from .steering.keeping.keeper import keep
     from .steering.label_sums import arith
     from .steering.schedule import Condition, Schedule
     from .steering.steerer import Steerer, attach
@@ -53,7 +53,7 @@ _MODULES = {
     "enhance": "enhancement",
     "evaluate": "evaluation.experiments.run",
     "export": "exports",
-    "keep": "steering.keeping",
+    "keep": "steering.keeping.keeper",
     "metrics": "evaluation.metrics",
     "operation": "operations",
     "tune": "evaluation.tuning",

@@ -113,9 +113,14 @@ def usual_scripts(label: str) -> frozenset[str]:
     return scripts(label) - _RARE.get(canonical(label), frozenset())
 
 
+def is_known(label: str) -> bool:
+    """Whether a label is the code of a language."""
+    return canonical(label) in _KNOWN
+
+
 def check_known(label: str) -> None:
     """Raise if a label is not the code of a language."""
-    if canonical(label) not in _KNOWN:
+    if not is_known(label):
         raise ParameterError(
             f"{label!r} is not the code of a language, so its script is unknown. Use an ISO 639 "
             "code, for instance 'ko' or 'pt-BR'."

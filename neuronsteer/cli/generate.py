@@ -34,6 +34,7 @@ _TOKENS = 64
     neuronsteer generate demo demo --to "fr - en" --prompt "The weather"
     neuronsteer generate MODEL SET --to de --away-from en --operation add --prompt "Once"
     neuronsteer generate MODEL --keep ko --prompt "날씨"
+    neuronsteer generate gemma gemma --keep fr --prompt "Le temps"
     echo "The weather" | neuronsteer generate MODEL SET --to fr --prompt - --json
     """,
 )
@@ -61,8 +62,8 @@ def generate(
         str | None,
         typer.Option(
             metavar="LANGUAGE",
-            help="Hold back words in scripts that this language is not written in (a code: ko), "
-            "with or without steering.",
+            help="Hold back words in scripts that this language is not written in (a code: ko). "
+            "With a SET and without --to, also steer back where the text leaves it.",
         ),
     ] = None,
     prompt: Annotated[
@@ -121,6 +122,9 @@ def generate(
         console.err().print(legend)
     done = generate_text(loaded, tokenizer, rows, request, printer if stream else None)
     if as_json:
+        from ..steering.keeping.language_sensor import PullBack
+        from ..steering.keeping.vocabulary_gate import Refusal
+
         console.dump(
             {
                 "text": done.text,
@@ -129,7 +133,10 @@ def generate(
                 "schedule": str(target),
                 "tokens": done.tokens,
                 "report": done.report,
-                "refused": [dataclasses.asdict(each) for each in done.refused],
+                "refused": [dataclasses.asdict(x) for x in done.kept if isinstance(x, Refusal)],
+                "pulled_back": [
+                    dataclasses.asdict(x) for x in done.kept if isinstance(x, PullBack)
+                ],
             }
         )
     elif not stream:
@@ -137,24 +144,33 @@ def generate(
         for span in done.spans:
             printer.piece(done.text[span["start"] : span["end"]], span["label"])
         printer.end()
-    _say_refused(done, quiet)
+    _say_kept(done, quiet)
 
 
-def _say_refused(done: GeneratedText, quiet: bool) -> None:
-    if done.refused:
+def _say_kept(done: GeneratedText, quiet: bool) -> None:
+    from ..steering.keeping.language_sensor import PullBack
+    from ..steering.keeping.vocabulary_gate import Refusal
+
+    refused = [each for each in done.kept if isinstance(each, Refusal)]
+    pulled = [each for each in done.kept if isinstance(each, PullBack)]
+    if refused:
         some = ", ".join(
             f"{each.text.strip()!r} ({each.probability:.0%}) → {each.instead.strip()!r}"
-            for each in done.refused[:5]
+            for each in refused[:5]
         )
-        more = "" if len(done.refused) <= 5 else ", …"
-        console.note(f"Held back at {len(done.refused)} tokens: {some}{more}", quiet=quiet)
+        more = "" if len(refused) <= 5 else ", …"
+        console.note(f"Held back at {len(refused)} tokens: {some}{more}", quiet=quiet)
+    if pulled:
+        some = ", ".join(f"{each.token} ({each.left})" for each in pulled[:8])
+        more = "" if len(pulled) <= 8 else ", …"
+        console.note(f"Steered back to {pulled[0].language} at token {some}{more}", quiet=quiet)
 
 
 def _stored_schedule(rows: NeuronSet | None, keep: str | None) -> Schedule:
     """Return what the set itself says to follow; nothing, if text is only to be kept."""
     from ..steering.schedule import Schedule
 
-    stored = None if rows is None else rows.schedule
+    stored = None if rows is None or keep is not None else rows.schedule
     if stored is not None:
         return Schedule.parse(stored) if isinstance(stored, str) else Schedule.from_dict(stored)
     if rows is not None and keep is None:

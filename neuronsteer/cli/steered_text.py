@@ -18,7 +18,8 @@ from . import console
 if TYPE_CHECKING:
     from ..neuron_set import NeuronSet
     from ..operations import Operation
-    from ..steering.keeping import Refusal
+    from ..steering.keeping.language_sensor import PullBack
+    from ..steering.keeping.vocabulary_gate import Refusal
     from ..steering.schedule import Schedule
 
 #: Tokens that are generated after the last switch, unless the user says how many there are.
@@ -41,7 +42,8 @@ class GenerationRequest:
         min_new_tokens: The text does not end before that many.
         temperature: 0 takes the likeliest token.
         seed: For sampling.
-        keep: The language that the text is kept in, see `ns.keep`.
+        keep: The language that the text is kept in, see `ns.keep`; with neurons where the schedule
+            is empty.
     """
 
     prompt: str
@@ -103,7 +105,7 @@ class GeneratedText:
         spans: Which label made which part of `text`, see `token_text.locate`.
         tokens: Number of generated tokens.
         report: What was steered, per layer.
-        refused: Tokens that were held back to keep the language.
+        kept: What was done to keep the language.
     """
 
     prompt: str
@@ -111,7 +113,7 @@ class GeneratedText:
     spans: list[dict[str, Any]]
     tokens: int
     report: dict[str, Any]
-    refused: Sequence[Refusal] = ()
+    kept: Sequence[Refusal | PullBack] = ()
 
 
 def generate_text(
@@ -122,7 +124,7 @@ def generate_text(
     printer: LabelPrinter | None = None,
 ) -> GeneratedText:
     """Generate one text; with a printer, its tokens are shown as they come."""
-    from ..steering.keeping import keep
+    from ..steering.keeping.keeper import keep
     from ..steering.steerer import attach
 
     inputs = tokenizer(request.prompt, return_tensors="pt").to(model.device)
@@ -134,8 +136,10 @@ def generate_text(
     with ExitStack() as stack:
         steer = kept = None
         if request.keep is not None:
-            kept = stack.enter_context(keep(model, tokenizer, request.keep))
-        if neurons is not None:
+            watching = None if request.schedule.labels else neurons
+            kept = keep(model, tokenizer, request.keep, neurons=watching)
+            steer = stack.enter_context(kept).steer
+        if neurons is not None and steer is None:
             steer = stack.enter_context(attach(model, neurons, tokenizer=tokenizer))
             steer.to(
                 request.schedule,
@@ -152,7 +156,7 @@ def generate_text(
             streamer = LabelStreamer(printer, tokenizer, runs_so_far)
         ids = _generate(model, tokenizer, inputs, request, streamer)
         report = steer.report() if steer else {}
-        refused = kept.report() if kept else ()
+        done = kept.report() if kept else ()
         new: list[int] = ids[0, length:].tolist()
         runs: list[Run] = [run for run in runs_so_far() if run[0] < len(new)] if new else []
     if steer is None and new:
@@ -164,7 +168,7 @@ def generate_text(
         spans=locate(runs, texts, len(request.prompt)),
         tokens=len(new),
         report=report,
-        refused=refused,
+        kept=done,
     )
 
 

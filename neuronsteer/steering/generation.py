@@ -252,11 +252,10 @@ class GenerationTracker:
         sequences = getattr(found, "sequences", found)
         if not isinstance(sequences, Tensor):
             return
-        new = sequences[:, generation.prompt or 0 :]
+        new = sequences[:, generation.prompt or 0 :].cpu()
         generation.tokens = min(generation.tokens, int(new.shape[1]))
         for run in generation.runs:
-            if any(timeline.needs_text for timeline in run.timelines):
-                run.sequences, run.texts = new.to("cpu"), []
+            run.returned(new)
 
     def _check(self, generation: Generation) -> None:
         for run in generation.runs:
@@ -329,11 +328,8 @@ class GenerationTracker:
             now = {**given, "input_ids": ids}
             run.switch(assignment, generation.token, functools.partial(self._read, state, now))
             run.everywhere = None
-        if ids is not None and any(each.needs_text for each in run.timelines):
-            run.texts = follow_all(run.texts, ids[:, generation.prompt or 0 :].cpu())
         self._count(run)
-        plan = state.planner.plan(run.timelines, run.texts, first, batch, length)
-        state.current.local.plan = plan
+        state.current.local.plan = run.plan(ids, first, batch, length)
 
     def _count(self, run: Run) -> None:
         plan = run.state.current.local.plan
@@ -402,6 +398,11 @@ class GenerationTracker:
     ) -> Plan:
         """Return the plan of a direct call of the model."""
         assignment, ids = state.assignment, kwargs.get("input_ids")
+        if assignment.sensor is not None:
+            raise ScheduleError(
+                "keep() follows texts that model.generate() writes; this is a direct call of the "
+                "model. Call off() first, or to() with a label."
+            )
         if assignment.everywhere is not None:
             return constant(assignment.everywhere.row, batch, length)
         if kwargs.get("cu_seq_lens_q") is not None:
@@ -462,6 +463,9 @@ class GenerationTracker:
         if generation is not None and generation.counted:
             for run in generation.runs:
                 if run.everywhere is None:
+                    plan = run.state.current.local.plan
+                    if plan is not None:
+                        run.look(plan)
                     self._count(run)
                     run.state.current.local.plan = None
             return

@@ -48,7 +48,8 @@ class Plan:
         index: Numbers of rows `[batch, length]`, if they are chosen per row of the batch.
         factors: How far to go `[batch, length, 1]`, if that differs between positions.
         held: Whatever must stay alive, so that its numbers in `index` keep their meaning.
-        reading: With `MIXED`: takes in the activations of every layer, which stay as they are.
+        reading: With `MIXED`: takes in the activations of every layer before they are changed;
+            without an index they stay as they are.
         steered: How many positions are changed.
         hits: How many layers have been changed so far.
         copies: Index and factors per device.
@@ -210,7 +211,8 @@ class LayerHook:
         if row is MIXED:
             if plan.reading is not None:
                 plan.reading(self.number, x)
-                return None
+                if plan.index is None:
+                    return None
             found = self._mixed(x, plan)
             self.local.up.pop(self.number, None)
         else:

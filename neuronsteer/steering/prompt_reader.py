@@ -73,13 +73,35 @@ class PromptReader:
         if set(reading.means) != set(self._columns):
             return [None] * len(reading.counted)  # layers that are compiled cannot be read
         values = torch.cat([reading.means[number] for number in self._columns], 1)
-        known = (values.T - self._centre) * self._weight
-        best = (self._directions.T @ known).argmax(0).tolist()
+        best = self._likeness(values).argmax(-1).tolist()
         any_counted = reading.counted.any(1).tolist()
         return [
             self.labels[k] if counted else None
             for k, counted in zip(best, any_counted, strict=True)
         ]
+
+    def watch(self, batch: int, length: int, last: int) -> TokenReading:
+        """Return what collects the last positions of one forward pass.
+
+        Args:
+            batch: Rows.
+            length: Positions per row.
+            last: How many of them, at the end of each row.
+        """
+        return TokenReading(self._columns, batch, length, last)
+
+    def likeness(self, reading: TokenReading) -> Tensor | None:
+        """Return how much each position looks like each label `[batch, positions, labels]`.
+
+        It is a cosine. `None` where layers could not be read, because they are compiled.
+        """
+        if set(reading.values) != set(self._columns):
+            return None
+        return self._likeness(torch.cat([reading.values[number] for number in self._columns], -1))
+
+    def _likeness(self, values: Tensor) -> Tensor:
+        apart = (values - self._centre.T) * self._weight.T
+        return torch.nn.functional.normalize(apart, dim=-1) @ self._directions
 
 
 class Reading:
@@ -98,6 +120,23 @@ class Reading:
             batch, length = self.counted.shape
             here = x.reshape(batch, length, -1)[..., columns.to(x.device)].float().cpu()
             self.means[number] = torch.einsum("bl,bln->bn", self._weight, here)
+
+
+class TokenReading:
+    """The activations of the last positions of one forward pass."""
+
+    def __init__(self, columns: dict[int, Tensor], batch: int, length: int, last: int) -> None:
+        self.values: dict[int, Tensor] = {}
+        self._columns = columns
+        self._shape = (batch, length, -1)
+        self._last = last
+
+    def __call__(self, number: int, x: Tensor) -> None:
+        """Take in what one layer does."""
+        columns = self._columns.get(number)
+        if columns is not None:
+            here = x.reshape(self._shape)[:, -self._last :, columns.to(x.device)]
+            self.values[number] = here.float().cpu()
 
 
 def end_of_prompt(

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..errors import ParameterError
+from .keeping.language_sensor import LanguageSensor, PullBack, pulled_back
+from .kept_texts import KeptTexts
 from .layer_hooks import CurrentPlan, Plan
 from .prompt_reader import PromptReader
-from .timeline import Planner, RowText, RowTimeline, constant
+from .timeline import Planner, RowText, RowTimeline, constant, follow_all
 
 #: The plan of whoever takes no part.
 NOTHING = constant(None)
@@ -34,18 +36,20 @@ class Assignment:
         prompt_length: Where the prompt ends in direct calls, if the user said so.
         leaving: If it depends on what the prompt is written in: makes the timeline of one target
             when that is known. `timelines` then change nothing.
+        sensor: If texts are to be steered only where they leave their language: notices that.
     """
 
     timelines: list[RowTimeline]
     per_row: bool = False
     prompt_length: int | None = None
     leaving: Callable[[int, str | None], RowTimeline] | None = None
+    sensor: LanguageSensor | None = None
     #: The plan where one row holds everywhere, else `None`.
     everywhere: Plan | None = None
 
     def __post_init__(self) -> None:
         self._known: dict[tuple[int, str | None], RowTimeline] = {}
-        if self.leaving is None and not self.per_row:
+        if self.leaving is None and not self.per_row and self.sensor is None:
             self.everywhere = constant_plan(self.timelines)
 
     def timelines_leaving(self, languages: Sequence[str | None]) -> list[RowTimeline]:
@@ -54,13 +58,16 @@ class Assignment:
             return self.timelines
         if not self.per_row and len(set(languages)) == 1:
             languages = languages[:1]
-        found: list[RowTimeline] = []
-        for row, language in enumerate(languages):
-            key = (row if self.per_row else 0, language)
-            if key not in self._known:
-                self._known[key] = self.leaving(*key)
-            found.append(self._known[key])
-        return found
+        return [self.timeline_leaving(row, language) for row, language in enumerate(languages)]
+
+    def timeline_leaving(self, row: int, language: str | None) -> RowTimeline:
+        """Return the timeline of one row that leaves a language."""
+        key = (row if self.per_row else 0, language)
+        if self.leaving is None:
+            return self.timelines[key[0]]
+        if key not in self._known:
+            self._known[key] = self.leaving(*key)
+        return self._known[key]
 
     def check(self, batch: int | None) -> None:
         """Raise if there is one label per row but not as many as rows."""
@@ -129,9 +136,10 @@ class Run:
         generation: The generation.
         assignment: The newest one that the timelines contain.
         timelines: One for the whole batch, or one per row.
-        texts: The generated tokens per row, kept only for schedules that wait for text.
+        texts: The generated tokens per row, kept only where something depends on them.
         sequences: The generated tokens that were returned, kept only for those, too.
         languages: What each row of the prompt is written in; empty if nobody asked.
+        kept: The texts, if they are only steered where they leave their language.
         everywhere: The plan of this thread, where one row holds everywhere in this generation.
         wanted: Positions that should have been changed.
         hits: Layers changed over all forward passes.
@@ -144,6 +152,7 @@ class Run:
     texts: list[RowText] = field(default_factory=list)
     sequences: Tensor | None = None
     languages: Sequence[str | None] = ()
+    kept: KeptTexts | None = None
     everywhere: Plan | None = None
     wanted: int = 0
     hits: int = 0
@@ -155,11 +164,59 @@ class Run:
 
     def start(self, read: Callable[[], Sequence[str | None]]) -> None:
         """Begin; `read` tells what each row of the prompt is written in, if that matters."""
-        if self.assignment.leaving is not None:
+        if self.assignment.leaving is not None and self.assignment.sensor is None:
             self.languages = read()
             self.timelines = self.assignment.timelines_leaving(self.languages)
-        if not self.assignment.per_row:
+        if not self.assignment.per_row and self.assignment.sensor is None:
             self.everywhere = constant_plan(self.timelines)
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether something depends on the generated tokens."""
+        return self.assignment.sensor is not None or any(t.needs_text for t in self.timelines)
+
+    def plan(self, ids: Tensor | None, first: int, batch: int, length: int) -> Plan:
+        """Return the plan of a forward pass.
+
+        Args:
+            ids: The tokens of the whole sequence, if they are known and new.
+            first: Generated token that the first position predicts; negative in the prompt.
+            batch: Rows now.
+            length: Positions per row.
+        """
+        prompt, planner = self.generation.prompt or 0, self.state.planner
+        if ids is not None and self.needs_text:
+            self.texts = follow_all(self.texts, ids[:, prompt:].cpu())
+        sensor = self.assignment.sensor
+        if sensor is None:
+            self.kept = None
+            return planner.plan(self.timelines, self.texts, first, batch, length)
+        if self.kept is None or self.kept.sensor is not sensor:
+            prompts = [[]] * batch if ids is None else ids[:, :prompt].tolist()
+            rows = self.generation.batch or batch
+            self.kept = KeptTexts(sensor, self.assignment.timeline_leaving, rows, prompts)
+        return self.kept.plan(planner, self.texts, first, batch, length)
+
+    def look(self, plan: Plan) -> None:
+        """Take in what a forward pass has shown."""
+        if self.kept is not None and plan.reading is not None:
+            first = self.generation.token - plan.length + 1
+            self.kept.take_in(self.texts, first, plan.length)
+
+    def returned(self, sequences: Tensor) -> None:
+        """Keep the generated tokens that were returned, where something is told of them."""
+        if not self.needs_text:
+            return
+        kept = self.kept is not None
+        self.texts = [_closest(self.texts, row) for row in sequences] if kept else []
+        self.sequences = sequences
+
+    def pulled_back(self, row: int) -> list[PullBack]:
+        """Return where the text of a row was pulled back to its language."""
+        if self.kept is None or not self.texts:
+            return []
+        each = max(1, len(self.texts) // (self.generation.batch or 1))
+        return pulled_back(self.kept.watches(self.texts[row * each]), row, self.tokens)
 
     def switch(
         self, assignment: Assignment, token: int, read: Callable[[], Sequence[str | None]]
@@ -172,7 +229,7 @@ class Run:
             read: Tells what each row is written in, where no label has been in force before.
         """
         old, new = self.timelines, assignment.timelines
-        if assignment.leaving is not None:
+        if assignment.leaving is not None and assignment.sensor is None:
             new = assignment.timelines_leaving(self._left(token, read))
         self.assignment = assignment
         self.timelines = [
@@ -204,6 +261,13 @@ class Run:
         text = RowText()
         text.follow(self.sequences[row * each, : self.tokens])
         return timeline, text
+
+
+def _closest(texts: Sequence[RowText], ids: Tensor) -> RowText:
+    """Return the text that begins like `ids`, with what is known of it up to there."""
+    found = max(texts, key=lambda each: each.common(ids)).copy()
+    found.follow(ids)
+    return found
 
 
 class Prompt(NamedTuple):

@@ -20,6 +20,8 @@ from ..operations import Operation, operation
 from .attachment import Attachment
 from .compile import Compiler, State, steered_site
 from .generation import GenerationTracker
+from .keeping.language_sensor import HOLD, LanguageSensor, PullBack
+from .keeping.running_text import ALL, ANSWER, THOUGHT_MARKS
 from .label_sums import Arithmetic
 from .prompt_reader import PromptReader
 from .runs import Assignment, Run, SteererState
@@ -170,6 +172,97 @@ class Steerer:
             return self
         if target is not None and not isinstance(target, str):
             key = None
+        sources = () if away_from is None else names_of(away_from)
+        if sources == (PREVIOUS,) and PREVIOUS not in self.labels:
+            sources, chosen = (), None if operation is None else _operation(operation)
+            if not self._compiler.relative(chosen):  # the others leave the label before anyway
+                key, target = None, self._away_from_previous(target)
+        assignment = self._assignment(
+            target, operation, strength, sources, away, source, prompt, prompt_length
+        )
+        tracker.assign(self._state, assignment)
+        if key is not None and strength == 1:  # every step of a slider would be remembered
+            with self._defining:
+                self._assigned[key] = assignment
+                if len(self._assigned) > _REMEMBERED:
+                    self._assigned.popitem(last=False)
+        return self
+
+    def keep(
+        self,
+        target: Target | Sequence[Target],
+        operation: OperationLike | None = None,
+        strength: float = 1.0,
+        *,
+        source: str | Sequence[str] | None = None,
+        where: str = ANSWER,
+        hold: int = HOLD,
+        marks: tuple[str, str] = THOUGHT_MARKS,
+    ) -> Steerer:
+        """Steer only where a text leaves its language; returns the steerer.
+
+        The set's neurons tell at every token which language the text is in. While it is the right
+        one nothing is changed; where another one begins, the text is steered back for a few tokens.
+        At a schedule's switches it is steered at once. `pulled_back()` tells where that was.
+
+        Args:
+            target: A label, a `Schedule`, or a list of these with one entry per row of the batch.
+            operation: What pulls back; default: what the set's header says.
+            strength: How strongly.
+            source: What is left; default: the language that the text was found in.
+            where: For reasoning models: "answer" leaves thoughts alone, "all" does not.
+            hold: For how many tokens a text is steered.
+            marks: What begins and what ends a thought.
+        """
+        tracker, reader = self._tracker, self._state.reader
+        if tracker is None:
+            raise _detached()
+        if reader is None:
+            raise ParameterError(
+                "keep() reads what a text is written in off the neurons, and this set does not "
+                "carry the means of several labels. Detect it again, or use ns.keep() without it."
+            )
+        if self._conditions is None:
+            raise ParameterError(
+                "keep() tells words from code and addresses, which needs the tokenizer: pass "
+                "tokenizer=… to attach()."
+            )
+        if where not in (ANSWER, ALL):
+            raise ParameterError(f"where={where!r}; it is 'answer' or 'all'.")
+        sensor = LanguageSensor(
+            reader, self._conditions.tokenizer, thinking=where == ALL, marks=marks, hold=hold
+        )
+        made = self._assignment(target, operation, strength, (), None, source, None, None)
+        for timeline in made.timelines:
+            sensor.check(timeline.history[0][1].labels)
+        kept = Assignment(made.timelines, made.per_row, None, made.leaving, sensor)
+        tracker.assign(self._state, kept)
+        return self
+
+    @property
+    def rows(self) -> int:
+        """How many rows the last generation's batch had."""
+        return self._last_run().generation.batch or 1
+
+    def pulled_back(self, row: int = 0) -> list[PullBack]:
+        """Return where `keep()` steered the last generation back to its language.
+
+        Args:
+            row: Row of the batch as it was given; of several returned sequences, the first.
+        """
+        return self._last_run().pulled_back(row)
+
+    def _assignment(
+        self,
+        target: Target | Sequence[Target],
+        operation: OperationLike | None,
+        strength: float,
+        sources: tuple[str, ...],
+        away: OperationLike | None,
+        source: str | Sequence[str] | None,
+        prompt: bool | None,
+        prompt_length: int | None,
+    ) -> Assignment:
         try:
             finite = math.isfinite(strength)
         except TypeError:
@@ -177,11 +270,6 @@ class Steerer:
         if not finite:
             raise ParameterError(f"The strength is {strength!r}; it must be a finite number.")
         chosen = None if operation is None else _operation(operation)
-        sources = () if away_from is None else names_of(away_from)
-        if sources == (PREVIOUS,) and PREVIOUS not in self.labels:
-            sources = ()
-            if not self._compiler.relative(chosen):  # the others leave the label before anyway
-                key, target = None, self._away_from_previous(target)
         left = self._left(chosen, source, sources if away is None else ())
         per_row = not (target is None or isinstance(target, (str, Schedule, Arithmetic)))
         if per_row and not isinstance(target, Sequence):
@@ -231,14 +319,7 @@ class Steerer:
         def leaving(row: int, language: str | None) -> RowTimeline:
             return timeline(schedules[row], () if language is None else (language,), True)
 
-        assignment = Assignment(timelines, per_row, prompt_length, leaving if reads else None)
-        tracker.assign(self._state, assignment)
-        if key is not None and strength == 1:  # every step of a slider would be remembered
-            with self._defining:
-                self._assigned[key] = assignment
-                if len(self._assigned) > _REMEMBERED:
-                    self._assigned.popitem(last=False)
-        return self
+        return Assignment(timelines, per_row, prompt_length, leaving if reads else None)
 
     def _left(
         self, chosen: Operation | None, source: str | Sequence[str] | None, away: tuple[str, ...]
@@ -439,6 +520,13 @@ def _operation(spec: OperationLike) -> Operation:
 def _spans(run: Run, row: int) -> list[tuple[int, int, str | None]]:
     timeline, text = run.text(row)
     found: list[tuple[int, int, str | None]] = []
+    if run.kept is not None:
+        for each in run.pulled_back(row):
+            at = found[-1][1] if found else 0
+            found += [(at, each.token, None)] if each.token > at else []
+            found.append((each.token, each.token + each.tokens, each.language))
+        at = found[-1][1] if found else 0
+        return [*found, (at, run.tokens, None)] if at < run.tokens else found
     for start, end, table_row, _ in timeline.spans(0, run.tokens, text):
         label = None if table_row is None else table_row.label
         if found and found[-1][2] == label:  # the steps of a ramp

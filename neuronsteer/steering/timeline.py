@@ -114,7 +114,7 @@ class TextConditions:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     def fired(self, schedule: Schedule, text: RowText) -> dict[int, int]:
         """Return position in `schedule.points` → generated token at which it fired."""
@@ -159,7 +159,7 @@ class TextConditions:
         return replace(before, start=before.shown, shown=count, tail=text), text
 
     def _decode(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=False) if tokens else ""
+        return self.tokenizer.decode(tokens, skip_special_tokens=False) if tokens else ""
 
 
 class _Part:
@@ -427,9 +427,10 @@ class Planner:
             timelines[row // repeat].spans(first, first + length, texts[row] if texts else None)
             for row in range(batch)
         ]
-        return self._per_row(rows, first, batch, length)
+        return self.per_row(rows, first, batch, length)
 
-    def _per_row(self, rows: list[list[Span]], first: int, batch: int, length: int) -> Plan:
+    def per_row(self, rows: list[list[Span]], first: int, batch: int, length: int) -> Plan:
+        """Return the plan of a forward pass whose rows have these spans."""
         local = tuple(
             tuple((a - first, b - first, row.number if row else 0, f) for a, b, row, f in spans)
             for spans in rows

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from .token_scripts import TokenScripts
 
+#: Of a reasoning model's text: what is looked at, and what begins and ends its thoughts.
+ANSWER, THINKING, ALL = "answer", "thinking", "all"
+THOUGHT_MARKS = ("<think>", "</think>")
 _FENCE = "```"
 #: Addresses, paths and names of code: nothing of them is a word of a language.
 _TECHNICAL = re.compile(r"://|www\.|@|\w[_/\\=]\w|[a-z]\.[a-z]|\(\)", re.ASCII)

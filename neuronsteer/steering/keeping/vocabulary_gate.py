@@ -14,7 +14,7 @@ from transformers import LogitsProcessor
 from ...errors import ParameterError
 from ...languages import check_known, usual_scripts
 from ..timeline import RowText, follow_all
-from .running_text import TextReader, TextState
+from .running_text import THOUGHT_MARKS, TextReader, TextState
 from .token_scripts import TokenScripts
 
 #: Text of every language may have these: names, code, addresses.
@@ -160,7 +160,7 @@ class VocabularyGate(LogitsProcessor):
         *,
         allow: str | Iterable[str] = PROMPT,
         thinking: str | None = None,
-        marks: tuple[str, str] = ("<think>", "</think>"),
+        marks: tuple[str, str] = THOUGHT_MARKS,
         names: int = 6,
         candidates: Candidates | None = None,
     ) -> None:

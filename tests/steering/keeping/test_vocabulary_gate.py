@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neuronsteer.errors import ParameterError
-from neuronsteer.steering.keeping import Candidates, VocabularyGate
+from neuronsteer.steering.keeping.vocabulary_gate import Candidates, VocabularyGate
 
 from .vocabularies import byte_level, sentence_piece
 

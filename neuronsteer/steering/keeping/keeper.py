@@ -10,10 +10,12 @@ from typing import Any
 from ...errors import HookError, ParameterError
 from ...models import inspect
 from ...models.plain_copies import keep_copies_plain, release
+from ..steerer import SetLike, Steerer, attach
 from ..wrapped_methods import wrap_method
+from .language_sensor import PullBack
+from .running_text import ALL, ANSWER, THINKING, THOUGHT_MARKS
 from .vocabulary_gate import PROMPT, Candidates, Refusal, VocabularyGate
 
-ANSWER, THINKING, ALL = "answer", "thinking", "all"
 #: Where `generate` takes logits processors if they are not named.
 _POSITION = 2
 
@@ -23,16 +25,25 @@ class Keeper:
 
     Every `generate` of the model gets a vocabulary gate, those of pipelines and streamers too.
     Use it as a context manager, or call `detach()`.
+
+    Attributes:
+        steer: Steers where the text leaves its language, if there are neurons for that.
     """
 
-    def __init__(self, model: Any, make_gate: Callable[[Candidates], VocabularyGate], reach: float):
+    def __init__(
+        self,
+        model: Any,
+        make_gate: Callable[[Candidates], VocabularyGate],
+        reach: float,
+        steer: Steerer | None = None,
+    ):
         root: Any = inspect(model).root
         if not root.can_generate():
             raise HookError(
                 f"{type(root).__name__} generates nothing that could be kept in a language. Load "
                 "it with AutoModelForCausalLM."
             )
-        self._make_gate, self._reach = make_gate, reach
+        self.steer, self._make_gate, self._reach = steer, make_gate, reach
         self._gate: VocabularyGate | None = None
         keep_copies_plain(root)
         self._undo: list[Callable[[], object]] = [functools.partial(release, root)]
@@ -58,15 +69,26 @@ class Keeper:
             return original(*args, **kwargs)
         return original(*args, **{**kwargs, "logits_processor": processors})
 
-    def report(self) -> list[Refusal]:
-        """Return what was held back in the last generation: where, what, and what came instead.
+    def report(self, row: int | None = None) -> list[Refusal | PullBack]:
+        """Return what was done in the last generation, in the order of rows and tokens.
 
-        What the model gave less than a thousandth is not told.
+        A `Refusal` says what was held back and what came instead (what the model gave less than a
+        thousandth is not told), a `PullBack` where the text was steered back.
+
+        Args:
+            row: Of this row of the batch only.
         """
-        return [] if self._gate is None else self._gate.refused
+        found: list[Refusal | PullBack] = [] if self._gate is None else [*self._gate.refused]
+        if self.steer is not None and self._gate is not None:
+            for each in range(self.steer.rows):
+                found += self.steer.pulled_back(each)
+        chosen = [each for each in found if row is None or each.row == row]
+        return sorted(chosen, key=lambda each: (each.row, each.token))
 
     def detach(self) -> None:
         """Let the model generate as before; calling it twice is fine."""
+        if self.steer is not None:
+            self.steer.detach()
         while self._undo:
             self._undo.pop()()
 
@@ -94,25 +116,28 @@ def keep(
     tokenizer: Any,
     language: str | None | Sequence[str | None],
     *,
+    neurons: SetLike | None = None,
     where: str = ANSWER,
     thinking: str | None = None,
     allow: str | Iterable[str] = PROMPT,
     names: int = 6,
     reach: float = 0.01,
-    marks: tuple[str, str] = ("<think>", "</think>"),
+    marks: tuple[str, str] = THOUGHT_MARKS,
 ) -> Keeper:
-    """Keep what a model generates in the scripts of a language; no neuron set is needed.
+    """Keep what a model generates in a language: in its scripts, and with neurons in its words.
 
     Tokens with letters of a foreign script are held back wherever a token without any is among
     those that would be chosen; elsewhere the logits stay as they are, bit by bit. That stops
-    Chinese characters in an English answer, and a Korean answer that goes on in English. Languages
-    that share a script, as English and French do, cannot be told apart so: steer (`attach`).
+    Chinese characters in an English answer, and a Korean answer that goes on in English, and needs
+    no neuron set. Languages that share a script, as English and French do, are told apart by the
+    neurons of a set: where a text leaves its language it is steered back, see `Steerer.keep`.
 
     Args:
         model: A causal LM of transformers, bare or PEFT-wrapped.
         tokenizer: Its tokenizer.
         language: A language code, or a list with one per row of the batch; `None` leaves a row
             alone.
+        neurons: A neuron set that carries the means of its labels, or its Hub id or folder.
         where: For reasoning models: "answer" leaves thoughts alone, "thinking" answers, "all"
             nothing.
         thinking: Another language for the thoughts: `keep(model, tokenizer, "ko", thinking="en")`.
@@ -158,4 +183,17 @@ def keep(
         )
 
     gate(Candidates())  # what is wrong is said now, not in the first generation
-    return Keeper(model, gate, reach)
+    if neurons is None:
+        return Keeper(model, gate, reach)
+    if where == THINKING:
+        raise ParameterError(
+            "where='thinking' leaves answers alone, and neurons are only used in answers, or with "
+            "where='all' everywhere. Leave out neurons=."
+        )
+    steer = attach(model, neurons, tokenizer=tokenizer)
+    try:
+        steer.keep(language, where=where, marks=marks)
+        return Keeper(model, gate, reach, steer)
+    except BaseException:
+        steer.detach()
+        raise

@@ -1,0 +1,174 @@
+"""Notices when a text leaves the language that it is kept in, and says when to pull it back.
+
+Every token adds to a sum what speaks for another language: how much more the set's neurons look
+like that one's than like the kept one's, and letters of a script that the kept one does not have.
+What speaks for the kept language takes from the sum, down to nothing. Where it exceeds a bound,
+the text is steered for some tokens, and watched again afterwards: while it is steered, the neurons
+show what steering did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import ParameterError, unknown_label
+from ...languages import is_known, usual_scripts
+from ..prompt_reader import PromptReader
+from .running_text import THOUGHT_MARKS, TextReader, TextState
+from .token_scripts import TokenScripts
+
+#: What a token must exceed, as a difference of cosines, to speak for another language. With the two
+#: numbers below it is what `benchmarks/keep_sensor.py` chose on gemma-3-270m, twelve languages.
+SLACK = 0.1
+#: What one token can add at most.
+MOST = 0.3
+#: The sum at which the text has left its language.
+BOUND = 0.1
+#: For how many tokens it is pulled back then.
+HOLD = 8
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is known of a text after one of its tokens.
+
+    Attributes:
+        text: Where it stands.
+        kept: The label that the next token but one is kept to; `None`: none.
+        sum: How much has spoken for another language lately.
+        pulled: For how many tokens to come the text is pulled back.
+        left: The label that it is pulled away from.
+    """
+
+    text: TextState
+    kept: str | None = None
+    sum: float = 0.0
+    pulled: int = 0
+    left: str | None = None
+
+
+@dataclass(frozen=True)
+class PullBack:
+    """A part of a text that was pulled back to its language.
+
+    Attributes:
+        row: Row of the batch.
+        token: The first generated token of it.
+        tokens: How many.
+        language: The label that it was pulled to.
+        left: The label that it was found in.
+    """
+
+    row: int
+    token: int
+    tokens: int
+    language: str
+    left: str | None
+
+
+class LanguageSensor:
+    """Watches texts.
+
+    Args:
+        reader: Compares neurons with every label's means.
+        tokenizer: The model's.
+        thinking: Whether thoughts of reasoning models are watched, too.
+        marks: What begins and what ends a thought.
+        hold: For how many tokens a text is pulled back.
+    """
+
+    def __init__(
+        self,
+        reader: PromptReader,
+        tokenizer: Any,
+        *,
+        thinking: bool = False,
+        marks: tuple[str, str] = THOUGHT_MARKS,
+        hold: int = HOLD,
+    ) -> None:
+        if hold < 1:
+            raise ParameterError(f"hold={hold}: a text is pulled back for at least one token.")
+        self.reader, self.hold = reader, hold
+        self._thinking = thinking
+        self._tokens = TokenScripts.of(tokenizer)
+        self._text = TextReader(self._tokens, marks)
+        self._scripts = {
+            label: usual_scripts(label) if is_known(label) else frozenset[str]()
+            for label in reader.labels
+        }
+
+    def check(self, labels: tuple[str, ...]) -> None:
+        """Raise if a label is none that this set can tell."""
+        for label in labels:
+            if label not in self._scripts:
+                raise unknown_label(label, self.reader.labels)
+
+    def start(self, prompt: list[int], kept: str | None) -> Watch:
+        """Return what is known before the first token."""
+        return Watch(self._text.start(prompt), kept)
+
+    def after(self, watch: Watch, token: int, likeness: Tensor | None, kept: str | None) -> Watch:
+        """Return what is known after one more token.
+
+        Args:
+            watch: What was known before.
+            token: The token's id.
+            likeness: How much the neurons look like each label's there `[labels]`.
+            kept: The label from the next token but one on.
+        """
+        own = self._scripts.get(kept or "", frozenset())
+        text = self._text.after(watch.text, token, own)
+        if kept is None or (text.thinking and not self._thinking):
+            return Watch(text, kept)
+        if watch.kept not in (None, kept):
+            return Watch(text, kept, 0.0, self.hold, watch.kept)
+        if watch.pulled:
+            left = watch.left if watch.pulled > 1 else None
+            return Watch(text, kept, 0.0, watch.pulled - 1, left)
+        if text.technical or likeness is None:
+            return replace(watch, text=text, kept=kept)
+        speaks, other = self._against(likeness, token, kept, own)
+        total = max(0.0, watch.sum + speaks)
+        if total > BOUND:
+            return Watch(text, kept, 0.0, self.hold, other)
+        return Watch(text, kept, total)
+
+    def _against(
+        self, likeness: Tensor, token: int, kept: str, own: frozenset[str]
+    ) -> tuple[float, str]:
+        """Return how much a token speaks against the kept language, and for which one."""
+        labels = self.reader.labels
+        values: list[float] = likeness.tolist()
+        mine = values[labels.index(kept)]
+        best, other = max(
+            (value, label) for value, label in zip(values, labels, strict=True) if label != kept
+        )
+        scripts = self._tokens.scripts(token)
+        # A name in Latin letters may stand in any text; what it says is left to the neurons.
+        if own and scripts and not scripts & own and "LATIN" not in scripts:
+            return MOST, other
+        return min(max(best - mine, -MOST), MOST) - SLACK, other
+
+
+def pulled_back(watches: list[Watch], row: int, tokens: int) -> list[PullBack]:
+    """Return where a text of so many tokens was pulled back.
+
+    Args:
+        watches: What was known after 0, 1, 2, … of its tokens.
+        row: Row of the batch.
+        tokens: How many there are.
+    """
+    found: list[PullBack] = []
+    for count, watch in enumerate(watches[: max(tokens - 1, 0)]):
+        if not watch.pulled or watch.kept is None:
+            continue
+        last = found[-1] if found else None
+        token = count + 1  # by then this token was being written
+        if last is not None and last.token + last.tokens == token and last.left == watch.left:
+            found[-1] = replace(last, tokens=last.tokens + 1)
+        else:
+            found.append(PullBack(row, token, 1, watch.kept, watch.left))
+    return found
