@@ -440,7 +440,9 @@ class GenerationTracker:
     ) -> Sequence[str | None]:
         """Return what each row of a prompt is written in; nothing is steered meanwhile."""
         root: Any = self._root()
-        found = None if state.reader is None else end_of_prompt(given, prompt)
+        ends = getattr(root.generation_config, "eos_token_id", None)
+        turn_ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        found = None if state.reader is None else end_of_prompt(given, prompt, turn_ends)
         if state.reader is None or found is None:
             return [None]
         inputs, counted = found

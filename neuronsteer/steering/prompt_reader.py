@@ -6,7 +6,7 @@ what they do on average in each label's text; the label whose averages point the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from .compile import steered_site
 
 #: Tokens at the end of the prompt that are looked at: the language that is left is the last one.
 TOKENS = 64
+#: After the last turn a template writes at most so many tokens that open the answer.
+_OPENING = 12
 #: Coordinates of the residual stream this many times as large as the median are not looked at.
 MASSIVE = 20.0
 
@@ -140,15 +142,17 @@ class TokenReading:
 
 
 def end_of_prompt(
-    given: Mapping[str, Any], prompt: int | None = None
+    given: Mapping[str, Any], prompt: int | None = None, turn_ends: Collection[int] = ()
 ) -> tuple[dict[str, Tensor], Tensor] | None:
     """Return the end of a prompt as arguments of the decoder, and which positions count.
 
     Padding does not count, nor the first token: it holds outliers that say nothing of a language.
+    Of a chat only the last turn counts: what a template adds is English, whatever is asked.
 
     Args:
         given: Arguments of the forward pass, or of `generate`.
         prompt: How many positions the prompt has; default: all that are given.
+        turn_ends: Tokens that end a turn of a chat.
     """
     name = "inputs_embeds" if given.get("input_ids") is None else "input_ids"
     shown = given.get(name)
@@ -156,11 +160,34 @@ def end_of_prompt(
         return None
     length, mask = int(shown.shape[1]), given.get("attention_mask")
     end = min(prompt or length, length)
-    found = {name: shown[:, :end][:, -TOKENS:]}
-    real = torch.ones(found[name].shape[:2], dtype=torch.bool)
-    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= length:
-        found["attention_mask"] = mask[:, -length:][:, :end][:, -TOKENS:]
-        real = found["attention_mask"].bool().cpu()
-    first = real & (real.cumsum(1) == 1)
-    several = real.sum(1, keepdim=True) > 1
-    return found, real & ~(first & several)
+    real = torch.ones(shown.shape[0], end, dtype=torch.bool)
+    masked = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= length
+    if masked:
+        real = mask[:, -length:][:, :end].bool().cpu()
+    counted = real
+    if turn_ends and name == "input_ids":
+        rows = zip(shown[:, :end].tolist(), real, strict=True)
+        counted = torch.stack([_last_turn(ids, row, turn_ends) for ids, row in rows])
+    # The last ones of each row, counted from behind.
+    counted = counted & (counted.flip(1).cumsum(1).flip(1) <= TOKENS)
+    columns = counted.any(0).nonzero()[:, 0]
+    first, last = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (end - 1, end)
+    found = {name: shown[:, first:last]}
+    if masked:
+        found["attention_mask"] = mask[:, -length:][:, first:last]
+    real, counted = real[:, first:last], counted[:, first:last]
+    outlier = real & (real.cumsum(1) == 1)
+    several = counted.sum(1, keepdim=True) > 1
+    return found, counted & ~(outlier & several)
+
+
+def _last_turn(ids: list[int], real: Tensor, turn_ends: Collection[int]) -> Tensor:
+    """Return which positions of a row are its last turn; all, if there are no turns."""
+    ends = [i for i, token in enumerate(ids) if token in turn_ends and bool(real[i])]
+    if not ends or len(ids) - 1 - ends[-1] > _OPENING:
+        start, end = ends[-1] + 1 if ends else 0, len(ids)  # an answer that has begun already
+    else:
+        start, end = ends[-2] + 1 if len(ends) > 1 else 0, ends[-1]
+    turn = torch.zeros_like(real)
+    turn[start:end] = real[start:end]
+    return turn if bool(turn.any()) else real

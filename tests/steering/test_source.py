@@ -295,3 +295,45 @@ def test_strength_one_is_what_the_set_was_tuned_to(demo_model, neurons, batch, t
     for wrong in ({"xx": 1.0}, {"fr": -1.0}, {"fr": "1"}):
         with pytest.raises(ArtifactError, match="strengths"):
             neurons.replace(strengths=wrong)
+
+
+def chat(tokenizer, *turns, opening=()):
+    """Return the ids of turns that end in the model's end token, as templates of chats write."""
+    ids = [tokenizer.bos_token_id]
+    for turn in turns:
+        ids += tokenizer(turn, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    return ids + list(opening)
+
+
+def read(model, steer, rows):
+    width = max(map(len, rows))
+    ids = torch.tensor([[2] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    steer.to("fr")
+    model.generate(ids, attention_mask=mask, max_new_tokens=1, pad_token_id=2)
+    return list(steer._state.last.languages)
+
+
+def test_of_a_chat_the_last_turn_tells_what_is_left(demo_model, demo_tokenizer, neurons):
+    system = PROMPTS["en"] + ". " + PROMPTS["en"]
+    german, spanish = PROMPTS["de"], PROMPTS["es"]
+    opening = demo_tokenizer(" the man", add_special_tokens=False)["input_ids"]
+    asked = chat(demo_tokenizer, system, german, opening=opening)
+    several = chat(demo_tokenizer, system, german, system, spanish, opening=opening)
+    begun = chat(
+        demo_tokenizer,
+        system,
+        german,
+        opening=demo_tokenizer(spanish * 2, add_special_tokens=False)["input_ids"],
+    )
+    plain = demo_tokenizer(german)["input_ids"]
+    with ns.attach(demo_model, neurons) as steer:
+        rows = [asked, several, begun, plain]
+        assert read(demo_model, steer, rows) == ["de", "es", "es", "de"]
+        assert [read(demo_model, steer, [row])[0] for row in rows] == ["de", "es", "es", "de"]
+        ends = demo_model.generation_config.eos_token_id
+        demo_model.generation_config.eos_token_id = None
+        try:  # the control: without knowing where turns end, the longer part outweighs
+            assert read(demo_model, steer, [asked]) == ["en"]
+        finally:
+            demo_model.generation_config.eos_token_id = ends

@@ -20,12 +20,10 @@ from ..prompt_reader import PromptReader
 from .running_text import THOUGHT_MARKS, TextReader, TextState
 from .token_scripts import TokenScripts
 
-#: What a token must exceed, as a difference of cosines, to speak for another language. With the two
-#: numbers below it is what `benchmarks/keep_sensor.py` chose on gemma-3-270m, twelve languages.
+# Chosen by benchmarks/keep_sensor.py on gemma-3-270m, twelve languages.
 SLACK = 0.1
 #: What one token can add at most.
 MOST = 0.3
-#: The sum at which the text has left its language.
 BOUND = 0.1
 #: For how many tokens it is pulled back then.
 HOLD = 8
@@ -78,6 +76,8 @@ class LanguageSensor:
         thinking: Whether thoughts of reasoning models are watched, too.
         marks: What begins and what ends a thought.
         hold: For how many tokens a text is pulled back.
+        slack: What a token must exceed, as a difference of cosines, to speak for another language.
+        bound: The sum at which a text has left its language.
     """
 
     def __init__(
@@ -88,10 +88,13 @@ class LanguageSensor:
         thinking: bool = False,
         marks: tuple[str, str] = THOUGHT_MARKS,
         hold: int = HOLD,
+        slack: float = SLACK,
+        bound: float = BOUND,
     ) -> None:
         if hold < 1:
             raise ParameterError(f"hold={hold}: a text is pulled back for at least one token.")
         self.reader, self.hold = reader, hold
+        self._slack, self._bound = slack, bound
         self._thinking = thinking
         self._tokens = TokenScripts.of(tokenizer)
         self._text = TextReader(self._tokens, marks)
@@ -132,7 +135,7 @@ class LanguageSensor:
             return replace(watch, text=text, kept=kept)
         speaks, other = self._against(likeness, token, kept, own)
         total = max(0.0, watch.sum + speaks)
-        if total > BOUND:
+        if total > self._bound:
             return Watch(text, kept, 0.0, self.hold, other)
         return Watch(text, kept, total)
 
@@ -150,7 +153,7 @@ class LanguageSensor:
         # A name in Latin letters may stand in any text; what it says is left to the neurons.
         if own and scripts and not scripts & own and "LATIN" not in scripts:
             return MOST, other
-        return min(max(best - mine, -MOST), MOST) - SLACK, other
+        return min(max(best - mine, -MOST), MOST) - self._slack, other
 
 
 def pulled_back(watches: list[Watch], row: int, tokens: int) -> list[PullBack]:
