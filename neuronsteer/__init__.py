@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .steering.label_sums import arith
     from .steering.schedule import Condition, Schedule
     from .steering.steerer import Steerer, attach
+    from .steering.text_language import identify
 
     __version__: str
     """The installed version, e.g. `"0.1.0"`."""
@@ -53,6 +54,7 @@ _MODULES = {
     "enhance": "enhancement",
     "evaluate": "evaluation.experiments.run",
     "export": "exports",
+    "identify": "steering.text_language",
     "keep": "steering.keeping.keeper",
     "metrics": "evaluation.metrics",
     "operation": "operations",
@@ -78,6 +80,7 @@ __all__ = [
     "enhance",
     "evaluate",
     "export",
+    "identify",
     "keep",
     "metrics",
     "operation",

@@ -446,11 +446,19 @@ class GenerationTracker:
         if state.reader is None or found is None:
             return [None]
         inputs, counted = found
-        reading, before = state.reader.start(counted), self.plans()
+        reading = state.reader.start(counted)
+        self.run_unsteered(state, inputs, reading)
+        return state.reader.languages(reading)
+
+    def run_unsteered(
+        self, state: SteererState, inputs: dict[str, Tensor], reading: Callable[[int, Tensor], None]
+    ) -> None:
+        """Run the decoder once; `reading` gets what every layer does where `state` has hooks."""
+        root: Any = self._root()
+        before, (batch, length) = self.plans(), next(iter(inputs.values())).shape[:2]
         try:
             for each in self._states:
                 each.current.local.plan = NOTHING
-            batch, length = counted.shape
             state.current.local.plan = Plan(MIXED, batch=batch, length=length, reading=reading)
             with torch.no_grad():
                 root.get_decoder()(**inputs, use_cache=False)
@@ -458,7 +466,6 @@ class GenerationTracker:
             for each, plan in before:
                 each.current.local.plan = plan
                 each.current.local.up.clear()
-        return state.reader.languages(reading)
 
     def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         generation = self._local.generation

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
+from torch import Tensor
+
 from ..errors import HookError, ParameterError, ScheduleError
 from ..models import inspect
 from ..neuron_set import NeuronSet
@@ -218,10 +220,7 @@ class Steerer:
         if tracker is None:
             raise _detached()
         if reader is None:
-            raise ParameterError(
-                "keep() reads what a text is written in off the neurons, and this set does not "
-                "carry the means of several labels. Detect it again, or use ns.keep() without it."
-            )
+            raise _no_means("keep() reads what a text is written in off the neurons")
         if self._conditions is None:
             raise ParameterError(
                 "keep() tells words from code and addresses, which needs the tokenizer: pass "
@@ -335,6 +334,27 @@ class Steerer:
                 "only in experts or features. Say what is left: source='en'."
             )
         return ()
+
+    def likeness(self, ids: Tensor) -> tuple[tuple[str, ...], Tensor]:
+        """Return labels, and how much the neurons look like each one's at every token.
+
+        Args:
+            ids: Tokens `[rows, tokens]`, without padding.
+
+        Returns:
+            The labels, and cosines `[rows, tokens, labels]`.
+        """
+        tracker, reader = self._tracker, self._state.reader
+        if tracker is None:
+            raise _detached()
+        if reader is None:
+            raise _no_means("What a text is written in cannot be read")
+        reading = reader.watch(*ids.shape, ids.shape[1])
+        tracker.run_unsteered(self._state, {"input_ids": ids.to(self._root.device)}, reading)
+        found = reader.likeness(reading)
+        if found is None:
+            raise HookError("Compiled layers do not show what neurons do. Attach before compiling.")
+        return reader.labels, found
 
     def off(self) -> Steerer:
         """Stop steering; the model behaves as if nothing were attached."""
@@ -553,6 +573,13 @@ def _scheduled(target: Target, labels: Sequence[str], prompt: bool | None) -> Sc
 
 def _detached() -> HookError:
     return HookError("This steerer is detached; attach the neuron set again.")
+
+
+def _no_means(what: str) -> ParameterError:
+    return ParameterError(
+        f"{what}, but the attached sets do not carry the means of several labels (or have rows "
+        "only in experts or features). Detect the set again, with a method that keeps them."
+    )
 
 
 def _not_a_target(target: object) -> ParameterError:
