@@ -353,7 +353,7 @@ def measured(name: str, options: argparse.Namespace, results: dict[str, Any]) ->
             else:
                 print(f"{name}: no statistics at {stats}; tools/ready_made_sets.py makes them.")
         else:
-            for kind in options.kinds:
+            for kind in (kind for kind in options.kinds if kind in sets):
                 neurons = sets[kind]
                 own.setdefault(part, {})[kind] = getattr(tested, part)(kind, neurons)
                 save(options.output, results)

@@ -44,11 +44,14 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "dense": {"method": "diffmean"},
     },
+    "qwen": {"dense": {"method": "diffmean"}},
 }
+#: What is not tuned label by label, because that takes hours: chosen with benchmarks/all_pairs.py.
+STRENGTHS = {"qwen": 1.6}
 #: The set that a model's name stands for is the dense one; `NAME/neurons` is in a folder of it.
 SETS = {
-    name: {"dense": folder, "sparse": folder / "neurons"}
-    for name in RECIPES
+    name: {kind: folder / "neurons" if kind == "sparse" else folder for kind in kinds}
+    for name, kinds in RECIPES.items()
     for folder in [CARDS / Path(SHIPPED[name].folders[-1]).name]
 }
 #: What a model needs beyond the default policy. At the first token of a text qwen keeps values that
@@ -87,16 +90,27 @@ def collect(name: str, options: argparse.Namespace) -> ns.Stats:
     )
 
 
+def kinds_of(name: str, options: argparse.Namespace) -> list[str]:
+    """Return the kinds of sets that a model has, of those that were asked for."""
+    return [kind for kind in options.kinds if kind in SETS[name]]
+
+
 def make(name: str, options: argparse.Namespace) -> None:
     """Write the sets of a model, not tuned yet."""
     stats = collect(name, options)
-    for kind in options.kinds:
+    for kind in kinds_of(name, options):
         found = ns.detect(stats, **RECIPES[name][kind])
         kept = {key: value for key, value in found.values.items() if key == f"{found.site}.means"}
         # Nothing is selected by the scores of a dense set, and they would double its size.
         score = torch.ones_like(found.score) if kind == "dense" else found.score
         values = {key: column.half().float() for key, column in kept.items()}
-        found = found.replace(values=values, score=score, base_model=SHIPPED[name].model)
+        strength = STRENGTHS.get(name, 1)
+        found = found.replace(
+            values=values,
+            score=score,
+            base_model=SHIPPED[name].model,
+            strengths={} if strength == 1 else dict.fromkeys(found.labels, strength),
+        )
         found.save_pretrained(SETS[name][kind])
 
 
@@ -113,7 +127,7 @@ def tune(name: str, options: argparse.Namespace) -> None:
         else:
             found = (beginning(text, label) for text in written[0::4])
             prompts[label] = [each for each in found if each][:10]
-    for kind in options.kinds:
+    for kind in kinds_of(name, options):
         place = SETS[name][kind]
         out = options.work / name / f"tuned-{kind}"
         tuning = ns.tune(
@@ -143,7 +157,7 @@ def main() -> None:
     )
     default = os.environ.get("NEURONSTEER_DATA") or ROOT.parent / "shared" / "data"
     parser.add_argument("step", choices=list(STEPS))
-    parser.add_argument("models", nargs="+", choices=[*RECIPES, *POLICIES])
+    parser.add_argument("models", nargs="+", choices=list(RECIPES))
     parser.add_argument("--data", type=Path, default=Path(default))
     parser.add_argument("--kinds", nargs="+", default=["sparse", "dense"], help="of sets")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="per language, to collect")

@@ -57,8 +57,8 @@ def demo(
         str,
         typer.Option(
             metavar="MODEL",
-            help="Another model: gemma, for which there is a set (the model as `make real` lays it "
-            "out, otherwise from the Hub), or any other with its --set.",
+            help="Another model: gemma or qwen, for which there are sets (the model as `make real` "
+            "lays it out, otherwise from the Hub), or any other with its --set.",
         ),
     ] = "demo",
     neurons: Annotated[

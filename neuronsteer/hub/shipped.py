@@ -31,6 +31,9 @@ def _ready_made(folder: str, model: str) -> Shipped:
 SHIPPED = {
     "demo": Shipped(("demo",)),
     "gemma": _ready_made("gemma-3-270m-languages", "google/gemma-3-270m"),
+    "qwen": _ready_made(
+        "qwen2.5-coder-0.5b-instruct-languages", "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    ),
 }
 
 
