@@ -138,7 +138,10 @@ def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, st
             box = voice.bounding_box()
             assert box is not None
             voice.click()
-            pressed = (box["x"] + 96 - clip["x"], box["y"] + box["height"] / 2 - clip["y"])
+            pressed = (
+                box["x"] + box["width"] / 2 - clip["x"],
+                box["y"] + box["height"] / 2 - clip["y"],
+            )
             page.mouse.move(4, 4)
         if count == shown and pressed is None:
             time.sleep(0.02)
