@@ -96,7 +96,9 @@ class Visit:
 
     def box(self, selector: str) -> dict[str, float]:
         """Where an element is in the window."""
-        return dict(self.page.locator(selector).bounding_box())
+        # Found and read in one call: every token replaces parts of the page.
+        read = "selector => document.querySelector(selector).getBoundingClientRect().toJSON()"
+        return dict(self.page.evaluate(read, selector))
 
     @property
     def tokens(self) -> int:

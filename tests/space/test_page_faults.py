@@ -86,7 +86,6 @@ def test_two_seconds_of_latency(visit, pause):
     one.start(pace=64)
     one.wait_tokens(5)
     one.page.click("#go")
-    assert one.page.locator("#go-label").text_content() == "Stopping…"
     one.finish()
     assert one.tokens == 5 and one.page.locator("#error").is_hidden()
 
@@ -131,6 +130,24 @@ def test_a_connection_that_falls_silent_is_given_up(visit, pause):
     while one.page.locator("#go.busy").count():
         one.page.clock.run_for(10_000)
     assert "connection" in one.page.locator("#error").text_content()
+    assert one.page.locator("#go-label").text_content() == "Generate"
+    one.forgive_lost_requests()
+
+
+def test_stop_does_not_wait_for_a_server_that_does_not_answer(visit, pause):
+    pause.at(4)
+    one = visit().open(prompt=PROMPT, schedule="en", tokens=60)
+    unanswered = []
+    one.page.route("**/run/stop", unanswered.append)
+    one.start(pace=64)
+    one.wait_tokens(4)
+    one.page.click("#go")
+    assert one.page.locator("#go-label").text_content() == "Stopping…"
+    one.page.click("#go")
+    one.finish()
+    assert one.tokens == 4 and one.page.locator("#error").is_hidden()
+    for request in unanswered:
+        request.abort()
     assert one.page.locator("#go-label").text_content() == "Generate"
     one.forgive_lost_requests()
 

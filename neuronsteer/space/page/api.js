@@ -95,8 +95,10 @@ async function* events(body) {
         yield [fields.event, fields.data];
       }
     }
-  } finally {
+  } catch (error) {
+    // Not after the end: the server is about to close the connection itself.
     reader.cancel().catch(() => {});
+    throw error;
   }
 }
 
