@@ -156,14 +156,19 @@ def test_two_tabs_of_one_visitor(visit, pause):
     pause.at(6)
     one = visit().open(prompt=PROMPT, schedule="en", tokens=40)
     other = visit(tab_of=one).open(prompt=PROMPT, schedule="de", tokens=40)
+    # What is in the background goes on, but only what is in front can be pressed.
     for each in (one, other):
+        each.page.bring_to_front()
         each.start(pace=64)
     for each in (one, other):
         each.wait_tokens(6)
+    one.page.bring_to_front()
     one.press("ja")
+    other.page.bring_to_front()
     other.page.click("#go")
     other.finish()
     pause.resume()
+    one.page.bring_to_front()
     one.finish()
     assert one.spans == [("en", 0), ("ja", 6)] and one.tokens == 40
     assert other.spans == [("de", 0)] and other.tokens == 6
