@@ -23,7 +23,10 @@ NOT_A_TOOL = {"_mcp_type": "endpoint"}
 def add_tools(
     app: Any, service: Service, errors_shown: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    """Register the tools with a `gradio.Server`; their docstrings are what an agent reads."""
+    """Register the tools with a `gradio.Server`; their docstrings are what an agent reads.
+
+    Gradio takes one line for each argument.
+    """
 
     def generate(
         prompt: str,
@@ -35,14 +38,15 @@ def add_tools(
     ) -> str:
         """Continue a text with a language model whose language neurons are steered.
 
-        The text follows a few tokens after a switch. Returns JSON: the whole text, its spans with
-        the language asked for and the one that an identifier detected, and the schedule that was
+        A schedule is a language ("fr"), or several and the generated token at which each takes over
+        ("en,24:fr,64:ja"), or one at the end of a sentence ("en,sentence:fr"), or "-" for none. The
+        text follows a few tokens after a switch. Returns JSON: the whole text, its spans with the
+        language asked for and the one that an identifier detected, and the schedule that was
         followed.
 
         Args:
             prompt: The text to continue; it is no instruction.
-            schedule: A language ("fr"), languages and the generated token at which each takes over
-                ("en,24:fr,64:ja"), at the end of a sentence ("en,sentence:fr"), or "-" for none.
+            schedule: Which language is steered to, and from which token on, e.g. "en,24:fr,64:ja".
             max_new_tokens: How many tokens to generate.
             temperature: For sampling; 0 takes the likeliest token.
             seed: The same seed gives the same text.

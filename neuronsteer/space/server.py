@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
+import io
 import os
 import threading
 import typing
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -92,23 +93,26 @@ def serve(
         # First, because Gradio calls a tool by its function, and these have names of endpoints.
         add_tools(app, service, _errors_shown(gr))
     _add_endpoints(app, service, gr)
+    # Gradio prints where the tools are, whatever it is told.
+    silent = redirect_stdout(io.StringIO()) if settings.mcp else nullcontext()
     try:
-        _, url, _ = app.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            inline=False,
-            inbrowser=open_browser,
-            quiet=True,
-            share=False,
-            show_error=True,
-            ssr_mode=False,
-            mcp_server=settings.mcp,
-            run_history=False,
-            enable_monitoring=False,
-            allowed_paths=[],
-            _frontend=False,
-        )
+        with silent:
+            _, url, _ = app.launch(
+                server_name=host,
+                server_port=port,
+                prevent_thread_lock=True,
+                inline=False,
+                inbrowser=open_browser,
+                quiet=True,
+                share=False,
+                show_error=True,
+                ssr_mode=False,
+                mcp_server=settings.mcp,
+                run_history=False,
+                enable_monitoring=False,
+                allowed_paths=[],
+                _frontend=False,
+            )
     except OSError as error:
         raise ParameterError(
             f"Cannot serve the page on {host}:{port or '7860…7959'}: {error} "

@@ -138,7 +138,7 @@ def test_stop_does_not_wait_for_a_server_that_does_not_answer(visit, pause):
     pause.at(4)
     one = visit().open(prompt=PROMPT, schedule="en", tokens=60)
     unanswered = []
-    one.page.route("**/run/stop", unanswered.append)
+    one.page.route("**/run/stop", lambda route: unanswered.append(route))
     one.start(pace=64)
     one.wait_tokens(4)
     one.page.click("#go")
