@@ -27,6 +27,8 @@ WIDTH = 1280
 #: Width of the animation, and the colour of the ring that shows where somebody pressed.
 FILM = 820
 RING = "#d6336c"
+#: What is shown beside a link to the page; it is part of the page.
+PREVIEW = Path(__file__).resolve().parents[1] / "neuronsteer" / "space" / "page" / "preview.png"
 
 
 def browser_path() -> str:
@@ -90,6 +92,7 @@ def still(browser: Browser, url: str, out: Path) -> None:
         finish(page)
         save(page.screenshot(), out / f"{name}.png")
         if not dark:
+            save(page.screenshot(clip=_preview(page)), PREVIEW, 64)
             page.click("#tab-neurons")
             page.mouse.move(4, 4)
             save(page.screenshot(clip=_top(page, "#neurons")), out / "neurons.png")
@@ -102,6 +105,14 @@ def still(browser: Browser, url: str, out: Path) -> None:
         time.sleep(0.05)
     save(page.screenshot(), out / "page-phone.png", 128)
     page.context.close()
+
+
+def _preview(page: Page) -> dict[str, float]:
+    """Where the text is, in the shape in which links are shown."""
+    box = page.locator("#text").bounding_box()
+    assert box is not None
+    width = box["width"] + 36
+    return {"x": box["x"] - 18, "y": box["y"] - 12, "width": width, "height": width * 630 / 1200}
 
 
 def _top(page: Page, panel: str) -> dict[str, float]:
@@ -138,7 +149,10 @@ def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, st
             box = voice.bounding_box()
             assert box is not None
             voice.click()
-            pressed = (box["x"] + 96 - clip["x"], box["y"] + box["height"] / 2 - clip["y"])
+            pressed = (
+                box["x"] + box["width"] / 2 - clip["x"],
+                box["y"] + box["height"] / 2 - clip["y"],
+            )
             page.mouse.move(4, 4)
         if count == shown and pressed is None:
             time.sleep(0.02)

@@ -21,6 +21,7 @@ from ..hub import SHIPPED, builtin
 from ..steering.schedule_text import target_label
 from . import console, options
 from .commands import command
+from .page import LOCAL, NoBrowser, PageHost, PagePlace, PagePort, serve_page
 from .steered_text import (
     GeneratedText,
     GenerationRequest,
@@ -47,6 +48,7 @@ _SAMPLES = 24
     examples="""
     neuronsteer demo
     neuronsteer demo --ui
+    neuronsteer demo --ui --port 8000 --no-browser
     neuronsteer demo --schedule en,20:es,40:de --prompt "Today, we see"
     neuronsteer demo --model gemma
     neuronsteer demo --model Qwen/Qwen3-0.6B --set user/qwen3-language-neurons
@@ -67,6 +69,9 @@ def demo(
     ui: Annotated[
         bool, typer.Option("--ui", help="Open a page in the browser instead (extra: space).")
     ] = False,
+    host: PageHost = LOCAL,
+    port: PagePort = None,
+    no_browser: NoBrowser = False,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to continue.")] = _PROMPT,
     schedule: Annotated[
         str | None,
@@ -104,8 +109,11 @@ def demo(
     if (model == "demo") != (neurons.split("/")[0] == "demo"):
         raise ParameterError("--model and --set belong together: a set is made for one model.")
     if ui:
-        _serve(model, neurons, device, quiet=quiet)
+        place = PagePlace(host=host, port=port, no_browser=no_browser)
+        serve_page(model, neurons, place, device=device, quiet=quiet)
         return
+    if host != LOCAL or port is not None or no_browser:
+        raise ParameterError("--host, --port and --no-browser are about the page: add --ui.")
     from ..demo.language_identifier import language_identifier
     from .models import load_model, load_set
 
@@ -146,23 +154,6 @@ def demo(
             console.note(
                 "\nNext: neuronsteer generate demo demo --to es --prompt 'The old teacher' --stream"
             )
-
-
-def _serve(model: str, neurons: str, device: str, *, quiet: bool) -> None:
-    """Serve the page until the user interrupts."""
-    from ..space import launch
-    from .models import model_path
-
-    def ready(address: str) -> None:
-        console.note(f"The page is at {address} – Ctrl+C ends it.", quiet=quiet)
-
-    launch(
-        model if model == "demo" else model_path(model),
-        neurons,
-        device=device,
-        open_browser=True,
-        on_ready=ready,
-    )
 
 
 def _selected(name: str, rows: NeuronSet) -> NeuronSet | None:

@@ -1,4 +1,4 @@
-"""`neuronsteer space`: a Hugging Face Space on which others can play with a model and its set."""
+"""`neuronsteer space`: the page for a model and its set, here or as a Hugging Face Space."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import typer
 from ..errors import ParameterError
 from . import console, options
 from .commands import command
+from .page import LOCAL, NoBrowser, PageHost, PagePlace, PagePort, serve_page
 
 
 @command(
     "space",
     examples="""
+    neuronsteer space
+    neuronsteer space --model Qwen/Qwen3-0.6B --set user/qwen3-language-neurons --port 8000
+    neuronsteer space --mcp --no-browser
     neuronsteer space user/watch-it-switch
     neuronsteer space user/watch-it-switch --model Qwen/Qwen3-0.6B --set user/qwen3-language-neurons
     neuronsteer space user/watch-it-switch -o spaces_app
@@ -22,13 +26,30 @@ from .commands import command
     resume="The Space is as it was before, or has all of its files; run it again to be sure.",
 )
 def space(
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="The Space: owner/name.")],
+    repo: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[REPO]",
+            help="The Space: owner/name; without it, the page is served here.",
+        ),
+    ] = None,
     model: Annotated[
-        str, typer.Option(metavar="MODEL", help="Hub id of the model; then --set is needed, too.")
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="The model, for a Space by its Hub id; then --set is needed, too.",
+        ),
     ] = "demo",
     neurons: Annotated[
-        str, typer.Option("--set", metavar="SET", help="Hub id of the model's neuron set.")
+        str, typer.Option("--set", metavar="SET", help="The model's neuron set, likewise.")
     ] = "demo",
+    mcp: Annotated[
+        bool,
+        typer.Option("--mcp", help="Also offer tools to agents, by MCP (extra: mcp)."),
+    ] = False,
+    host: PageHost = LOCAL,
+    port: PagePort = None,
+    no_browser: NoBrowser = False,
     title: Annotated[
         str | None, typer.Option(help="Title of the Space; default: the name of REPO.")
     ] = None,
@@ -49,15 +70,31 @@ def space(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Write the files there, upload nothing."),
     ] = None,
+    device: options.Device = "auto",
     overwrite: options.Overwrite = False,
     token: options.Token = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Create a Hugging Face Space with the page of `neuronsteer demo --ui`, or update it.
+    """Serve the page of `neuronsteer demo --ui` for a model, or make it a Hugging Face Space.
 
-    The Space shows one model and its set to everybody; what else visitors may load is a setting.
+    With REPO the Space is created, or updated. It shows one model and its set to everybody; what
+    else visitors may load is a setting.
     """
+    if repo is None:
+        if out is not None or private or hardware or token or title or package or as_json:
+            raise ParameterError(
+                "--out, --private, --hardware, --token, --title, --package and --json are about a "
+                "Space of the Hub: name it, as owner/name."
+            )
+        place = PagePlace(host=host, port=port, no_browser=no_browser, mcp=mcp)
+        serve_page(model, neurons, place, device=device, quiet=quiet)
+        return
+    if host != LOCAL or port is not None or no_browser or device != "auto":
+        raise ParameterError(
+            "--host, --port, --no-browser and --device are about a page that this machine serves: "
+            "leave the name of the Space out."
+        )
     from ..space.publish import publish, space_files
 
     if out is not None:
@@ -71,7 +108,7 @@ def space(
             out, "a Space", lambda folder: (folder / "app.py").is_file(), overwrite=overwrite
         )
         name = title or repo.rpartition("/")[2]
-        files = space_files(model, neurons, title=name, package=package, repo_id=repo)
+        files = space_files(model, neurons, title=name, package=package, repo_id=repo, mcp=mcp)
         write_folder(out, files)
         if as_json:
             console.dump({"folder": str(out), "files": sorted(files)})
@@ -85,6 +122,7 @@ def space(
         neurons,
         title=title,
         package=package,
+        mcp=mcp,
         private=private or None,
         hardware=hardware,
         token=token,

@@ -13,7 +13,7 @@ from .errors import MissingFileError, hub_error
 from .folders import clean_subfolder, commit_of, public_name, read_folder
 from .output import check_output, kinds_in
 from .reading import read_json, read_tensors, stays_inside
-from .shipped import SHIPPED, builtin, models_folder, shipped_model
+from .shipped import SHIPPED, builtin, hub_name, laid_out, models_folder, shipped_model
 from .upload import CommitContent, Repository, UploadOptions
 
 __all__ = [
@@ -30,7 +30,9 @@ __all__ = [
     "connection_error",
     "fetch",
     "hub_error",
+    "hub_name",
     "kinds_in",
+    "laid_out",
     "models_folder",
     "new_folder",
     "public_name",

@@ -64,6 +64,24 @@ def models_folder() -> Path:
     return Path(cache).expanduser() / "neuronsteer" / "models"
 
 
+def laid_out() -> list[str]:
+    """Return the shipped sets whose models are part of the package or on this disk, by name."""
+    folder = models_folder()
+    return [
+        name
+        for name, shipped in SHIPPED.items()
+        if builtin(name) is not None
+        # The folder appears only when it is complete.
+        and (shipped.model is None or (folder / name / "config.json").is_file())
+    ]
+
+
+def hub_name(model: str) -> str:
+    """Return the Hub id of a shipped set's model, and any other name as it is."""
+    shipped = SHIPPED.get(model)
+    return model if shipped is None or shipped.model is None else shipped.model
+
+
 def shipped_model(name: str) -> str | None:
     """Return where the model of a shipped set is: laid out by `make real`, else on the Hub.
 

@@ -28,6 +28,7 @@ def launch(
     public: bool | None = None,
     allow: Sequence[str] = (),
     device: str = "auto",
+    mcp: bool = False,
     block: bool = True,
     on_ready: Callable[[str], None] | None = None,
     settings: SpaceSettings | None = None,
@@ -44,12 +45,14 @@ def launch(
             they do if `host` lets other machines in.
         allow: Hub ids, `owner/*`, or folders.
         device: `"auto"`, `"cpu"`, `"cuda"`, …
+        mcp: Offer tools to agents, by the Model Context Protocol; needs the extra `mcp`.
         block: Wait until the user interrupts.
         on_ready: Called with the address when the page can be opened.
         settings: All settings, in place of the arguments about them.
 
     Raises:
-        MissingExtraError: Without gradio; install `neuronsteer[space]`.
+        MissingExtraError: Without gradio (install `neuronsteer[space]`), or with `mcp` without the
+            package of that name.
         ParameterError: If the port is taken.
     """
     from . import zerogpu
@@ -59,7 +62,7 @@ def launch(
     from .server import serve
 
     chosen = settings or SpaceSettings(
-        model=model, neurons=neurons, public=public, allow=tuple(allow), device=device
+        model=model, neurons=neurons, public=public, allow=tuple(allow), device=device, mcp=mcp
     )
     server = serve(chosen, host=host, port=port, open_browser=open_browser)
     try:
@@ -74,17 +77,18 @@ def launch(
     return server
 
 
-def from_environment(model: str = "demo", neurons: str = "demo") -> None:
+def from_environment(model: str = "demo", neurons: str = "demo", mcp: bool = False) -> None:
     """Serve the page as environment variables say; what `app.py` of a Space calls.
 
     Args:
         model: What to load where no variable says otherwise.
         neurons: Its neuron set.
+        mcp: Whether agents may call it, where no variable says otherwise.
     """
     on_spaces = "SPACE_ID" in os.environ
     port = os.environ.get("GRADIO_SERVER_PORT")
     launch(
-        settings=SpaceSettings.from_environment(model=model, neurons=neurons),
+        settings=SpaceSettings.from_environment(model=model, neurons=neurons, mcp=mcp),
         host=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_spaces else "127.0.0.1"),
         port=int(port) if port else 7860 if on_spaces else None,
         on_ready=_write_address,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..models.special_tokens import end_tokens, unwritten_tokens
 from ..steering.schedule import Schedule
+from .settings import DEMO, model_name
 
 if TYPE_CHECKING:
     from ..demo.language_identifier import LanguageIdentifier
@@ -49,7 +51,20 @@ class LoadedModel:
     @property
     def name(self) -> str:
         """The name by which visitors ask for it."""
-        return f"{self.model_id} + {self.set_id}"
+        return model_name(self.model_id, self.set_id)
+
+    @property
+    def kind(self) -> str:
+        """What a visitor may expect of the text: `"demo"`, `"chat model"` or `"base model"`.
+
+        Nothing in a checkpoint says so. Chat models have a chat template; base models that have
+        one, too, are mostly called so.
+        """
+        if self.model_id == DEMO:
+            return "demo"
+        base = re.search(r"(?:^|[-_./])(?:base|pt)(?:$|[-_.])", self.model_id.lower())
+        chat = getattr(self.tokenizer, "chat_template", None) is not None and not base
+        return "chat model" if chat else "base model"
 
     @property
     def labels(self) -> list[str]:
@@ -113,6 +128,7 @@ class LoadedModel:
             "schedule": self.default_schedule(),
             "presets": presets(self.labels, _TOKENS),
             "parameters": int(self.model.num_parameters()),
+            "kind": self.kind,
             "identifier": self.identifier is not None,
         }
 

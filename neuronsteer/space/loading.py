@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HubError, MismatchError, NeuronSteerError, ParameterError
-from ..hub import hub_error
+from ..hub import hub_error, shipped_model
 from ..neuron_set import NeuronSet
 from .loaded_model import LoadedModel
 from .settings import DEMO, SpaceSettings
@@ -52,14 +52,16 @@ def load(
             f"The set {set_id!r} has no neurons, so there is nothing to steer with."
         )
     yield 0.1, f"Looking at the model {model_id}"
-    folder = _folder(model_id)
-    config = _config(model_id, folder)
+    # The model of a shipped set may be called like it, and `make real` may have laid it out.
+    source = shipped_model(model_id) or model_id
+    folder = _folder(source)
+    config = _config(source, folder)
     _check_config(config, neurons, model_id, set_id)
     device = _device(settings.device)
-    size = _size(model_id, folder)
+    size = _size(source, folder)
     check_memory(size, device, model_id)
     if folder is None:
-        folder = yield from _download(model_id)
+        folder = yield from _download(source)
     shown_size = f" ({size / 1e9:.1f} GB)" if size > 10**8 else ""
     yield 0.75, f"Loading the weights{shown_size}"
     model, tokenizer = _weights(model_id, folder, device)

@@ -8,9 +8,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from ..errors import NeuronSteerError, ParameterError
+from . import zerogpu
 from .loaded_model import LoadedModel
 from .loading import Progress, load
-from .settings import SpaceSettings
+from .settings import SpaceSettings, model_name
 
 #: Seconds that a server which closes waits for a model that is being loaded.
 _LONGEST_LOAD = 60.0
@@ -37,7 +38,7 @@ class ModelCache:
     def start(self) -> None:
         """Start loading the first model in the background, so that the page is served at once."""
         self._thread = threading.Thread(
-            target=self._load_first, name="neuronsteer-load", daemon=True
+            target=self.load_first, name="neuronsteer-load", daemon=True
         )
         self._thread.start()
 
@@ -49,7 +50,8 @@ class ModelCache:
         if self._thread is not None:
             self._thread.join(_LONGEST_LOAD)
 
-    def _load_first(self) -> None:
+    def load_first(self) -> None:
+        """Load the first model; why it could not be loaded is told to those who ask for it."""
         try:
             for _ in self.load(self._settings.model, self._settings.neurons):
                 pass
@@ -88,11 +90,16 @@ class ModelCache:
         Raises:
             NeuronSteerError: If it cannot be loaded.
         """
-        name = f"{model_id.strip()} + {set_id.strip()}"
+        name = model_name(model_id.strip(), set_id.strip())
         with self._lock:
             loaded = self._models.get(name)
         if loaded is not None:
             return loaded
+        if zerogpu.is_active() and self._ready.is_set():
+            raise ParameterError(
+                "On ZeroGPU a Space has one model, that of its settings: a graphics card that was "
+                "asked for before knows no other. Duplicate the Space for another model."
+            )
         if self._loading.locked():
             yield 0.01, "Waiting for another model that is being loaded"
         # One at a time: two models that each fit may not fit together.
@@ -109,7 +116,8 @@ class ModelCache:
     @contextmanager
     def using(self, name: str) -> Generator[LoadedModel, None, None]:
         """Give a loaded model, the first one for an empty name; it is kept until the end."""
-        loaded = self.wait(60) if not name else None
+        # A server that was started again is asked for its first model by pages from before.
+        loaded = self.wait(60) if name in ("", self._settings.first) else None
         with self._lock:
             if loaded is None:
                 loaded = self._models.get(name)

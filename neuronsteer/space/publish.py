@@ -51,6 +51,7 @@ Variables of the Space (Settings → Variables):
 | `NEURONSTEER_SPACE_MODEL`, `NEURONSTEER_SPACE_SET` | Hub ids of the model and of its neuron set |
 | `NEURONSTEER_SPACE_ALLOW` | what else visitors may load: ids or `owner/*`, with commas |
 | `NEURONSTEER_SPACE_PUBLIC` | `0` lets visitors load anything |
+| `NEURONSTEER_SPACE_MCP` | `1` offers tools to agents (MCP); needs `neuronsteer[mcp]` |
 | `NEURONSTEER_SPACE_MAX_NEW_TOKENS`, `…_PROMPT_CHARACTERS`, `…_AT_ONCE`, `…_WAITING` | limits |
 
 On ZeroGPU hardware a generation requests the graphics card by itself. A gated model needs a secret
@@ -76,14 +77,14 @@ _APP = '''\
 from neuronsteer.space import from_environment
 
 if __name__ == "__main__":
-    from_environment(model={model}, neurons={neurons})
+    from_environment(model={model}, neurons={neurons}{mcp})
 '''
 
 
-def requirement() -> str:
+def requirement(mcp: bool = False) -> str:
     """Return the requirement that installs this version of the package with the page."""
     try:
-        return f"neuronsteer[space]=={version('neuronsteer')}"
+        return f"neuronsteer[{'space,mcp' if mcp else 'space'}]=={version('neuronsteer')}"
     except PackageNotFoundError as error:
         raise ParameterError(
             "This is a source tree that was never installed, so it has no version for the Space. "
@@ -98,6 +99,7 @@ def space_files(
     title: str = "neuronsteer",
     package: str | None = None,
     repo_id: str = "owner/space",
+    mcp: bool = False,
 ) -> dict[str, bytes]:
     """Return the files of a Space: `app.py`, `README.md`, `requirements.txt`.
 
@@ -107,6 +109,7 @@ def space_files(
         title: Its title.
         package: What pip installs there; default: this version from PyPI.
         repo_id: Where it will be, for the example.
+        mcp: Offer tools to agents.
 
     Raises:
         ParameterError: If model and set do not belong together, or are folders of this machine.
@@ -120,7 +123,7 @@ def space_files(
             )
     if not title.strip() or "\n" in title:
         raise ParameterError("A Space needs a title of one line.")
-    spec = package or requirement()
+    spec = package or requirement(mcp)
     if "\n" in spec:
         raise ParameterError("The package is one line of a requirements file.")
     embedded = model == DEMO
@@ -136,7 +139,9 @@ def space_files(
     )
     return {
         "README.md": readme.encode(),
-        "app.py": _APP.format(model=json.dumps(model), neurons=json.dumps(neurons)).encode(),
+        "app.py": _APP.format(
+            model=json.dumps(model), neurons=json.dumps(neurons), mcp=", mcp=True" * mcp
+        ).encode(),
         "requirements.txt": f"{spec}\n".encode(),
     }
 
@@ -149,6 +154,7 @@ def publish(
     title: str | None = None,
     package: str | None = None,
     private: bool | None = None,
+    mcp: bool = False,
     hardware: str | None = None,
     token: str | bool | None = None,
 ) -> str:
@@ -164,6 +170,7 @@ def publish(
         title: Title of the Space; default: the name of the repository.
         package: What pip installs there; default: this version from PyPI.
         private: Make a new Space private.
+        mcp: Offer tools to agents.
         hardware: What it runs on, e.g. `"zero-a10g"`; default: as it is.
         token: Hub token; default: the stored one.
 
@@ -173,7 +180,9 @@ def publish(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     name = repo_id.rpartition("/")[2]
-    files = space_files(model, neurons, title=title or name, package=package, repo_id=repo_id)
+    files = space_files(
+        model, neurons, title=title or name, package=package, repo_id=repo_id, mcp=mcp
+    )
     api: Any = HfApi(token=token, library_name="neuronsteer")
     try:
         made = api.create_repo(

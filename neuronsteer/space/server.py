@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import io
 import os
 import threading
 import typing
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from ..errors import NeuronSteerError, ParameterError, require
+from . import zerogpu
+from .endpoint_types import LoadStep, NeuronFacts, Snapshot, Stopped, Switched
+from .mcp_tools import NOT_A_TOOL, add_tools
 from .middleware import SecurityMiddleware
 from .request import GenerationRequest
 from .service import Service
@@ -19,7 +24,12 @@ from .settings import SpaceSettings, is_loopback
 Snapshots = Generator[dict[str, Any], None, None]
 
 _PAGE = Path(__file__).parent / "page"
-_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+}
 
 
 class PageServer:
@@ -64,42 +74,57 @@ def serve(
 
     Raises:
         ParameterError: If the port is taken.
-        MissingExtraError: Without gradio.
+        MissingExtraError: Without gradio, or without mcp where the settings ask for it.
     """
     # Before gradio is imported: it sends no statistics, and does not look for newer versions.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     gr: Any = require("gradio", "space", "The page")
+    if settings.mcp:
+        require("mcp", "mcp", "A page with tools for agents")
     settings = settings.at(host)
     service = Service(settings)
     app = gr.Server(title="neuronsteer", docs_url=None, redoc_url=None)
     app.add_middleware(SecurityMiddleware, local=not settings.public and is_loopback(host))
     _add_pages(app, service)
+    if zerogpu.is_active():
+        # Gradio's start is when ZeroGPU takes the models over; a thread could not even load them.
+        service.models.load_first()
+    if settings.mcp:
+        # First, because Gradio calls a tool by its function, and these have names of endpoints.
+        add_tools(app, service, _errors_shown(gr))
     _add_endpoints(app, service, gr)
+    # Gradio prints where the tools are, whatever it is told.
+    silent = redirect_stdout(io.StringIO()) if settings.mcp else nullcontext()
     try:
-        _, url, _ = app.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            inline=False,
-            inbrowser=open_browser,
-            quiet=True,
-            share=False,
-            show_error=True,
-            ssr_mode=False,
-            mcp_server=False,
-            run_history=False,
-            enable_monitoring=False,
-            allowed_paths=[],
-            _frontend=False,
-        )
+        with silent:
+            _, url, _ = app.launch(
+                server_name=host,
+                server_port=port,
+                prevent_thread_lock=True,
+                inline=False,
+                inbrowser=open_browser,
+                quiet=True,
+                share=False,
+                show_error=True,
+                ssr_mode=False,
+                mcp_server=settings.mcp,
+                run_history=False,
+                enable_monitoring=False,
+                allowed_paths=[],
+                _frontend=False,
+            )
     except OSError as error:
         raise ParameterError(
             f"Cannot serve the page on {host}:{port or '7860…7959'}: {error} "
             "Choose another --port, or stop what is using it."
         ) from error
     # Not before: Gradio gives its server five seconds to start, and loading keeps a machine busy.
-    service.models.start()
+    if not zerogpu.is_active():
+        service.models.start()
     blocks = app.get_blocks()
+    if settings.mcp and not blocks.mcp_server:  # Gradio goes on without
+        blocks.close(verbose=False)
+        raise ParameterError(f"The tools for agents cannot be served: {blocks.mcp_error}")
     # Server mode has no argument for it.
     blocks._queue.max_size = settings.waiting
     blocks.validate_inputs = _count_inputs(gr)
@@ -119,14 +144,22 @@ def _count_inputs(gr: Any) -> Callable[[Any, list[Any]], None]:
 
 
 def _add_pages(app: Any, service: Service) -> None:
-    from starlette.responses import FileResponse, JSONResponse, Response
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-    @app.get("/")
-    @app.head("/")
-    def index() -> Any:
-        return FileResponse(
-            _PAGE / "index.html", media_type="text/html", headers={"cache-control": "no-cache"}
+    # Whoever shows a link with its picture wants to know the picture's whole address.
+    text = (_PAGE / "index.html").read_text(encoding="utf-8")
+    fixed = os.environ.get("SPACE_HOST")
+
+    def index(request: Request) -> Any:
+        address = f"https://{fixed}" if fixed else str(request.base_url).rstrip("/")
+        return HTMLResponse(
+            text.replace("{address}", html.escape(address)), headers={"cache-control": "no-cache"}
         )
+
+    # Annotations are text in this file, and FastAPI would look for the name among its globals.
+    index.__annotations__["request"] = Request
+    app.get("/")(app.head("/")(index))
 
     @app.get("/page/{name}")
     def page(name: str) -> Any:
@@ -141,12 +174,11 @@ def _add_pages(app: Any, service: Service) -> None:
         return JSONResponse(service.welcome())
 
 
-def _add_endpoints(app: Any, service: Service, gr: Any) -> None:
-    """Register what `gradio_client` can call; the docstrings are its documentation."""
+def _errors_shown(gr: Any) -> Callable[[], AbstractContextManager[None]]:
+    """Return what turns errors that a visitor can cause into messages for the visitor."""
 
     @contextmanager
     def errors_shown() -> Generator[None, None, None]:
-        """Turn errors that a visitor can cause into messages for the visitor."""
         try:
             yield
         except NeuronSteerError as error:
@@ -156,6 +188,13 @@ def _add_endpoints(app: Any, service: Service, gr: Any) -> None:
                 raise
             text = "The graphics card has no memory left for this; ask for a shorter text."
             raise gr.Error(text, print_exception=False) from None
+
+    return errors_shown
+
+
+def _add_endpoints(app: Any, service: Service, gr: Any) -> None:
+    """Register what `gradio_client` can call; the docstrings are its documentation."""
+    errors_shown = _errors_shown(gr)
 
     def generate(
         prompt: str,
@@ -217,7 +256,8 @@ def _add_endpoints(app: Any, service: Service, gr: Any) -> None:
         # Gradio makes a schema of what is sent, not of the generator, and fills in the request.
         hints = typing.get_type_hints(call)
         special = {"request": gr.Request} if "request" in hints else {}
-        call.__annotations__ = {**hints, **special, "return": dict[str, Any]}
+        call.__annotations__ = {**hints, **special, "return": RETURNS[call.__name__]}
+        vars(call).update(NOT_A_TOOL)
         app.api(call, name=call.__name__, description=DESCRIPTIONS[call.__name__], **limits)
 
 
@@ -225,6 +265,15 @@ def _session(request: Any) -> str:
     """Return the name of a client's session, which `gradio_client` chooses itself."""
     return str(getattr(request, "session_hash", None) or "")
 
+
+#: The names in what the endpoints give, which Gradio describes to clients.
+RETURNS: dict[str, Any] = {
+    "generate": Snapshot,
+    "switch": Switched,
+    "stop": Stopped,
+    "neurons": NeuronFacts,
+    "load": LoadStep,
+}
 
 #: What the endpoints do, for `Client.view_api()` and the API's own description.
 DESCRIPTIONS = {

@@ -6,14 +6,21 @@ import dataclasses
 import secrets
 import threading
 from collections.abc import Generator
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
+from ..errors import NeuronSteerError, ParameterError
+from ..hub import laid_out
 from .control_messages import ControlFolder, ControlMessages
 from .generation_job import GenerationJob
 from .model_cache import ModelCache
 from .request import GenerationRequest, check_label, describe_operations
 from .settings import SpaceSettings
 from .zerogpu import on_gpu
+
+#: Seconds of a graphics card on ZeroGPU: for starting, for a token of a model of some billion
+#: parameters, and in all; visitors have a few minutes a day.
+_STARTING_SECONDS, _SECONDS_PER_TOKEN, _LONGEST_ON_GPU = 15, 0.15, 120
 
 
 class Service:
@@ -30,7 +37,7 @@ class Service:
         self._sessions: dict[str, str] = {}
         self._lock = threading.Lock()
         # On ZeroGPU this runs in a copy of this process, which finds the models by their names.
-        self._compute = on_gpu(self._run)
+        self._compute = on_gpu(self._run, _seconds_on_gpu)
 
     def generate(
         self, request: GenerationRequest, model: str = "", session: str = ""
@@ -50,6 +57,8 @@ class Service:
                 self._sessions[session] = loaded.name
             try:
                 for snapshot in self._compute(loaded.name, checked, messages):
+                    if "error" in snapshot:
+                        raise ParameterError(snapshot["error"])
                     yield {"session": session, **snapshot}
             finally:
                 # The other process, if there is one, may not notice that the visitor has left.
@@ -62,7 +71,11 @@ class Service:
         self, model: str, request: GenerationRequest, messages: ControlMessages
     ) -> Generator[dict[str, Any], None, None]:
         with self.models.using(model) as loaded:
-            yield from GenerationJob(loaded, request, messages).snapshots()
+            try:
+                yield from GenerationJob(loaded, request, messages).snapshots()
+            except NeuronSteerError as error:
+                # ZeroGPU passes on the class of an exception, but not its message.
+                yield {"error": str(error)}
 
     def switch(self, label: str | None, session: str) -> dict[str, Any]:
         """Make a running generation continue in another language, from its next token on.
@@ -116,7 +129,38 @@ class Service:
         return {
             "ready": self.models.ready,
             "models": self.models.names(),
+            "choices": self._choices(),
+            "links": project_links(),
             "settings": {key: settings[key] for key in kept},
             "defaults": defaults,
             "operations": describe_operations(),
         }
+
+    def _choices(self) -> list[dict[str, str]]:
+        """Return the models to choose from: the first, and what `make real` laid out."""
+        first = {"model": self.settings.model, "set": self.settings.neurons}
+        found = [first, *({"model": name, "set": name} for name in laid_out())]
+        # Strangers may load only what was allowed, so it is of no use to them to be offered more.
+        settings = self.settings
+        return [
+            each
+            for i, each in enumerate(found)
+            if each not in found[:i]
+            and (each == first or not settings.public or each["model"] in settings.allow)
+        ]
+
+
+def _seconds_on_gpu(_model: str, request: GenerationRequest, _messages: ControlMessages) -> int:
+    """Return how long a generation may need the graphics card on ZeroGPU."""
+    token = 1 / request.pace if request.pace else _SECONDS_PER_TOKEN
+    needed = _STARTING_SECONDS + request.max_new_tokens * max(token, _SECONDS_PER_TOKEN)
+    return min(int(needed), _LONGEST_ON_GPU)
+
+
+def project_links() -> dict[str, str]:
+    """Return where the project is: the addresses that the installed package names, if it does."""
+    try:
+        entries = metadata("neuronsteer").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        entries = []
+    return {name.strip(): url.strip() for name, _, url in (each.partition(",") for each in entries)}

@@ -33,6 +33,7 @@ class SpaceSettings:
         waiting: How many may wait in the queue.
         kept: How many models stay loaded beside the first one.
         device: `"auto"`, or a torch device.
+        mcp: Whether agents may call it by the Model Context Protocol, see `mcp_tools`.
     """
 
     model: str = DEMO
@@ -45,6 +46,7 @@ class SpaceSettings:
     waiting: int = 24
     kept: int = 1
     device: str = "auto"
+    mcp: bool = False
 
     def __post_init__(self) -> None:
         if (self.model == DEMO) != (self.neurons.split("/")[0] == DEMO):
@@ -58,17 +60,17 @@ class SpaceSettings:
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str] | None = None, **defaults: str
+        cls, environment: Mapping[str, str] | None = None, **defaults: Any
     ) -> SpaceSettings:
         """Return the settings written in environment variables, as on a Hugging Face Space.
 
         `NEURONSTEER_SPACE_MODEL`, `…_SET`, `…_PUBLIC` (`1` or `0`; by default yes where `SPACE_ID`
         says that this is a Space, or where other machines are let in), `…_ALLOW` (separated by
-        commas), and a number for every limit, e.g. `…_MAX_NEW_TOKENS`.
+        commas), `…_MCP` (`1` or `0`), and a number for every limit, e.g. `…_MAX_NEW_TOKENS`.
 
         Args:
             environment: Default: that of this process.
-            **defaults: `model` and `neurons`, where no variable says otherwise.
+            **defaults: `model`, `neurons` and `mcp`, where no variable says otherwise.
         """
         env = os.environ if environment is None else environment
         given = {
@@ -82,7 +84,7 @@ class SpaceSettings:
                 found[name] = text
             elif name == "set":
                 found["neurons"] = text
-            elif name == "public":
+            elif name in ("public", "mcp"):
                 found[name] = text.lower() not in ("0", "no", "false")
             elif name == "allow":
                 found[name] = tuple(each.strip() for each in text.split(",") if each.strip())
@@ -96,6 +98,7 @@ class SpaceSettings:
                 raise ParameterError(
                     f"There is no setting {_PREFIX}{name.upper()}; see docs/space.md."
                 )
+        found.setdefault("mcp", defaults.pop("mcp", False))
         if "model" not in found and "neurons" not in found:
             found |= defaults
         elif "model" not in found or "neurons" not in found:
@@ -103,6 +106,11 @@ class SpaceSettings:
                 f"{_PREFIX}MODEL and {_PREFIX}SET belong together, and only one of them is set."
             )
         return cls(**found)
+
+    @property
+    def first(self) -> str:
+        """The name of the model that is loaded first."""
+        return model_name(self.model, self.neurons)
 
     def at(self, host: str) -> SpaceSettings:
         """Return the settings of a page that listens on an address.
@@ -132,6 +140,11 @@ class SpaceSettings:
             "To use anything else, run it yourself: pip install 'neuronsteer[space]', then "
             "neuronsteer demo --ui."
         )
+
+
+def model_name(model: str, neurons: str) -> str:
+    """Return the name by which visitors ask for a model with its set."""
+    return f"{model} + {neurons}"
 
 
 def is_loopback(host: str) -> bool:

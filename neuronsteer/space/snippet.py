@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..hub import hub_name
 from .loaded_model import RANDOM, LoadedModel, for_random_neurons
 from .request import GenerationRequest
 from .settings import DEMO
@@ -66,7 +67,7 @@ def snippet(loaded: LoadedModel, request: GenerationRequest) -> str:
     between = ",\n        "
     return _TEMPLATE.format(
         imports="from neuronsteer.demo import model_folder\n" if embedded else "",
-        model="model_folder()" if embedded else repr(loaded.model_id),
+        model="model_folder()" if embedded else repr(hub_name(loaded.model_id)),
         dtype=loaded.dtype,
         neurons=loaded.set_id,
         control=_CONTROL.format(seed=request.seed, prefix=RANDOM) if request.controls else "",

@@ -32,8 +32,13 @@ def browser() -> Iterator[Any]:
 class Visit:
     """One visitor: a page, and every error on it."""
 
-    def __init__(self, browser: Any, url: str, **context: Any) -> None:
-        self.context = browser.new_context(**{"reduced_motion": "reduce", **context})
+    def __init__(self, browser: Any, url: str, tab_of: Visit | None = None, **context: Any) -> None:
+        self._whole = tab_of is None
+        self.context = (
+            browser.new_context(**{"reduced_motion": "reduce", **context})
+            if tab_of is None
+            else tab_of.context
+        )
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE * 1000)
         self.problems: list[str] = []
@@ -77,6 +82,24 @@ class Visit:
         """Wait until nothing is being generated."""
         self.page.wait_for_selector("#go:not(.busy)")
 
+    def out_of_view(self, *selectors: str) -> list[str]:
+        """Which of all these elements are not wholly inside the window, as it is scrolled now."""
+        read = """selectors => selectors.flatMap(selector => {
+            const all = [...document.querySelectorAll(selector)];
+            if (!all.length) return [`${selector}: not there`];
+            return all.map(each => [each, each.getBoundingClientRect()])
+                .filter(([, box]) => !box.height || box.top < 0 || box.left < 0
+                    || box.bottom > innerHeight + 0.5 || box.right > innerWidth + 0.5)
+                .map(([each, box]) => `${selector} ${each.textContent}: ${JSON.stringify(box)}`);
+        })"""
+        return list(self.page.evaluate(read, list(selectors)))
+
+    def box(self, selector: str) -> dict[str, float]:
+        """Where an element is in the window."""
+        # Found and read in one call: every token replaces parts of the page.
+        read = "selector => document.querySelector(selector).getBoundingClientRect().toJSON()"
+        return dict(self.page.evaluate(read, selector))
+
     @property
     def tokens(self) -> int:
         """How many tokens the page shows."""
@@ -108,7 +131,7 @@ class Visit:
     def press(self, label: str) -> None:
         """Press a language, and wait until the server has taken it."""
         with self.switching():
-            self.page.click(f'#timeline .language[data-label="{label}"]')
+            self.page.click(f'#languages .language[data-label="{label}"]')
 
     @contextmanager
     def switching(self) -> Iterator[None]:
@@ -116,9 +139,15 @@ class Visit:
         with self.page.expect_response("**/run/switch"):
             yield
 
+    def forgive_lost_requests(self) -> None:
+        """Forget that requests failed, which the browser itself writes to the console."""
+        lost = ("failed:", "net::ERR")
+        self.problems = [each for each in self.problems if not any(part in each for part in lost)]
+
     def close(self) -> None:
         """Leave; a page with errors on its console fails the test."""
-        self.context.close()
+        if self._whole:
+            self.context.close()
         assert self.problems == []
 
 
@@ -127,8 +156,8 @@ def visit(browser: Any, server: Any) -> Iterator[Any]:
     """Make visitors: `visit(color_scheme="dark").open(prompt=…)`."""
     made: list[Visit] = []
 
-    def start(**context: Any) -> Visit:
-        made.append(Visit(browser, server.url, **context))
+    def start(url: str = server.url, **context: Any) -> Visit:
+        made.append(Visit(browser, url, **context))
         return made[-1]
 
     yield start

@@ -65,7 +65,7 @@ def test_nothing_sticks_out_on_a_small_screen(visit, width):
 def test_buttons_are_large_enough_for_fingers(visit, pause):
     pause.at(5)
     one = visit(**PHONE).open(prompt=PROMPT, schedule="en", tokens=72)
-    for button in one.page.locator("#timeline .language").all():
+    for button in one.page.locator("#languages .language").all():
         box = button.bounding_box()
         assert box["height"] >= 40 and box["width"] >= 60
     assert one.page.locator("#go").bounding_box()["height"] >= 44

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from neuronsteer.space.request import GenerationRequest
@@ -73,7 +76,7 @@ def test_languages_have_keys(visit, pause):
         one.page.keyboard.press("0")
     pause.resume()
     one.finish()
-    second = one.page.locator("#timeline .language").nth(1).get_attribute("data-label")
+    second = one.page.locator("#languages .language").nth(1).get_attribute("data-label")
     assert [label for label, _ in one.spans] == ["en", second, "-"]
 
 
@@ -146,7 +149,7 @@ def test_switches_are_drawn_with_the_mouse(visit):
     rows.nth(4).scroll_into_view_if_needed()
     box = rows.nth(2).bounding_box()
     one.page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
-    third = one.page.locator("#timeline .language").nth(2).get_attribute("data-label")
+    third = one.page.locator("#languages .language").nth(2).get_attribute("data-label")
     assert one.schedule == f"en,15:{third}"
     # Dragged to the right, and down into another row.
     handle = one.page.locator("#timeline .handle").bounding_box()
@@ -156,7 +159,7 @@ def test_switches_are_drawn_with_the_mouse(visit):
     one.page.mouse.move(box["x"] + box["width"] * 0.6, handle["y"] + 10)
     one.page.mouse.move(box["x"] + box["width"] * 0.7, target["y"] + target["height"] / 2)
     one.page.mouse.up()
-    fifth = one.page.locator("#timeline .language").nth(4).get_attribute("data-label")
+    fifth = one.page.locator("#languages .language").nth(4).get_attribute("data-label")
     assert one.schedule == f"en,21:{fifth}"
 
 
@@ -167,7 +170,7 @@ def test_switches_are_sliders(visit):
         one.page.keyboard.press(key)
     assert one.schedule == "en,20:fr"
     one.page.keyboard.press("ArrowDown")
-    fourth = one.page.locator("#timeline .language").nth(3).get_attribute("data-label")
+    fourth = one.page.locator("#languages .language").nth(3).get_attribute("data-label")
     assert one.schedule == f"en,20:{fourth}"
     told = one.page.locator("#timeline .handle")
     assert told.get_attribute("role") == "slider" and told.get_attribute("aria-valuenow") == "20"
@@ -269,11 +272,11 @@ def test_neurons(visit):
     one.page.click("#tab-neurons")
     assert (
         one.page.locator(".map tbody tr").count()
-        == one.page.locator("#timeline .language").count() - 1
+        == one.page.locator("#languages .language").count() - 1
     )
     assert one.page.locator("#sharing .share").count() == 1
     one.page.locator(".map .language").nth(2).click()
-    label = one.page.locator("#timeline .language").nth(2).get_attribute("data-label")
+    label = one.page.locator("#languages .language").nth(2).get_attribute("data-label")
     assert label in one.page.locator("#one h2").text_content()
     one.page.click("#off")
     assert one.page.locator("#play").is_visible()
@@ -319,6 +322,50 @@ def test_another_set_is_loaded_and_used(visit):
         '#models li:has-text("demo/lape") >> text=in use', state="attached"
     )
     assert other.page.locator("#play").is_visible()
+
+
+@pytest.fixture
+def lay_out(tmp_path, monkeypatch):
+    """Lays out another model as `make real` does: a copy of the embedded one, with another set."""
+    from neuronsteer.demo import model_folder
+    from neuronsteer.hub.shipped import SHIPPED, Shipped
+
+    monkeypatch.setenv("NEURONSTEER_MODELS", str(tmp_path))
+
+    def lay_out(name):
+        monkeypatch.setitem(SHIPPED, name, Shipped(("demo/lape",), f"owner/{name}"))
+        return Path(shutil.copytree(model_folder(), tmp_path / name))
+
+    return lay_out
+
+
+def test_a_model_that_was_laid_out_can_be_chosen(visit, lay_out):
+    lay_out("second")
+    one = visit().open(**SHORT, schedule="en")
+    assert one.page.locator("#model option").all_text_contents() == ["demo", "second"]
+    one.page.select_option("#model", "second + second")
+    one.page.wait_for_function("document.getElementById('facts').textContent.includes('second ·')")
+    assert "Base model" in one.page.locator("#nature").text_content()
+    one.start(pace=64)
+    one.finish()
+    assert one.tokens == 30 and "model=second" in one.address
+    # The program names the model as everybody can get it.
+    assert "'owner/second'" in one.page.locator("#snippet").text_content()
+    one.page.select_option("#model", "demo + demo")
+    one.page.wait_for_function("document.getElementById('facts').textContent.includes('demo')")
+    assert "model=" not in one.address
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_page_as_it_was(visit, lay_out):
+    (lay_out("broken") / "config.json").write_text("{")
+    one = visit().open(**SHORT, schedule="en")
+    one.page.select_option("#model", "broken + broken")
+    one.page.wait_for_selector("#error:not([hidden])")
+    one.page.wait_for_selector("#go:not([disabled])")
+    assert one.page.locator("#model").input_value() == "demo + demo"
+    one.start(pace=64)
+    one.finish()
+    assert one.tokens == 30
 
 
 def test_a_link_to_another_model_downloads_nothing_by_itself(visit, server):

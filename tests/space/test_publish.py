@@ -74,6 +74,12 @@ def test_the_app_is_python_that_names_model_and_set():
     assert 'model="a/model", neurons="a/set"' in text
 
 
+def test_tools_for_agents_are_asked_for():
+    files = space_files(mcp=True)
+    assert 'from_environment(model="demo", neurons="demo", mcp=True)' in files["app.py"].decode()
+    assert files["requirements.txt"].decode().startswith("neuronsteer[space,mcp]==")
+
+
 def test_the_app_in_the_repository_serves_the_page(tmp_path):
     # Without a port: a free one that is looked for here may be taken by the time it is used. On
     # Spaces (SPACE_ID) the port is fixed.

@@ -182,6 +182,10 @@ def test_the_environment_says_what_a_space_shows():
     assert not SpaceSettings.from_environment(
         {"SPACE_ID": "x", "NEURONSTEER_SPACE_PUBLIC": "0"}
     ).public
+    assert not SpaceSettings.from_environment({}).mcp
+    assert SpaceSettings.from_environment({}, mcp=True).mcp
+    assert SpaceSettings.from_environment({"NEURONSTEER_SPACE_MCP": "1"}).mcp
+    assert not SpaceSettings.from_environment({"NEURONSTEER_SPACE_MCP": "0"}, mcp=True).mcp
     found = SpaceSettings.from_environment({}, model="a/model", neurons="a/set")
     assert found.model == "a/model"
 

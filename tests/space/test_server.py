@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -47,6 +48,26 @@ def test_endpoints_are_named_and_described(client):
         if not each["parameter_has_default"]
     ]
     assert required == ["prompt"]
+
+
+def test_returns_have_names(client):
+    """What an endpoint is described to give is what it gives."""
+    told = client.view_api(return_format="dict")["named_endpoints"]
+
+    def names(endpoint: str) -> set[str]:
+        return set(told[endpoint]["returns"][0]["type"]["properties"])
+
+    end = client.predict(PROMPT, "en", max_new_tokens=4, api_name="/generate")
+    assert set(end) == names("/generate")
+    output = told["/generate"]["returns"][0]["type"]["properties"]["outputs"]["items"]
+    assert set(end["outputs"][0]) == set(output["properties"])
+    assert set(end["outputs"][0]["spans"][0]) == set(
+        output["properties"]["spans"]["items"]["properties"]
+    )
+    assert set(client.predict(api_name="/neurons")) == names("/neurons")
+    assert set(client.predict("fr", api_name="/switch")) <= names("/switch")
+    assert set(client.predict(api_name="/stop")) == names("/stop")
+    assert set(client.predict("demo", "demo", api_name="/load")) == names("/load")
 
 
 def test_generate(client, server, short):
@@ -255,7 +276,13 @@ def test_pages_forbid_scripts_that_are_not_theirs(server):
         assert headers["x-content-type-options"] == "nosniff"
     page = fetch(server.url)[2].decode()
     assert "<script>" not in page and " style=" not in page and "onclick=" not in page
-    assert "http://" not in page and "https://" not in page  # nothing from elsewhere
+    # Nothing from elsewhere; what a visitor may click is no part of the page.
+    parts = re.findall(r"<(?:script|link|img|iframe)[^>]*?(?:src|href)=\"([^\"]+)", page)
+    assert parts and all(part.startswith("page/") for part in parts)
+    # The addresses for those who show a link to it are its own, whatever name it is asked by.
+    previews = re.findall(r'og:(?:url|image)" content="([^"]+)', page)
+    assert previews == [f"{server.url}/", f"{server.url}/page/preview.png"]
+    assert fetch(previews[1])[:2][0] == 200
 
 
 @pytest.mark.parametrize(
@@ -301,6 +328,8 @@ def test_a_page_for_other_machines_loads_nothing_that_was_not_allowed(tmp_path):
     try:
         # It has whatever name its visitors know it by.
         assert fetch(server.url + "/welcome", Host="page.example.org")[0] == 200
+        assert b"page.example.org/page/preview.png" in fetch(server.url, Host="page.example.org")[2]
+        assert b"<b>" not in fetch(server.url, Host='a"><b>')[2]
         with pytest.raises(ParameterError, match="public"):
             list(server.service.load(str(tmp_path), "demo"))
     finally:

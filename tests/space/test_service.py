@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import io
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from neuronsteer.errors import ParameterError
-from neuronsteer.space import generation_job
+from neuronsteer.space import SpaceSettings, generation_job
+from neuronsteer.space.service import Service
 from neuronsteer.steering.schedule import Schedule
 
 from .conftest import changed, last, wait_until
@@ -235,3 +238,42 @@ def test_facts_about_the_neurons(service):
     for label, best in facts["best"].items():
         found = [each["score"] for each in best]
         assert found == sorted(found, reverse=True), label
+
+
+@pytest.mark.parametrize(
+    ("model_id", "template", "kind"),
+    [
+        ("demo", None, "demo"),
+        ("google/gemma-3-270m", None, "base model"),
+        ("Qwen/Qwen3-0.6B", "{{ messages }}", "chat model"),
+        ("Qwen/Qwen3-0.6B-Base", "{{ messages }}", "base model"),
+        ("/models/base/some-chat", "{{ messages }}", "chat model"),
+    ],
+)
+def test_visitors_are_told_what_kind_of_model_it_is(service, model_id, template, kind):
+    tokenizer = SimpleNamespace(chat_template=template)
+    loaded = dataclasses.replace(service.models.wait(), model_id=model_id, tokenizer=tokenizer)
+    assert loaded.kind == kind
+
+
+def test_only_what_may_be_loaded_is_offered(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEURONSTEER_MODELS", str(tmp_path))
+
+    def offered(**settings) -> list[str]:
+        found = Service(SpaceSettings(**settings)).welcome()["choices"]
+        return [each["model"] for each in found]
+
+    assert offered() == ["demo"]
+    (tmp_path / "gemma").mkdir()
+    (tmp_path / "gemma" / "config.json").write_text("{}")
+    assert offered() == ["demo", "gemma"]
+    assert offered(model="a/model", neurons="a/set") == ["a/model", "demo", "gemma"]
+    assert offered(public=True) == ["demo"]
+    assert offered(public=True, allow=("gemma",)) == ["demo", "gemma"]
+
+
+def test_a_page_from_before_finds_the_first_model_of_a_server_that_starts(short):
+    again = Service(SpaceSettings())
+    again.models.start()  # not waited for
+    end = last(again.generate(short, "demo + demo"))
+    assert end["state"] == "done"

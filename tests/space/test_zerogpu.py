@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 
 import pytest
 
+from neuronsteer.errors import ParameterError
+from neuronsteer.space import service as service_module
 from neuronsteer.space import zerogpu
 from neuronsteer.space.service import Service
 from neuronsteer.space.settings import SpaceSettings
@@ -21,7 +24,7 @@ calls = []
 def GPU(duration):
     def decorate(function):
         def wrapper(*args):
-            calls.append((duration, os.getpid()))
+            calls.append((duration(*args), os.getpid()))
             here, there = multiprocessing.Pipe(duplex=False)
             data = pickle.dumps(args)
             def work():
@@ -56,7 +59,8 @@ def test_elsewhere_nothing_is_wrapped():
     def call():
         return 1
 
-    assert zerogpu.on_gpu(call) is call
+    assert zerogpu.on_gpu(call, lambda: 1) is call
+    assert not zerogpu.is_active()
     zerogpu.prepare()
 
 
@@ -88,3 +92,50 @@ def test_stop_reaches_the_other_process(service, short, pause):
     assert service.stop("far-away")["stopped"]
     end = last(seen)
     assert end["state"] == "stopped" and end["tokens"] <= 6 and service.sessions == []
+
+
+def test_the_card_is_asked_for_as_long_as_a_generation_takes(service, spaces, short):
+    last(service.generate(changed(short, max_new_tokens=2)))
+    last(service.generate(changed(short, max_new_tokens=2, pace=1)))
+    fast, slow = (seconds for seconds, _ in spaces.calls)
+    assert 0 < fast < slow <= 120
+    most = changed(short, max_new_tokens=400, pace=1)
+    assert service_module._seconds_on_gpu("", most, None) == 120
+
+
+def test_mistakes_that_the_other_process_finds_are_told(service, short):
+    """A prompt that is too long for the model is found where the tokenizer is used."""
+    limit = service.models.wait().model.config.max_position_embeddings
+    long = changed(short, prompt="a b " * 450, max_new_tokens=min(400, limit))
+    with pytest.raises(ParameterError, match="tokens"):
+        last(service.generate(long))
+
+
+def test_the_model_is_there_before_gradio_starts(monkeypatch):
+    """ZeroGPU takes over what the first thread has loaded by then."""
+    gradio = pytest.importorskip("gradio", reason="needs the extra space")
+    from neuronsteer.space import launch, model_cache
+
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    happened = []
+    load, start = model_cache.load, gradio.Server.launch
+
+    def loading(*args):
+        happened.append(("load", threading.current_thread() is threading.main_thread()))
+        return load(*args)
+
+    def starting(self, *args, **options):
+        happened.append("launch")
+        return start(self, *args, **options)
+
+    monkeypatch.setattr(model_cache, "load", loading)
+    monkeypatch.setattr(gradio.Server, "launch", starting)
+    server = launch(block=False)
+    try:
+        assert happened == [("load", True), "launch"] and server.service.models.ready
+        with pytest.raises(ParameterError, match="ZeroGPU"):
+            list(server.service.load("demo", "demo/lape"))
+        # What is there can still be chosen.
+        assert list(server.service.load("demo", "demo"))[-1]["name"] == "demo + demo"
+    finally:
+        server.close()

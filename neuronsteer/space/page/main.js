@@ -19,7 +19,7 @@ let texts = {};
 let job = null;
 let seen = null;
 
-const timeline = new Timeline($("timeline"), { change: edited, press: pressed });
+const timeline = new Timeline($("timeline"), $("languages"), { change: edited, press: pressed });
 
 const announce = (text) => { $("news").textContent = text; };
 
@@ -45,7 +45,7 @@ function draw() {
   showPoints(points, state, labels());
   for (const button of $("presets").children) button.setAttribute("aria-pressed", String(button.dataset.schedule === state.schedule));
   const used = usedAs(facts, state);
-  $("hint").textContent = job ? "Press another language: the next token follows."
+  $("hint").textContent = job ? ""
     : points ? `Choose a language, or draw: click a row where it should take over.${used ? ` (${used})` : ""}`
       : "This timeline waits for text: it is drawn as it happens.";
   for (const key of ["tokens", "temperature"]) $(`${key}-out`).textContent = $(key).value;
@@ -65,11 +65,15 @@ async function pressed(label) {
     edited([{ at: 0, label }]);
     return;
   }
+  const mine = job;
   timeline.markPending(label);
   announce(`Switching to ${englishName(label)}`);
   try {
-    await api.switchTo(label, job.session);
-  } catch (error) { showError(error.message); }
+    await api.switchTo(label, mine.session);
+  } catch (error) {
+    if (job === mine) timeline.clearPending();
+    showError(error.message);
+  }
 }
 
 /** The fastest pace is none at all. */
@@ -84,23 +88,28 @@ function forget() {
 const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 async function generate() {
+  if (job || !ready()) return;
   if (!state.prompt.trim()) { showError("The prompt is empty; write at least one word."); $("prompt").focus(); return; }
+  const length = [...state.prompt].length;
+  if (length > defaults.longest) { showError(`The prompt has ${length} characters; here it may have ${defaults.longest}.`); $("prompt").focus(); return; }
   showError();
   job = { session: random(), abort: new AbortController(), tokens: state.max_new_tokens };
   const mine = job;
-  const waiting = setTimeout(() => { $("hint").textContent = "Waiting for other visitors …"; }, 2500);
+  const waiting = setTimeout(() => { $("steered").textContent = "Waiting for the server …"; }, 2500);
+  forget();
   busy(true);
-  seen = null;
   const request = { ...defaults, ...state, pace: pace(), model: facts.name, session: mine.session };
   $("steered").textContent = "…";
   reserve($("steered"), state.prompt, state.max_new_tokens);
+  draw();
   // The text and the languages to press have to be in view together.
-  if ($("timeline").getBoundingClientRect().bottom > innerHeight) $("text").scrollIntoView({ block: "start" });
+  const below = innerHeight - $("dock").offsetHeight;
+  const box = $("text").getBoundingClientRect();
+  if (box.bottom > below || box.top < 0) $("text").scrollIntoView({ block: "start" });
   try {
     for await (const each of api.generate(request, mine.abort.signal)) {
       if (job !== mine) return;
       clearTimeout(waiting);
-      if (!seen) busy(true);
       seen = each;
       render(each);
     }
@@ -110,11 +119,16 @@ async function generate() {
     }
   } catch (error) {
     if (error.name !== "AbortError") showError(error.message);
+    // It may have begun after the page gave up; nobody reads it.
+    api.stop(mine.session).catch(() => {});
   } finally {
     clearTimeout(waiting);
     job = null;
     busy(false);
+    timeline.clearPending();
     if (seen) {
+      // The connection may have ended before the text did.
+      if (seen.state === "running") seen = { ...seen, state: "stopped" };
       // What was switched by hand is now part of the timeline, and of the link.
       set({ schedule: seen.schedule });
       render(seen);
@@ -137,27 +151,62 @@ function render(each) {
   writeBars($("bars"), each);
 }
 
+/** While it writes, what was asked for cannot be changed: text, link and program belong together. */
+const FIXED = ["request-fields", "drawing", "knobs", "model"];
+
 function busy(on) {
   document.body.classList.toggle("writing", on);
+  const left = FIXED.some((id) => $(id).contains(document.activeElement));
+  for (const id of FIXED) $(id).disabled = on;
+  // Whoever started it with the keyboard can go on with the keys of the languages.
+  if (on && left) $("text").focus({ preventScroll: true });
   if (on) $("steered").tabIndex = 0; else $("steered").removeAttribute("tabindex");
   $("go").classList.toggle("busy", on);
-  $("go-label").textContent = on ? "Stop" : "Generate";
-  $("go").querySelector("kbd").textContent = on ? "Esc" : "Ctrl ↵";
-  $("hint").textContent = on ? "Press another language: the next token follows." : "";
+  showGo();
+}
+
+/** Whether a text can be generated: a model is there, and not being changed. */
+const ready = () => facts !== null && !$("playing").disabled;
+
+function showGo(text) {
+  $("go-label").textContent = text ?? (job ? "Stop" : "Generate");
+  const key = $("go").querySelector("kbd");
+  key.hidden = !ready();
+  key.textContent = job ? "Esc" : "Ctrl ↵";
+}
+
+/** Lets the visitor wait: `text` says for what; without it, the page can be used. */
+function wait(text) {
+  $("playing").disabled = Boolean(text);
+  $("model").disabled = Boolean(text);
+  showGo(text);
 }
 
 async function stop() {
   if (!job) return;
-  const { session, abort } = job;
-  const answer = await api.stop(session).catch(() => null);
+  const mine = job;
+  // A second time: whatever the server does, the page does not wait for it.
+  if (mine.stopping) { mine.abort.abort(); return; }
+  mine.stopping = true;
+  showGo("Stopping…");
+  const answer = await api.stop(mine.session).catch(() => null);
   // Still in the queue: there is nothing to stop but the waiting.
-  if (!answer?.stopped) abort.abort();
+  if (!answer?.stopped) mine.abort.abort();
 }
 
 function placeholder() {
   $("steered").classList.add("empty");
   $("steered").textContent = "Press Generate. While it writes, press another language.";
   $("verdicts").replaceChildren();
+}
+
+const size = (number) => (number < 1e9 ? `${(number / 1e6).toFixed(1)} million` : `${(number / 1e9).toFixed(1)} billion`);
+
+/** What to expect of the text, said beside it. */
+function nature({ kind, parameters }) {
+  if (kind === "demo") return `Demo of ${size(parameters)} parameters: its text makes little sense; watch its language.`;
+  if (kind === "chat model") return "Chat model: here it goes on with the prompt as it is, without its chat template.";
+  return "Base model: it goes on with the prompt, and answers no question.";
 }
 
 function speak(label) { forget(); set({ schedule: writeSchedule([{ at: 0, label }]), operation: "", strength: 1 }); showTab("play"); $("go").focus(); }
@@ -168,16 +217,44 @@ function use(change, keep) { set(change); if (!keep) $(`op-${state.operation || 
 async function useModel(name) {
   facts = await api.neurons(name);
   setLabels(facts.labels);
+  $("model").value = facts.name;
   timeline.build();
   const known = (text) => parse(text, labels()) !== null || /sentence|text=|repeat=|~|\*/.test(text);
   const schedule = state.schedule && known(state.schedule) ? state.schedule : facts.schedule;
-  $("demo-note").hidden = facts.model !== "demo";
-  const millions = facts.parameters / 1e6;
-  $("facts").textContent = `${facts.model === "demo" ? "Embedded demo model" : facts.model} · ${millions < 1000 ? `${millions.toFixed(1)} million` : `${(millions / 1000).toFixed(1)} billion`} parameters · ${facts.labels.length} languages · ${facts.neurons} neurons`;
+  $("nature").textContent = nature(facts);
+  $("facts").textContent = `${facts.kind === "demo" ? "Embedded demo model" : facts.model} · ${size(facts.parameters)} parameters · ${facts.labels.length} languages · ${facts.neurons} neurons`;
   $("presets").replaceChildren(...facts.presets.map((each) => make("button", {
     type: "button", "data-schedule": each.schedule, "aria-pressed": "false", onclick: () => { if (!job) { forget(); set({ schedule: each.schedule }); } } }, each.name)));
   const first = facts.model === defaults.model && facts.set === defaults.set;
   set({ schedule, model: first ? undefined : facts.model, set: first ? undefined : facts.set });
+  wait();
+  if (!seen) placeholder();
+}
+
+/** Offers the models that need no download, if there is more than one. */
+function showChoices(choices) {
+  const place = $("model");
+  place.replaceChildren(...choices.map(({ model, set: neurons }) => make("option", { value: `${model} + ${neurons}` }, model === neurons ? model : `${model} with ${neurons}`)));
+  $("choice").hidden = choices.length < 2;
+  place.addEventListener("change", () => change(choices[place.selectedIndex]));
+}
+
+async function change({ model, set: neurons }) {
+  showError();
+  try {
+    forget();
+    for await (const step of api.load(model, neurons)) {
+      wait("Loading model…");
+      $("facts").textContent = step.doing;
+      if (step.name) {
+        await useModel(step.name);
+        await showModels(step.name, useModel);
+      }
+    }
+  } catch (error) {
+    showError(error.message);
+    await useModel(facts.name).catch(() => wait());
+  }
 }
 
 function bind(id, key, read, event = "input") {
@@ -196,7 +273,6 @@ function fill() {
 
 function setUp(settings) {
   $("tokens").max = Math.min(240, settings.max_new_tokens);
-  $("prompt").maxLength = settings.prompt_characters;
   bind("prompt", "prompt", (input) => input.value);
   bind("tokens", "max_new_tokens", (input) => Number(input.value));
   bind("temperature", "temperature", (input) => Number(input.value));
@@ -216,9 +292,9 @@ function setUp(settings) {
 
 function keys(event) {
   if (event.key === "Escape" && job) { stop(); return; }
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); if (!job) generate(); return; }
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); generate(); return; }
   const typing = event.target.closest?.("input:not([type=range]), textarea, select");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || $("play").hidden || !/^[0-9]$/.test(event.key)) return;
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || $("play").hidden || !ready() || !/^[0-9]$/.test(event.key)) return;
   const label = event.key === "0" ? null : labels()[Number(event.key) - 1];
   if (label !== undefined) pressed(label);
 }
@@ -231,27 +307,42 @@ async function openOther(models, model, neurons) {
   showTab("load");
 }
 
+/** Asks until the first model is loaded; a server that is being started does not answer at first. */
+async function welcome() {
+  for (;;) {
+    let found = null;
+    try {
+      found = await api.welcome();
+      showError();
+    } catch (error) { showError(error.message); }
+    if (found?.ready) return found;
+    await new Promise((resolve) => { setTimeout(resolve, 1000); });
+  }
+}
+
 async function start() {
   setUpTheme();
   setUpTabs();
   setUpCode();
-  placeholder();
   try {
-    const hello = await api.welcome();
+    const hello = await welcome();
     texts = hello.operations;
-    defaults = { ...hello.defaults, model: hello.settings.model, set: hello.settings.neurons };
+    defaults = { ...hello.defaults, model: hello.settings.model, set: hello.settings.neurons, longest: hello.settings.prompt_characters };
     // Without one in the address, the timeline is the one that the set proposes.
     Object.assign(state, hello.defaults, { schedule: "" }, readAddress());
     const [model, neurons] = [state.model ?? defaults.model, state.set ?? defaults.set];
     const other = model !== defaults.model || neurons !== defaults.set ? [model, neurons] : null;
     setUp(hello.settings);
     fill();
+    showChoices(hello.choices);
+    $("links").replaceChildren(...Object.entries(hello.links).flatMap(([name, url]) => [make("a", { href: url, target: "_blank", rel: "noopener" }, name), " "]));
     await useModel("");
     await showModels(facts.name, useModel);
     document.body.dataset.ready = "yes";
     if (other) await openOther(hello.models, ...other);
   } catch (error) {
     $("facts").textContent = "";
+    $("go-label").textContent = "No model";
     showError(error.message || "The page could not be set up.");
   }
 }

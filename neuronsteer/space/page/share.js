@@ -26,13 +26,19 @@ export function linkTo(state, defaults) {
   for (const [key, short] of Object.entries(KEYS)) {
     const value = state[key];
     if (value === undefined || value === null || value === "") continue;
+    // Nothing is generated from it, and an address cannot have any length.
+    if (key === "prompt" && value.length > 2 * defaults.longest) continue;
     if (!ALWAYS.has(key) && value === defaults[key]) continue;
     query.set(short, typeof value === "boolean" ? (value ? "1" : "0") : String(value));
   }
   return new URL(`?${query}`, location.href.split(/[?#]/)[0]);
 }
 
-export function writeAddress(url) {
+export function writeAddress(link) {
+  const url = new URL(link);
+  // The colours are those of the frame around the page: they stay in its address, and are no part of a link.
+  const theme = new URLSearchParams(location.search).get("__theme");
+  if (theme !== null) url.searchParams.set("__theme", theme);
   history.replaceState(null, "", url);
   // On Spaces this page is in a frame, and the address that people copy is the outer one.
   if (window.parent !== window) window.parent.postMessage({ queryString: url.search.slice(1), hash: "" }, "https://huggingface.co");

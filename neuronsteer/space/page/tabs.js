@@ -34,14 +34,21 @@ const THEMES = ["auto", "light", "dark"];
 export function setUpTheme() {
   let kept = "auto";
   try { kept = localStorage.getItem("theme") ?? "auto"; } catch { /* no storage in this frame */ }
+  // As Gradio's own pages, and as Spaces ask for it; not kept, because it is not the visitor's choice.
+  const asked = { light: "light", dark: "dark", system: "auto" }[new URLSearchParams(location.search).get("__theme")];
   const apply = (name) => {
     if (name === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = name;
     $("theme-name").textContent = name[0].toUpperCase() + name.slice(1);
     $("theme").setAttribute("aria-label", `Colours: ${name}`);
     kept = name;
-    try { localStorage.setItem("theme", name); } catch { /* as above */ }
   };
-  apply(THEMES.includes(kept) ? kept : "auto");
-  $("theme").addEventListener("click", () => apply(THEMES[(THEMES.indexOf(kept) + 1) % THEMES.length]));
+  apply(asked ?? (THEMES.includes(kept) ? kept : "auto"));
+  $("theme").addEventListener("click", () => {
+    apply(THEMES[(THEMES.indexOf(kept) + 1) % THEMES.length]);
+    try { localStorage.setItem("theme", kept); } catch { /* as above */ }
+    const url = new URL(location.href);
+    url.searchParams.delete("__theme");
+    history.replaceState(null, "", url);
+  });
 }

@@ -7,9 +7,10 @@ import { inserted, moved, relabelled, runs, without } from "./schedule.js";
 const percent = (part, whole) => `${(100 * part) / whole}%`;
 
 export class Timeline {
-  /** `edits.change(points)` when the visitor edits, `edits.press(label)` when a language is pressed. */
-  constructor(place, edits) {
+  /** `edits.change(points)` when the visitor edits, `edits.press(label)` when one of the languages, which are put into `chips`, is pressed. */
+  constructor(place, chips, edits) {
     this.place = place;
+    this.chips = chips;
     this.edits = edits;
     this.points = [];
     this.tokens = 90;
@@ -26,10 +27,12 @@ export class Timeline {
       onclick: (event) => this.click(event, label),
     }));
     this.buttons = this.labels.map((label, row) => this.button(label, row));
+    this.chips.replaceChildren(...this.buttons);
+    const heads = this.labels.map((label) => make("div", { class: `head ${look(label)}` }, chip(label), make("span", { class: "name", lang: label ?? undefined }, nameOf(label))));
     this.axis = make("div", { class: "axis", "aria-hidden": "true" });
     this.playhead = make("div", { class: "playhead", hidden: true });
     this.place.replaceChildren(
-      ...this.labels.flatMap((_, row) => [this.buttons[row], this.rows[row]]),
+      ...this.labels.flatMap((_, row) => [heads[row], this.rows[row]]),
       make("div", { class: "axis-name", "aria-hidden": "true" }, "token"), this.axis, this.playhead,
     );
   }
@@ -190,6 +193,11 @@ export class Timeline {
       button.setAttribute("aria-pressed", String(on));
       if (on) button.classList.remove("pending");
     });
+  }
+
+  /** Forgets a switch that the server did not take. */
+  clearPending() {
+    for (const button of this.buttons) button.classList.remove("pending");
   }
 
   markPending(label) {
