@@ -61,7 +61,8 @@ def measure(run: Run) -> None:
     }
     shares: dict[str, dict[tuple[str, str], float]] = {}
     for name in ("add", "set"):
-        chosen = neurons.replace(operation={"name": name, "value": "mean"})
+        # As in the paper: on the activation, before it is multiplied with the other half of a gate.
+        chosen = neurons.replace(operation={"name": name, "value": "mean", "site": "mlp.act"})
         # Replacement is a comparison with addition, not with chance: it needs no random neurons.
         report = run.evaluate(
             name,

@@ -230,7 +230,8 @@ class Run:
 
     def evaluate(self, key: str, neurons: ns.NeuronSet, tasks: Any, **options: Any) -> Report:
         """Return the report of `ns.evaluate`, beside random neurons, which goes on where it was."""
-        plan = json.dumps([neurons.fingerprint, tasks, options], sort_keys=True, default=str)
+        known = [neurons.fingerprint, dict(neurons.operation), tasks, options]
+        plan = json.dumps(known, sort_keys=True, default=str)
         digest = hashlib.sha256(plan.encode()).hexdigest()[:12]
         folder = self.work / self.paper.name / f"{key}-{digest}"
         if (folder / "report.json").is_file():
