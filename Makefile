@@ -8,6 +8,8 @@
 #   make dev     only create the environment        make clean   remove it, and caches
 #   make real    lay out three small pretrained models (4 GB in the user's cache, or in
 #                NEURONSTEER_MODELS), and run the tests and the benchmark that need them
+#   make papers  measure the claims of the papers on them (a night; goes on where it was stopped),
+#                and write docs/reproductions.md
 #   make exhaustive   interrupt a collection at every point, read 100,000 damaged files, and fail
 #                     500 requests to the Hub (an hour)
 #   make docs    build the documentation site into site/ (offline; a broken link is an error)
@@ -27,7 +29,7 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs exhaustive real screenshots test test-vllm check style clean dev
+.PHONY: help demo docs exhaustive papers real screenshots test test-vllm check style clean dev
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -86,6 +88,14 @@ real: $(VENV)/.ready-real
 	$(PY) tools/real_models.py
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(PY) -m pytest tests/real
 	$(PY) benchmarks/real_models.py
+
+# Each script measures what docs/reproductions/ does not hold yet, in at most 40 minutes on two cores.
+PAPERS := lape kojima language_arithmetic ternary culture aya
+
+papers: $(VENV)/.ready-real
+	$(PY) tools/real_models.py
+	@for paper in $(PAPERS); do $(PY) benchmarks/papers/$$paper.py || exit 1; done
+	$(PY) benchmarks/papers/page.py
 
 # vLLM pins versions of its own, so it gets an environment of its own. One engine at a time, one
 # thread: it is about being right, not about speed.

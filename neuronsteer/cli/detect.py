@@ -1,11 +1,11 @@
-"""`neuronsteer detect` and `convert`: neuron sets from statistics, and from published masks."""
+"""`neuronsteer detect` and `convert`: neuron sets from statistics, and from published files."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from .commands import command
 from .models import model_path
 from .output import check_set_folder
 from .tune import PANEL, TuneOptions, report
+
+if TYPE_CHECKING:
+    from ..neuron_set import NeuronSet
 
 
 @command(
@@ -175,20 +178,27 @@ def _kept(out: Path) -> Path:
     examples="""
     neuronsteer convert llama.pth --labels en,zh,fr --base meta-llama/Llama-2-7b-hf -o neurons
     neuronsteer convert mask.pth --labels en,fr --width 11008 --model-type llama -o neurons
+    neuronsteer convert vector.en.pt vector.fr.pt --labels en,fr --base ID -o directions
     """,
     arguments={"base_model": "base", "num_layers": "layers"},
 )
 def convert(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .pth file of LAPE or of a fork of it.")
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="A .pth file of masks, of LAPE or of a fork of it; or CLaS-Bench's files of mean "
+            "states, one per language.",
+        ),
     ],
     labels: Annotated[
-        str, typer.Option(help="Names of the languages in the file's order, comma-separated.")
+        str,
+        typer.Option(help="Names of the languages in the order of the file, or of the files."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="Folder to write.")],
     base: Annotated[
         str | None,
-        typer.Option(help="Hub id or folder of the model that the masks were made for."),
+        typer.Option(help="Hub id or folder of the model that the files were made for."),
     ] = None,
     width: Annotated[
         int | None,
@@ -204,32 +214,75 @@ def convert(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Import masks published with torch.save: per language, per layer, the neurons.
+    """Import what papers published with torch.save: masks, or the mean states of languages.
 
-    Only tensors are read; code in the file is refused. Such files carry no language names, so give
-    them in the file's order. A file with more or fewer lists than names is refused.
+    Masks are lists of neurons, per language and layer. Mean states, one file per language, become
+    what 'detect --method diffmean' makes of them. Only tensors are read; code in a file is refused.
+    Such files carry no language names, so give them in order. A file with more or fewer lists than
+    names is refused.
     """
     names = [name.strip() for name in labels.split(",")]
     if not all(names):
         raise ParameterError(f"--labels {labels!r} has an empty name between commas.")
     check_set_folder(out, overwrite)
     from ..neuron_set.paper_masks import load_mask
+    from ..stats.published import holds_means
 
-    neurons = load_mask(
-        file,
-        names,
-        num_layers=layers,
-        width=width,
-        model_type=model_type,
-        base_model=None if base is None else model_path(base),
-    )
+    model = None if base is None else model_path(base)
+    means = len(files) > 1 or (files[0].is_file() and holds_means(files[0]))
+    if means:
+        neurons = _directions(files, names, model, model_type, layers, width)
+    else:
+        neurons = load_mask(
+            files[0],
+            names,
+            num_layers=layers,
+            width=width,
+            model_type=model_type,
+            base_model=model,
+        )
     neurons.save_pretrained(out)
     if as_json:
         console.dump(neurons.summary())
     elif not quiet:
         console.out().print(neurons.table())
     console.note(
-        f"Wrote {out}. The masks hold no statistics, so these neurons can be zeroed, scaled or set "
-        "to a number.",
+        f"Wrote {out}. It adds the difference of two languages' means."
+        if means
+        else f"Wrote {out}. The masks hold no statistics, so these neurons can be zeroed, scaled "
+        "or set to a number.",
         quiet=quiet,
     )
+
+
+def _directions(
+    files: Sequence[Path],
+    names: Sequence[str],
+    base: str | None,
+    model_type: str | None,
+    layers: int | None,
+    width: int | None,
+) -> NeuronSet:
+    """Return the directions between the mean states in files, one per language."""
+    from ..detectors import detect
+    from ..hub import public_name
+    from ..stats import Stats
+
+    if len(files) != len(names):
+        raise ParameterError(
+            f"There are {len(files)} files of mean states, one per language, but {len(names)} "
+            f"name{'s' * (len(names) != 1)} in --labels ({', '.join(names)})."
+        )
+    stats = Stats.from_mean_files(
+        dict(zip(names, files, strict=True)), base_model=public_name(base), model_type=model_type
+    )
+    for what, given, found in (
+        ("--layers", layers, stats.num_layers),
+        ("--width", width, stats.width),
+    ):
+        if given not in (None, found):
+            raise ParameterError(
+                f"{what} {given}: the files have {found}. The width of mean states is the model's "
+                "hidden size."
+            )
+    return detect(stats, "diffmean")

@@ -28,6 +28,7 @@ _DEMO_ARGUMENT = re.compile(r"(?<![^,])(pretrained|neurons)=demo(?![^,])")
     neuronsteer evaluate MODEL SET --data texts=heldout/ --data xcopa=xcopa/ --limit 50 -o report
     neuronsteer evaluate MODEL SET --data 'xquad=hf://google/xquad/xquad.{label}:validation' -o r
     neuronsteer evaluate MODEL SET --tasks confusion --data lcb=benchmark/ --identifier lid.176 -o r
+    neuronsteer evaluate MODEL SET --tasks translation --data pairs=parallel/ -o report
     neuronsteer evaluate MODEL SET --task '{"name": "sweep", "strengths": [1, 2, 3]}' -o report
     """,
     resume="Every finished case is saved; continue with the same command and --resume.",

@@ -1,4 +1,4 @@
-"""Statistics from counts that others published."""
+"""Statistics from counts and means that others published."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # What the files call the counts, and (LAPE, its successors) the number of tokens.
 _COUNTS, _TOKENS = "over_zero", ("n", "total_tokens")
+# What CLaS-Bench calls the mean states of a language, and the number of tokens.
+_MEANS, _READ = "steering_vectors", "num_tokens"
 
 
 def read_count_files(
@@ -148,6 +150,84 @@ def from_counts(
         site_widths={site: widths},
         arrays={Need("count", site): torch.stack([*parts.values()])},
         header=facts,
+    )
+
+
+def holds_means(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds the mean states of a language, as `read_mean_files` takes them.
+
+    Raises:
+        StatsError: If it is missing, damaged, or not of plain tensors.
+    """
+    content = read_torch_file(path, "a file of masks or of mean states", StatsError)
+    return isinstance(content, Mapping) and _MEANS in content
+
+
+def read_mean_files(
+    files: Mapping[str, str | os.PathLike[str]],
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return means and tokens per label, as `from_means` takes them.
+
+    Raises:
+        StatsError: If a file is missing or is not such a file.
+    """
+    means: dict[str, Tensor] = {}
+    tokens: dict[str, int] = {}
+    for label, path in files.items():
+        name = Path(path).name
+        content = read_torch_file(path, "a file of mean states", StatsError)
+        if not isinstance(content, Mapping) or _MEANS not in content:
+            raise StatsError(
+                f"{name} holds no {_MEANS!r}; expected a dictionary with {_MEANS!r} and {_READ!r}, "
+                "as CLaS-Bench's diffmean.py writes it."
+            )
+        found = content[_MEANS]
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            raise StatsError(f"{_MEANS!r} in {name} is no tensor of fractions.")
+        means[label], tokens[label] = found, content.get(_READ)
+    return means, tokens
+
+
+def from_means(
+    means: Mapping[str, Tensor], tokens: Mapping[str, int], site: str, header: dict[str, Any]
+) -> StatsData:
+    """Return statistics that hold nothing but sums: means times tokens.
+
+    Raises:
+        StatsError: If means or tokens are malformed.
+        ParameterError: If there is no such site.
+    """
+    if site not in SITES:
+        raise ParameterError(
+            f"Unknown site {site!r}.{did_you_mean(site, SITES)} Sites: {', '.join(SITES)}."
+        )
+    labels = tuple(means)
+    for label in labels:
+        count, mean = tokens.get(label), means[label]
+        if type(count) is not int or not 1 <= count <= MOST_TOKENS:
+            raise StatsError(
+                f"tokens[{label!r}] is {shown(count)}; expected a whole number from 1 to "
+                f"{MOST_TOKENS}."
+            )
+        if mean.dim() != 2 or not mean.numel() or mean.shape != means[labels[0]].shape:
+            raise StatsError(
+                f"The means of {label!r} have the shape {list(mean.shape)}; expected "
+                "[layers, width], the same for all labels."
+            )
+        if not bool(mean.isfinite().all()):
+            raise StatsError(f"The means of {label!r} are not all finite numbers.")
+    if not labels:
+        raise StatsError("There are no means: the mapping from labels to means is empty.")
+    layers, width = means[labels[0]].shape
+    return StatsData(
+        labels=labels,
+        tokens={label: tokens[label] for label in labels},
+        texts=dict.fromkeys(labels, 0),
+        site_widths={site: (width,) * layers},
+        arrays={
+            Need("sum", site): torch.stack([means[k].double() * tokens[k] for k in labels]),
+        },
+        header={"num_layers": layers, "width": width, **header},
     )
 
 

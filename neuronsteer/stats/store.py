@@ -19,7 +19,7 @@ from .data import StatsData
 from .files import FACTS, NUMBERS, read, write
 from .merging import merged
 from .needs import Need
-from .published import from_counts, read_count_files
+from .published import from_counts, from_means, read_count_files, read_mean_files
 from .reducers.quantile import estimate
 
 if TYPE_CHECKING:
@@ -376,6 +376,31 @@ class Stats(StatsData):
         """
         counts, tokens = read_count_files(files, subtract or {})
         return cls.from_counts(counts, tokens, site, clip, **header)
+
+    @classmethod
+    def from_mean_files(
+        cls,
+        files: Mapping[str, str | os.PathLike[str]],
+        *,
+        site: str = "resid",
+        **header: Any,
+    ) -> Stats:
+        """Return statistics from the mean states that CLaS-Bench publishes, one file per language.
+
+        Such a file is a dictionary, saved by torch: `steering_vectors` is the mean state after each
+        layer, `[layers, hidden size]`, and `num_tokens` the number of tokens. Only tensors are
+        read; no code runs. The statistics hold sums: enough for `diffmean`.
+
+        Args:
+            files: Label → file.
+            site: Where the means were taken.
+            **header: Facts to keep, e.g. `model_type`, `base_model`.
+
+        Raises:
+            StatsError: If a file is missing or is not such a file, or files differ in shape.
+        """
+        means, tokens = read_mean_files(files)
+        return cls(**vars(from_means(means, tokens, site, header)))
 
     def summary(self) -> dict[str, Any]:
         """Return what is in here, JSON-plain."""

@@ -211,6 +211,37 @@ def test_schedule_of_the_set_is_the_default(call: Call, disk: Disk, tmp_path: Pa
     assert json.loads(done.out)["schedule"] == "en,2:fr"
 
 
+def test_convert_imports_published_mean_states(call: Call, tmp_path: Path):
+    def save(name: str, mean: torch.Tensor) -> str:
+        content = {"steering_vectors": mean, "token_counts": torch.tensor([4, 4]), "num_tokens": 4}
+        torch.save(content, tmp_path / name)
+        return str(tmp_path / name)
+
+    means = {"en": torch.arange(12.0).reshape(2, 6), "fr": torch.ones(2, 6)}
+    files = [save(label, mean) for label, mean in means.items()]
+    out = str(tmp_path / "directions")
+    done = call("convert", *files, "--labels", "en,fr", "--layers", "2", "-o", out, "--json")
+    assert done.code == 0, done.err
+    found = ns.NeuronSet.from_pretrained(out)
+    assert (found.site, found.num_layers, found.labels) == ("resid", 2, ("en", "fr"))
+    own = found.rows("en")
+    # Columns of means are those of all labels, in the order of the labels.
+    column = own.values["resid.means"]
+    assert torch.equal(column[:, 0], means["en"][own.layer, own.index])
+    assert torch.equal(column[:, 1], means["fr"][own.layer, own.index])
+    for wrong, told in (
+        (["--labels", "en"], "2 files of mean states"),
+        (["--labels", "en,fr", "--layers", "3"], "the files have 2"),
+    ):
+        done = call("convert", *files, *wrong, "-o", str(tmp_path / "no"))
+        assert done.code != 0
+        assert told in done.err
+    torch.save({"other": 1}, tmp_path / "other")
+    files[1], no = str(tmp_path / "other"), str(tmp_path / "no")
+    done = call("convert", *files, "--labels", "en,fr", "-o", no)
+    assert "holds no 'steering_vectors'" in done.err
+
+
 def test_convert_imports_published_masks(call: Call, disk: Disk, tmp_path: Path):
     masks = [
         [torch.tensor([1, 5]), torch.tensor([2])],

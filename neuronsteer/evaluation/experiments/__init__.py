@@ -109,6 +109,15 @@ class Experiment(ABC):
         del treatment
         return self.cases(tested)
 
+    def check(self, tested: ModelUnderTest) -> None:
+        """Raise if it cannot be measured here: before all the work, not after.
+
+        Raises:
+            NeuronSteerError: What is missing. Where the experiment was not asked for by name, it is
+                left out, and the message becomes a note.
+        """
+        del tested
+
     def kinds(self, data: EvaluationData) -> tuple[str, ...]:
         """Return the kinds of data that it reads where there is this data."""
         del data

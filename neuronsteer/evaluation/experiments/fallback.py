@@ -39,7 +39,7 @@ class Fallback(Experiment):
     paper: ClassVar[str] = "Gurgurov et al. 2025, Language Arithmetics"
     primary: ClassVar[str] = "fallback"
     directions: ClassVar[bool] = False
-    seeds: ClassVar[int | None] = 3
+    seeds: ClassVar[int | None] = 5
 
     items: int = 8
     tokens: int = 32

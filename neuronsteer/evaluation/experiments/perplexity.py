@@ -122,11 +122,12 @@ class Perplexity(Experiment):
             ),
             shown("Perplexity, times that of the untouched model", "perplexity_ratio", "×"),
             intervals={
+                **score.intervals,
                 # Over labels: each is one trial of whether its own text suffers most.
                 "diagonal_dominance": interval(
                     [_wins(off, row) for off, row in matrix.items() if off in row],
                     seed=tested.settings.seed,
-                )
+                ),
             },
         )
 

@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from ...errors import ArtifactError, HubError, ParameterError
+from ...errors import ArtifactError, HubError, NeuronSteerError, ParameterError
 from ...neuron_set import NeuronSet
 from ...stats import Stats
 from ...stats.progress import shown_on_stderr
@@ -279,26 +279,34 @@ def _tasks(tasks: Sequence[TaskLike] | str | None, data: EvaluationData) -> list
 def _order(name: TaskLike) -> tuple[int, str]:
     """Put experiments about success first, then side effects, and data sets last."""
     first = ("forcing", "switch", "lss", "deactivation", "perplexity", "fallback", "confusion")
-    then = (*first, "side_effects", "sweep")
+    then = (*first, "side_effects", "sweep", "translation")
     return (then.index(str(name)) if name in then else len(then), str(name))
 
 
 def _possible(
     tasks: list[Experiment], tested: ModelUnderTest, *, asked: bool
 ) -> tuple[list[Experiment], list[str]]:
-    """Leave out what identifies languages where labels are something else, and add a note."""
-    who = tested.settings.identifier
-    if not any(task.identifies for task in tasks):
-        return tasks, []
+    """Leave out what cannot be measured and was not asked for, and add a note."""
+    who, notes = tested.settings.identifier, list[str]()
     try:
-        identifier(who, tested.settings.candidates)
+        if any(task.identifies for task in tasks):
+            identifier(who, tested.settings.candidates)
     except ParameterError as error:
         if asked:
             raise
         left = [task.name for task in tasks if task.identifies]
-        note = f"Left out, because no language can be identified: {', '.join(left)}. {error}"
-        return [task for task in tasks if not task.identifies], [note]
-    return tasks, []
+        notes.append(f"Left out, because no language can be identified: {', '.join(left)}. {error}")
+        tasks = [task for task in tasks if not task.identifies]
+    able: list[Experiment] = []
+    for task in tasks:
+        try:
+            task.check(tested)
+            able.append(task)
+        except NeuronSteerError as error:
+            if asked:
+                raise
+            notes.append(f"Left out: {task.name}. {error}")
+    return able, notes
 
 
 def _candidates(languages: Sequence[str] | str, labels: Sequence[str]) -> tuple[str, ...] | None:

@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ...errors import ParameterError
 from ...steering.steerer import OperationLike, Steerer
 from ..bootstrap import interval, mean
 from . import INTERVENTION, METRICS, Metric, Score, aligned
 from .scoring import Likelihood, Switch, switching, text_likelihoods
+
+#: Per text its nats with the intervention and without, and its tokens.
+_Texts = Sequence[tuple[float, float, int]]
 
 
 @METRICS.register("perplexity_matrix")
@@ -24,7 +29,8 @@ class PerplexityMatrix(Metric):
     `delta_perplexity` (difference of the exponentials) and `perplexity_ratio` (exp of
     `delta_nll`). `diagonal_dominance` is the share of intervened labels whose own text has
     strictly the largest `delta_nll` of the row; `chance` is one over the number of columns.
-    `margin` is the mean of the diagonal minus the mean of the rest, in nats.
+    `margin` is the mean of the diagonal minus the mean of the rest, in nats; its interval is over
+    the texts of each column, drawn alike for all interventions.
 
     Traps: papers print NLL under the name perplexity, or divide padding losses by real tokens;
     here both are named, and only real tokens count. NLL per token of two tokenizers, or of two
@@ -109,10 +115,35 @@ class PerplexityMatrix(Metric):
                 "off_diagonal_delta_nll": elsewhere,
                 "chance": mean([1 / len(row) for row in complete.values()]),
             },
+            {"margin": self._margin(grouped, list(complete)) if complete else None},
             details={"matrix": matrix},
         )
 
-    def _cell(self, texts: Sequence[tuple[float, float, int]]) -> dict[str, Any]:
+    def _margin(
+        self, grouped: Mapping[tuple[str, str], _Texts], offs: Sequence[str]
+    ) -> tuple[float, float] | None:
+        """Return the interval of the margin, if all interventions were read with the same texts."""
+        columns = list(dict.fromkeys(on for _, on in grouped))
+        counts = {on: [count for *_, count in grouped.get((offs[0], on), ())] for on in columns}
+        if any(
+            len(counts[on]) < 2 or [count for *_, count in grouped.get((off, on), ())] != counts[on]
+            for off in offs
+            for on in columns
+        ):
+            return None
+        draws = np.random.default_rng(self.seed)
+        own: list[np.ndarray] = []
+        rest: list[np.ndarray] = []
+        for on in columns:
+            drawn = draws.integers(0, len(counts[on]), size=(self.samples, len(counts[on])))
+            tokens = np.array(counts[on], dtype=np.float64)[drawn].sum(1)
+            for off in offs:
+                rise = np.array([after - before for after, before, _ in grouped[off, on]])
+                (own if off == on else rest).append(rise[drawn].sum(1) / tokens)
+        low, high = np.quantile(np.mean(own, axis=0) - np.mean(rest, axis=0), [0.025, 0.975])
+        return float(low), float(high)
+
+    def _cell(self, texts: _Texts) -> dict[str, Any]:
         tokens = sum(count for _, _, count in texts)
         nll = math.fsum(nats for nats, _, _ in texts) / tokens
         base = math.fsum(nats for _, nats, _ in texts) / tokens

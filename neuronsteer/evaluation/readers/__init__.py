@@ -131,6 +131,8 @@ class EvaluationData:
             place = self._benchmark()
             found = lcb.read_prompts(place, self._labels)
             return place.name, dict(_some(kind, found, self._labels, str(place)))
+        if kind == "pairs" and kind in self._given:
+            return self._pairs()
         if kind in self._given:
             name, rows = self._rows(kind)
             if kind == "texts":
@@ -184,6 +186,15 @@ class EvaluationData:
                 "parallel sentences or MLAMA, on the command line --data facts=FOLDER."
             )
         return "built-in sentences, halved", {"": facts.of_halves(halves)}
+
+    def _pairs(self) -> tuple[str, dict[str, Sequence[Any]]]:
+        given = self._given["pairs"]
+        if isinstance(given, Path) and (given.is_file() or not per_label(given, self._labels)):
+            rows, name = _parallel(given, self._labels)
+            there = {k: [row for row in rows if isinstance(row.get(k), str)] for k in self._labels}
+            return name, dict(_some("pairs", there, self._labels, str(given)))
+        name, found = self._rows("pairs")
+        return name, dict(found)
 
     def _rows(self, kind: str) -> tuple[str, dict[str, list[Any]]]:
         given = self._given[kind]

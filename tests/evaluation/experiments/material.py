@@ -50,7 +50,12 @@ TASKS: dict[str, Any] = {
     },
     "include": {"en": [{"question": "Who?", "choices": list("abcd"), "answer": 1}]},
 }
-DATA: dict[str, Any] = {"texts": TEXTS, "prompts": PROMPTS, "facts": FACTS, **TASKS}
+PAIRS = {
+    label: [{"en": WORDS["en"][i : i + 12], "text": WORDS[label][i : i + 9]} for i in range(4)]
+    for label in LABELS
+    if label != "en"
+}
+DATA: dict[str, Any] = {"pairs": PAIRS, "texts": TEXTS, "prompts": PROMPTS, "facts": FACTS, **TASKS}
 
 
 def by_script(text: str) -> str | None:

@@ -146,6 +146,18 @@ def test_the_matrix_by_hand():
     assert score["margin"] == pytest.approx((1.0 + 15 / 12) / 2 - (0.1 + 0.0) / 2)
 
 
+def test_the_margin_has_an_interval_where_all_texts_were_read_alike():
+    rises = {("a", "a"): [1.0, 3.0], ("a", "b"): [0, 0], ("b", "a"): [0, 0], ("b", "b"): [2.0, 2.0]}
+    rows = [(off, on, 1.0 + rise, 1.0) for (off, on), some in rises.items() for rise in some]
+    columns = [list(each) for each in zip(*rows, strict=True)]
+    score = metric("perplexity_matrix").compute(*columns, [1] * 8)
+    # Both texts of `a` may be the first, or the second.
+    assert score["margin"] == 2.0
+    assert score.intervals["margin"] == (1.5, 2.5)
+    uneven = metric("perplexity_matrix").compute(*columns, [1, 2, 1, 1, 1, 1, 1, 1])
+    assert "margin" not in uneven.intervals
+
+
 def test_a_tie_does_not_dominate():
     columns = (["a", "a", "b", "b"], ["a", "b", "a", "b"], [2.0, 2.0, 1.0, 3.0], [1.0] * 4, [1] * 4)
     assert metric("perplexity_matrix").compute(*columns).value == 0.5
