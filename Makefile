@@ -13,6 +13,7 @@
 #   make exhaustive   interrupt a collection at every point, read 100,000 damaged files, and fail
 #                     500 requests to the Hub (an hour)
 #   make docs    build the documentation site into site/ (offline; a broken link is an error)
+#   make wheel   build the package, install it elsewhere, and run its demo there
 #   make screenshots   take the pictures of the page again (needs chromium)
 #   make test-vllm   create .venv-vllm (3.4 GB) and run the tests of serving with vLLM on the CPU
 #
@@ -29,7 +30,7 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs exhaustive papers real screenshots test test-vllm check style clean dev
+.PHONY: help demo docs exhaustive papers real screenshots test test-vllm check style clean dev wheel
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -70,6 +71,9 @@ docs: $(VENV)/.ready-docs
 
 screenshots: $(VENV)/.ready-dev
 	$(PY) tools/screenshots.py docs/images
+
+wheel: $(VENV)/.ready-dev
+	$(PY) tools/try_wheel.py
 
 check: $(VENV)/.ready-dev
 	$(PY) -m ruff check .

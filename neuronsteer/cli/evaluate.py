@@ -110,6 +110,14 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of sampling and bootstraps.")] = 0,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRACKER",
+            help="Also send the numbers to a tracker, a sweep's as they are measured: trackio or "
+            "wandb.",
+        ),
+    ] = None,
     loading: options.LoadOptions,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -129,8 +137,10 @@ def evaluate(
     )
     sources = options.read_sources(data, "--data", "KIND=SOURCE") if data else None
     from ..evaluation.experiments.run import evaluate as run
+    from ..evaluation.run_log import check_log
     from .models import load_set
 
+    check_log(log)
     rows = load_set(neurons)
     loaded, tokenizer = loading.load(model)
     chosen = languages if languages in ("auto", "all") else options.read_list(languages) or "auto"
@@ -154,6 +164,7 @@ def evaluate(
         out=out,
         resume=resume,
         progress=not quiet,
+        log=log,
     )
     if as_json:
         console.dump(report.to_dict())

@@ -120,11 +120,21 @@ class TuneOptions:
     seed: Annotated[
         int, typer.Option(rich_help_panel=PANEL, help="Of everything that is drawn.")
     ] = 0
+    log: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PANEL,
+            metavar="TRACKER",
+            help="Also send the numbers, as they are measured, to a tracker: trackio or wandb.",
+        ),
+    ] = None
 
     def seconds(self) -> float | None:
-        """Return the budget in seconds."""
+        """Return the budget in seconds; raise if that, or the tracker, cannot be used."""
+        from ..evaluation.run_log import check_log
         from ..evaluation.tuning.budget import seconds_of
 
+        check_log(self.log)
         return seconds_of(self.budget)
 
     def run(
@@ -174,6 +184,7 @@ class TuneOptions:
             batch_size=self.batch_size,
             identifier=self.identifier,
             seed=self.seed,
+            log=self.log,
             **given,
         )
 

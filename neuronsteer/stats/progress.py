@@ -14,6 +14,8 @@ from rich.progress import Progress as Bar
 
 #: Seconds between lines where stderr is not a terminal, as in a batch job.
 INTERVAL = 30.0
+#: Work that will take so many seconds says so once its first part is done.
+LONG = 60.0
 #: Called with what is being done, the share of the work that is done (`None` if the amount is
 #: unknown), and a detail such as a count.
 Show = Callable[[str, float | None, str], None]
@@ -77,6 +79,8 @@ def reporting(progress: bool | OnProgress, first: bool) -> Generator[OnProgress,
 def shown_on_stderr(what: str, *, stays: bool = True) -> Generator[Show, None, None]:
     """Return a callback that shows progress: a bar on a terminal, else a line every `INTERVAL`.
 
+    After the first part of long work, one line says how long all of it will take.
+
     Args:
         what: What is being done, until the first call says more.
         stays: Whether the bar is left on the terminal when the work is done.
@@ -97,6 +101,7 @@ def shown_on_stderr(what: str, *, stays: bool = True) -> Generator[Show, None, N
             task = bar.add_task(what, total=None, share="", detail="", left="")
 
             def draw(what: str, done: float | None, detail: str) -> None:
+                _announce(bar.console, left, done)
                 bar.update(
                     task,
                     description=what,
@@ -115,6 +120,7 @@ def shown_on_stderr(what: str, *, stays: bool = True) -> Generator[Show, None, N
     finished = threading.Event()
 
     def note(what: str, done: float | None, detail: str) -> None:
+        _announce(console, left, done)
         parts = (what, _percent(done).strip(), detail, left(done))
         last[0] = "  ".join(part for part in parts if part)
 
@@ -138,18 +144,37 @@ class _Remaining:
 
     def __init__(self) -> None:
         self._start: tuple[float, float] | None = None
+        self.announced = False
 
-    def __call__(self, done: float | None) -> str:
+    def seconds(self, done: float | None) -> float | None:
+        """Return how long, `None` as long as nothing was finished."""
         if done is None:
-            return ""
+            return None
         now = time.monotonic()
         if self._start is None:
             self._start = (now, done)
         began, before = self._start
         # Measured from the first call: a resumed run did not start at nothing.
-        if done <= before:
-            return ""
-        return f"{_clock((now - began) * (1 - done) / (done - before))} left"
+        return (now - began) * (1 - done) / (done - before) if done > before else None
+
+    def __call__(self, done: float | None) -> str:
+        seconds = self.seconds(done)
+        return "" if seconds is None else f"{_clock(seconds)} left"
+
+
+def _announce(console: Console, left: _Remaining, done: float | None) -> None:
+    """Say once how long the work will take, if that is long."""
+    seconds = left.seconds(done)
+    if seconds is None or done is None or left.announced:
+        return
+    left.announced = True
+    if seconds >= LONG:
+        console.print(
+            f"This will take about {_in_words(seconds)}, judging by the first {done:.1%}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _percent(done: float | None) -> str:
@@ -160,3 +185,10 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _in_words(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 2:
+        return f"{seconds:.0f} seconds"
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

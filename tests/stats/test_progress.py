@@ -51,6 +51,28 @@ def test_short_work_prints_nothing(err):
     assert err() == ""
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_long_work_says_once_how_long_it_takes(err, monkeypatch, terminal):
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    with shown_on_stderr("evaluate") as show:
+        show("forcing", 0.0, "0/200")
+        assert "This will take" not in err()  # nothing is known yet
+        show("forcing", 0.005, "1/200")
+        show("forcing", 0.5, "100/200")
+    assert err().count("This will take about") == 1
+    assert "judging by the first 0.5%" in err()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(75.4, "75 seconds"), (754, "13 minutes"), (9000, "2.5 hours")],
+)
+def test_times_are_said_in_words(seconds, words):
+    assert progress._in_words(seconds) == words
+
+
 def test_an_exception_ends_the_lines(err, monkeypatch):
     monkeypatch.setattr(progress, "INTERVAL", 0.01)
     with pytest.raises(KeyboardInterrupt), shown_on_stderr("evaluate"):

@@ -104,6 +104,16 @@ class Experiment(ABC):
     def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return the numbers of one treatment, from its observations."""
 
+    def case_numbers(self, case: Case, seen: Observation) -> Mapping[str, Any]:
+        """Return what an experiment tracker is told about one case; nothing, unless it is a point.
+
+        Args:
+            case: The case.
+            seen: What was observed.
+        """
+        del case, seen
+        return {}
+
     def cases_of_treatment(self, tested: ModelUnderTest, treatment: str) -> list[Case]:
         """Return the cases of one treatment; without a set, fewer often suffice."""
         del treatment

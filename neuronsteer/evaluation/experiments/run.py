@@ -19,6 +19,7 @@ from ...stats.progress import shown_on_stderr
 from ..metrics.langid import IdentifierLike, identifier
 from ..readers import EvaluationData
 from ..reports import Report
+from ..run_log import Log, RunLog, check_log, logged_run
 from . import EXPERIMENTS, Case, Experiment, Finding, experiment
 from ._model_under_test import NONE, EvaluationSettings, ModelUnderTest, Treatment, candidates
 from ._pooling import as_json, grouped
@@ -57,6 +58,7 @@ def evaluate(
     out: str | PathLike[str] | None = None,
     resume: bool = False,
     progress: bool | OnProgress = False,
+    log: str | RunLog | None = None,
 ) -> Report:
     """Measure what a neuron set does to a model, and what its controls do.
 
@@ -88,6 +90,8 @@ def evaluate(
         out: Folder for the report. Finished cases are saved beside it until it is written.
         resume: Continue with the saved cases of an interrupted run into the same folder.
         progress: Show it on stderr, or call this after every case.
+        log: An experiment tracker that is told every setting of a sweep when it is measured, and
+            all results in the end: `"trackio"`, `"wandb"`, or a run of your own with `log()`.
 
     Returns:
         The report; with `out`, also written as JSON, Markdown and HTML.
@@ -97,6 +101,7 @@ def evaluate(
         >>> report.value("forcing"), report.value("forcing", treatment="random")  # doctest: +SKIP
     """
     started = time.monotonic()
+    check_log(log)
     rows = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_pretrained(neurons)
     if labels is not None:
         rows = rows.only(*labels)
@@ -127,13 +132,17 @@ def evaluate(
     saved = SavedCases(
         None if where is None else where.with_name(where.name + ".partial"), plan, resume
     )
-    seconds = _measure(tested, chosen, compared, saved, progress)
+    subject = subject_of(model, tokenizer, rows)
+    with logged_run(log, "evaluate", {"subject": subject, **plan}) as tell:
+        seconds = _measure(tested, chosen, compared, saved, progress, tell)
+        found = [_task(each, tested, compared, saved, seconds[each.name]) for each in chosen]
+        tell(_results(found))
     report = Report(
-        subject=subject_of(model, tokenizer, rows),
+        subject=subject,
         settings=plan["settings"] | {"controls": plan["controls"], "tasks": plan["tasks"]},
         environment=environment(),
         data=sources.used(),
-        tasks=tuple(_task(each, tested, compared, saved, seconds[each.name]) for each in chosen),
+        tasks=tuple(found),
         notes=tuple(left_out),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
@@ -150,6 +159,7 @@ def _measure(
     compared: Sequence[Treatment],
     saved: SavedCases,
     progress: bool | OnProgress,
+    log: Log,
 ) -> dict[str, float]:
     """Measure every case that is not saved yet; return how long each experiment took."""
     seconds = {task.name: 0.0 for task in tasks}
@@ -174,7 +184,11 @@ def _measure(
                 for task, case in own:
                     began = time.monotonic()
                     tell(f"{task.name} · {treatment.name} · {'→'.join(case)}", 0)
-                    saved.put(task.name, treatment.name, case, task.run(tested, case))
+                    observed = task.run(tested, case)
+                    saved.put(task.name, treatment.name, case, observed)
+                    numbers = task.case_numbers(case, observed)
+                    if numbers:
+                        log({"treatment": treatment.name} | _under(task.name, numbers))
                     seconds[task.name] += time.monotonic() - began
                     tell(f"{task.name} · {treatment.name}", 1)
     return seconds
@@ -240,6 +254,21 @@ def _task(
         "treatments": {name: as_json(several) for name, several in grouped(findings).items()},
         "not_applicable": sorted(absent),
         "seconds": round(seconds, 1),
+    }
+
+
+def _under(name: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name}/{key}": value for key, value in numbers.items()}
+
+
+def _results(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return every number of a report, as `experiment/treatment/number`."""
+    return {
+        f"{task['name']}/{treatment}/{name}": value["value"]
+        for task in tasks
+        for treatment, found in task["treatments"].items()
+        for name, value in found["values"].items()
+        if value is not None
     }
 
 

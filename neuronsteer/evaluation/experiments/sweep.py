@@ -154,26 +154,23 @@ class Sweep(Experiment):
             }
         return {"items": items, "losses": losses}
 
+    def case_numbers(self, case: Case, seen: Observation) -> dict[str, Any]:
+        """Return the setting, and where it lies between success and fluency."""
+        setting = _Setting.of(case)
+        point = _point(setting, seen)
+        return {
+            "operation": setting.group,
+            "strength": setting.strength,
+            "rate": setting.rate,
+            "success": point["x"],
+            "fluency": point["y"],
+            "degeneration": point["degeneration"],
+            "perplexity_ratio": point["perplexity_ratio"],
+        }
+
     def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
         """Return the best point, the frontier and all points."""
-        points: list[dict[str, Any]] = []
-        for case, seen in found.items():
-            setting = _Setting.of(case)
-            texts = [ScoredText(item) for item in seen["items"]]
-            changes = [after - before for after, before in seen["losses"].values()]
-            kept = mean([min(1.0, math.exp(-change)) for change in changes])
-            success = mean([each.hit for each in texts]) or 0.0
-            steady = 1 - (mean([each.bad for each in texts]) or 0.0)
-            points.append(
-                {
-                    "x": success,
-                    "y": steady * (1.0 if kept is None else kept),
-                    "label": setting.title,
-                    "group": setting.group,
-                    "perplexity_ratio": math.exp(min(mean(changes) or 0.0, 50.0)),
-                    "degeneration": 1 - steady,
-                }
-            )
+        points = [_point(_Setting.of(case), seen) for case, seen in found.items()]
         if not points:
             raise ParameterError("The sweep measured no setting.")
         for point in points:
@@ -252,6 +249,22 @@ class Sweep(Experiment):
             strength,
         )
         return after, before
+
+
+def _point(setting: _Setting, seen: Observation) -> dict[str, Any]:
+    """Return one point of the scatter plot."""
+    texts = [ScoredText(item) for item in seen["items"]]
+    changes = [after - before for after, before in seen["losses"].values()]
+    kept = mean([min(1.0, math.exp(-change)) for change in changes])
+    steady = 1 - (mean([each.bad for each in texts]) or 0.0)
+    return {
+        "x": mean([each.hit for each in texts]) or 0.0,
+        "y": steady * (1.0 if kept is None else kept),
+        "label": setting.title,
+        "group": setting.group,
+        "perplexity_ratio": math.exp(min(mean(changes) or 0.0, 50.0)),
+        "degeneration": 1 - steady,
+    }
 
 
 def _possible(neurons: NeuronSet, spec: str | dict[str, Any], strength: float, label: str) -> bool:

@@ -21,6 +21,7 @@ from ...stats.identity import model_identity, tokenizer_identity
 from ..candidates import identifier_among
 from ..experiments._saved_cases import SavedCases
 from ..metrics.langid import Identifier, IdentifierLike
+from ..run_log import Log, RunLog, check_log, logged_run
 from .budget import Budget, BudgetSpentError, Clock, seconds_of
 from .candidate_sets import GivenSets, candidate_sets, combined
 from .cells import Cell
@@ -34,6 +35,11 @@ __all__ = ["Tuning", "tune"]
 
 Prompts = Sequence[str] | Mapping[str, Sequence[str]]
 _LEAST_PROMPTS = 2
+#: What a tracker is told about a strength.
+_LOGGED = (
+    "candidate", "share", "label", "strength", "texts",
+    "success", "distinct", "natural", "relevance", "score",
+)  # fmt: skip
 
 
 def tune(
@@ -61,6 +67,7 @@ def tune(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool | OnProgress = False,
+    log: str | RunLog | None = None,
     clock: Clock = time.monotonic,
 ) -> Tuning:
     """Find how strongly to steer to every label, and return the set with these strengths.
@@ -107,6 +114,8 @@ def tune(
         resume: Go on with what was kept by a run into the same folder that was interrupted, or
             whose budget was spent.
         progress: Show it on stderr, or call this.
+        log: An experiment tracker that is told every strength when it is measured: `"trackio"`,
+            `"wandb"`, or a run of your own with `log()`.
         clock: What tells the time.
 
     Returns:
@@ -117,6 +126,7 @@ def tune(
         >>> tuning.neurons.save_pretrained("tuned")  # doctest: +SKIP
     """
     limit = Budget(seconds_of(budget), clock)
+    check_log(log)
     given = candidate_sets(neurons)
     # Strength 1 must mean the operation itself while the strengths are measured.
     sets = {name: each.replace(strengths={}) for name, each in given.items()}
@@ -170,9 +180,12 @@ def tune(
         for name, each in sets.items()
         for share in (None, *(shares or ()))
     ]
-    finished = _run(searches, wanted, limit, progress)
-    chosen, winners = choose(searches, wanted)
-    winners = {label: _with_intervals(cell, searches) for label, cell in winners.items()}
+    with logged_run(log, "tune", plan) as tell:
+        finished = _run(searches, wanted, limit, progress, tell)
+        chosen, winners = choose(searches, wanted)
+        winners = {label: _with_intervals(cell, searches) for label, cell in winners.items()}
+        for label, cell in winners.items():
+            tell({f"best/{label}/{name}": getattr(cell, name) for name in ("strength", "score")})
     where = {_setting(cell): cell for cell in winners.values()}
     cells = [where.get(_setting(cell), cell) for each in searches for cell in each.cells()]
     about = {
@@ -208,11 +221,22 @@ def _run(
     labels: Sequence[str],
     limit: Budget,
     progress: bool | OnProgress,
+    log: Log,
 ) -> bool:
     """Search until the end, or until the budget is spent; return which of them it was."""
+    told: dict[tuple[str, Setting], Cell] = {}
+
+    def tell() -> None:
+        """Log what is new since the last stage."""
+        for cell in (each for search in searches for each in search.cells()):
+            if told.get(_setting(cell)) != cell:
+                told[_setting(cell)] = cell
+                log({name: getattr(cell, name) for name in _LOGGED})
+
     with metered(progress, limit) as meter:
 
         def before(search: Search, done: int, count: int) -> None:
+            tell()
             meter.candidate(search.name, done, count)
             search.on_stage = meter.stage
             search.measured.tell = meter.rows
@@ -221,6 +245,8 @@ def _run(
             search_all(searches, labels, before)
         except BudgetSpentError:
             return False
+        finally:
+            tell()
     return True
 
 

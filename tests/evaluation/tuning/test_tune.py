@@ -71,6 +71,31 @@ def test_everything_is_written_down(whole: Any, tmp_path: Path):
     assert said.count("\n") == 1 + len(whole.cells)
 
 
+def test_a_tracker_is_told_every_strength_and_the_best(tiny: Any, whole: Any):
+    class Run:
+        def __init__(self) -> None:
+            self.lines: list[dict[str, Any]] = []
+
+        def log(self, numbers: dict[str, Any]) -> None:
+            self.lines.append(numbers)
+
+    run = Run()
+    found = tune(tiny, log=run)
+    assert found.to_dict()["best"] == whole.to_dict()["best"]
+    # Told again whenever more was measured: the last word is what was found.
+    last = {
+        (each["tune/label"], each["tune/strength"]): each["tune/score"]
+        for each in run.lines
+        if "tune/label" in each
+    }
+    assert last == {(cell.label, cell.strength): cell.score for cell in found.cells}
+    for label, cell in found.best.items():
+        assert {f"tune/best/{label}/strength": cell.strength} in [
+            {name: value for name, value in each.items() if name.endswith("/strength")}
+            for each in run.lines
+        ]
+
+
 def test_the_frontier_is_drawn(whole: Any):
     pytest.importorskip("matplotlib")
     from neuronsteer import plots
