@@ -61,12 +61,11 @@ class GenerationRequest:
 
     def check(self, neurons: NeuronSet | None) -> None:
         """Raise for what the set does not have, before a large model is loaded."""
-        from ..languages import check_known
+        from ..steering.keeping.vocabulary_gate import schedules_of
         from ..steering.label_sums import arith
         from ..steering.steerer import PREVIOUS
 
-        if self.keep is not None:
-            check_known(self.keep)
+        schedules_of(self.keep)
         if neurons is None:
             return
         away = () if tuple(self.away_from) == (PREVIOUS,) else self.away_from

@@ -14,7 +14,7 @@ from ..steerer import SetLike, Steerer, attach
 from ..wrapped_methods import wrap_method
 from .language_sensor import PullBack
 from .running_text import ALL, ANSWER, THINKING, THOUGHT_MARKS
-from .vocabulary_gate import PROMPT, Candidates, Refusal, VocabularyGate
+from .vocabulary_gate import PROMPT, Candidates, Kept, Refusal, VocabularyGate
 
 #: Where `generate` takes logits processors if they are not named.
 _POSITION = 2
@@ -114,7 +114,7 @@ def _refuse(_original: Callable[..., Any], *_args: Any, **_kwargs: Any) -> Any:
 def keep(
     model: Any,
     tokenizer: Any,
-    language: str | None | Sequence[str | None],
+    language: Kept | Sequence[Kept],
     *,
     neurons: SetLike | None = None,
     where: str = ANSWER,
@@ -135,8 +135,8 @@ def keep(
     Args:
         model: A causal LM of transformers, bare or PEFT-wrapped.
         tokenizer: Its tokenizer.
-        language: A language code, or a list with one per row of the batch; `None` leaves a row
-            alone.
+        language: A language code, a schedule of them (`"en,24:ko"`), or a list with one per row of
+            the batch; `None` leaves a row alone.
         neurons: A neuron set that carries the means of its labels, or its Hub id or folder.
         where: For reasoning models: "answer" leaves thoughts alone, "thinking" answers, "all"
             nothing.
@@ -159,12 +159,13 @@ def keep(
     if where not in (ANSWER, THINKING, ALL):
         raise ParameterError(f"where={where!r}; it is 'answer', 'thinking' or 'all'.")
     if where != ANSWER and thinking is None:
-        if language is not None and not isinstance(language, str):
+        if isinstance(language, str) and not any(mark in language for mark in ",:"):
+            thinking = language
+        elif language is not None:
             raise ParameterError(
-                f"where={where!r} takes one language for the thoughts of all rows; pass "
-                "thinking='en' beside the list."
+                f"where={where!r} takes one language for the thoughts; pass thinking='en' beside "
+                "a schedule or a list."
             )
-        thinking = language
     answer = None if where == THINKING else language
     if not isinstance(allow, str):
         allow = tuple(allow)

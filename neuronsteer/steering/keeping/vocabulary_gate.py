@@ -13,9 +13,13 @@ from transformers import LogitsProcessor
 
 from ...errors import ParameterError
 from ...languages import check_known, usual_scripts
+from ..schedule import Schedule
 from ..timeline import RowText, follow_all
 from .running_text import THOUGHT_MARKS, TextReader, TextState
 from .token_scripts import TokenScripts
+
+#: What a row is kept in.
+Kept = str | Schedule | None
 
 #: Text of every language may have these: names, code, addresses.
 _ANYWHERE = frozenset({"LATIN"})
@@ -141,7 +145,8 @@ class VocabularyGate(LogitsProcessor):
 
     Args:
         tokenizer: The model's.
-        language: A language code, or a list with one per row of the batch; `None`: no gate.
+        language: A language code, a schedule of them, or a list with one per row of the batch;
+            `None`: no gate.
         allow: Words that stay allowed. "prompt": foreign words of the prompt, if they are at most a
             quarter of it.
         thinking: The language of a reasoning model's thoughts; `None`: they are left alone.
@@ -156,7 +161,7 @@ class VocabularyGate(LogitsProcessor):
     def __init__(
         self,
         tokenizer: Any,
-        language: str | None | Sequence[str | None],
+        language: Kept | Sequence[Kept],
         *,
         allow: str | Iterable[str] = PROMPT,
         thinking: str | None = None,
@@ -164,13 +169,11 @@ class VocabularyGate(LogitsProcessor):
         names: int = 6,
         candidates: Candidates | None = None,
     ) -> None:
-        per_row = [language] if language is None or isinstance(language, str) else list(language)
-        for each in (*per_row, thinking):
-            if each is not None:
-                check_known(each)
+        if thinking is not None:
+            check_known(thinking)
         if names < 1:
             raise ParameterError(f"names={names}: a name has at least one token; pass 1 or more.")
-        self._languages, self._thinking, self._names = per_row, thinking, names
+        self._languages, self._thinking, self._names = schedules_of(language), thinking, names
         self._candidates = candidates or Candidates()
         self._tokens = TokenScripts.of(tokenizer)
         self._reader = TextReader(self._tokens, marks)
@@ -181,7 +184,7 @@ class VocabularyGate(LogitsProcessor):
         self._prompt: Tensor | None = None
         self._texts: list[RowText] = []
         self._starts: list[TextState] = []
-        self._quoted: list[Tensor | None] = []
+        self._quoted: dict[tuple[int, str], Tensor | None] = {}
         self._refused: dict[tuple[int, int], Refusal] = {}
 
     @property
@@ -195,7 +198,7 @@ class VocabularyGate(LogitsProcessor):
         at = input_ids.shape[1] - cast(Tensor, self._prompt).shape[1]
         for row in range(len(states) if self._refused else 0):
             self._refused.pop((row, at), None)  # of a draft that was rejected
-        found = [self._rule(row, state, scores) for row, state in enumerate(states)]
+        found = [self._rule(row, state, at, scores) for row, state in enumerate(states)]
         rows = [row for row, rule in enumerate(found) if rule is not None]
         if not rows:
             return scores
@@ -242,7 +245,7 @@ class VocabularyGate(LogitsProcessor):
             steps = text.progress.setdefault(self, [self._starts[row]])
             for token in text.tokens[len(steps) - 1 :]:
                 state: TextState = steps[-1]
-                language = self._language(row, state)
+                language = self._language(row, state, len(steps) - 1)
                 own = frozenset() if language is None else usual_scripts(language)
                 steps.append(self._reader.after(state, token, own))
             found.append(steps[-1])
@@ -254,24 +257,21 @@ class VocabularyGate(LogitsProcessor):
                 f"{len(self._languages)} languages were given, one per row, but the batch has "
                 f"{len(ids)} rows. Give one language, or as many as there are prompts."
             )
-        self._prompt, self._texts, self._refused = ids, [], {}
-        prompts: list[list[int]] = ids.tolist()
-        self._starts = [self._reader.start(each) for each in prompts]
-        self._quoted = [
-            self._foreign_words(row, each) if self._quotes else None
-            for row, each in enumerate(prompts)
-        ]
+        self._prompt, self._texts, self._refused, self._quoted = ids, [], {}, {}
+        self._starts = [self._reader.start(each) for each in ids.tolist()]
 
-    def _language(self, row: int, state: TextState) -> str | None:
-        """Return the language that a row is kept in where it stands."""
+    def _language(self, row: int, state: TextState, token: int) -> str | None:
+        """Return the language that a token of a row is kept in."""
         if state.thinking:
             return self._thinking
         assert self._prompt is not None
-        return self._languages[row * len(self._languages) // len(self._prompt)]
+        return self._languages[row * len(self._languages) // len(self._prompt)].at(token)[0]
 
-    def _rule(self, row: int, state: TextState, scores: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _rule(
+        self, row: int, state: TextState, token: int, scores: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
         """Return which tokens are foreign to a row, and which are a choice instead."""
-        language = self._language(row, state)
+        language = self._language(row, state, token)
         if language is None or state.technical:
             return None
         own = usual_scripts(language)
@@ -279,7 +279,7 @@ class VocabularyGate(LogitsProcessor):
         if not own & _ANYWHERE and state.borrowed >= self._names:
             return self._tokens_of(language, True, scores)
         foreign, fitting = self._tokens_of(language, False, scores)
-        quoted = self._quoted[row]
+        quoted = self._foreign_words(row, language) if self._quotes else None
         if quoted is None:
             return foreign, fitting
         foreign = foreign.clone()
@@ -308,21 +308,41 @@ class VocabularyGate(LogitsProcessor):
             )
         return known
 
-    def _foreign_words(self, row: int, prompt: list[int]) -> Tensor | None:
+    def _foreign_words(self, row: int, language: str) -> Tensor | None:
         """Return the foreign tokens of a prompt that is otherwise not foreign."""
-        language = self._language(row, TextState())
-        if language is None:
-            return None
-        fitting = usual_scripts(language) | _ANYWHERE
-        lettered = [token for token in prompt if self._tokens.scripts(token)]
-        foreign = [token for token in lettered if not self._tokens.scripts(token) <= fitting]
-        if not foreign or len(foreign) > _QUOTED_SHARE * len(lettered):
-            return None
-        return torch.tensor(sorted(set(foreign)))
+        key = (row, language)
+        if key not in self._quoted:
+            assert self._prompt is not None
+            prompt: list[int] = self._prompt[row].tolist()
+            fitting = usual_scripts(language) | _ANYWHERE
+            lettered = [token for token in prompt if self._tokens.scripts(token)]
+            foreign = [token for token in lettered if not self._tokens.scripts(token) <= fitting]
+            some = 0 < len(foreign) <= _QUOTED_SHARE * len(lettered)
+            self._quoted[key] = torch.tensor(sorted(set(foreign))) if some else None
+        return self._quoted[key]
 
     def _refusal(self, row: int, at: int, scores: Tensor, refused: int, instead: int) -> Refusal:
         likely = float((scores[refused].float() - scores.float().logsumexp(-1)).exp())
         return Refusal(row, at, self._tokens.text(refused), likely, self._tokens.text(instead))
+
+
+def schedules_of(language: Kept | Sequence[Kept]) -> list[Schedule]:
+    """Return what each row is kept in; raise if that is not a language, or waits for text."""
+    one = language is None or isinstance(language, str | Schedule)
+    found: list[Schedule] = []
+    for each in [language] if one else list(language):  # type: ignore[arg-type]
+        if isinstance(each, str) and any(mark in each for mark in ",:"):
+            each = Schedule.parse(each)
+        schedule = each if isinstance(each, Schedule) else Schedule(each)
+        for label in schedule.labels:
+            check_known(label)
+        if schedule.is_conditional:
+            raise ParameterError(
+                f"{str(schedule)!r} waits for text; what a text is kept in goes by the number of "
+                "tokens, e.g. 'en,24:ko'."
+            )
+        found.append(schedule)
+    return found
 
 
 def _fitted(tokens: Tensor, scores: Tensor, rest: bool) -> Tensor:

@@ -109,6 +109,27 @@ def test_language_per_row(model, tokenizer):
     assert rows == {0, 2}
 
 
+def test_a_schedule_says_what_is_kept_when(model, tokenizer):
+    ids = ids_of(tokenizer, "the weather Python")
+    with ns.keep(model, tokenizer, "en,8:-,16:en", reach=1e-6) as kept:
+        found = model.generate(ids, do_sample=False, max_new_tokens=24)[0, ids.shape[1] :]
+        at = {each.token for each in kept.report()}
+    with ns.keep(model, tokenizer, ns.Schedule("en"), reach=1e-6):
+        always = model.generate(ids, do_sample=False, max_new_tokens=8)[0, ids.shape[1] :]
+    assert torch.equal(found[:8], always)
+    assert scripts(tokenizer, found[:8]) | scripts(tokenizer, found[16:]) <= {"LATIN"}
+    assert scripts(tokenizer, found[8:16]) - {"LATIN"}, "nothing is kept there"
+    assert at and not at & set(range(8, 16))
+
+
+@pytest.mark.parametrize("language", ["sentence:ko", "en,4:xx-unknown", ns.Schedule("korean")])
+def test_schedules_that_cannot_be_kept_are_refused(model, tokenizer, language):
+    with pytest.raises(ParameterError, match="waits for text|not the code of a language"):
+        ns.keep(model, tokenizer, language)
+    with pytest.raises(ParameterError, match="one language for the thoughts"):
+        ns.keep(model, tokenizer, "en,24:ko", where="all")
+
+
 def test_streaming(model, tokenizer):
     ids = ids_of(tokenizer, "the weather")
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True)
