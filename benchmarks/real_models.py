@@ -15,6 +15,8 @@ random       the controls
 switch       the prompt's language for twelve tokens, then another: is the text right from the
              eighth token on?
 beginnings   the same on development prompts, for switches that begin more or less strongly
+keep         texts that ten tokens of another language were added to: do they come back, left alone,
+             kept (`steer.keep`) and steered? And is anything changed in texts that are right?
 perplexity   text that is in the target already, steered there from English
 methods      English to four languages: every method with its own best strength
 
@@ -67,10 +69,13 @@ from ready_made_sets import SETS, loaded  # noqa: E402
 from ready_made_texts import LANGUAGES, lines, questions  # noqa: E402
 
 CORE = ("ar", "de", "en", "es", "fr", "ja", "ru", "zh")
-PARTS = ("steering", "random", "switch", "perplexity", "methods", "beginnings")
+PARTS = ("steering", "random", "switch", "perplexity", "methods", "beginnings", "keep")
 SEEDS = (0, 1, 2)
 #: Tokens before a switch, tokens that it may take, and tokens that are looked at.
 BEFORE, DELAY, AFTER = 12, 8, 24
+#: Tokens of another language that are added to a prompt, and how the text then goes on.
+FOREIGN = 10
+WAYS = ("alone", "keep", "to")
 #: How switches may begin: strength and tokens; the last ones keep it up.
 BEGINNINGS = ((1.0, 8), (1.2, 8), (1.4, 4), (1.4, 8), (1.4, 12), (1.7, 8), (1.25, 32))
 TARGETS = ("de", "fr", "zh", "ru")
@@ -278,6 +283,97 @@ class ModelUnderTest:
             "distinct": statistics.mean(each for each in varied if each is not None),
             "examples": items[:3],
         }
+
+    def keep(self, kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
+        """Return how many texts come back to the language of their prompt, and how many change."""
+        prompts = self.prompts(per_language=1 if self.options.quick else 3)
+        foreign = {label: self._prompts(label, "development") for label in CORE}
+        rows = [
+            (p, label, self._begun(p, foreign[label][i % 3]))
+            for i, p in enumerate(prompts)
+            for label in CORE
+            if label != p.language
+        ]
+        own = [(p, p.language, encode_prompt(self.tokenizer, p.text, self.chat)) for p in prompts]
+        found: dict[str, Any] = {}
+        with ns.attach(self.model, neurons, tokenizer=self.tokenizer) as steer:
+            for way in WAYS:
+                texts, pulled = self._continued(steer, way, rows, f"{kind}-keep-{way}")
+                hits = [
+                    same(guess.label, p.language)
+                    for guess, (p, _, _) in zip(
+                        self.identifier.identify([text[1] for text in texts]), rows, strict=True
+                    )
+                ]
+                found[way] = {
+                    "right": with_interval(hits),
+                    "distinct": statistics.mean(
+                        each for text in texts if (each := distinct_ngrams(text[0])) is not None
+                    ),
+                    "pulled back": sum(pulled),
+                    "examples": [text[0] for text in texts[:3]],
+                }
+                self.say(f"{kind}, keep: {way} {found[way]['right']['mean']:.3f}")
+            plain, _ = self._continued(steer, "alone", own, f"{kind}-keep-own-alone")
+            kept, pulled = self._continued(steer, "keep", own, f"{kind}-keep-own")
+        changed = [a != b for a, b in zip(plain, kept, strict=True)]
+        found["right texts that were changed"] = with_interval(changed)
+        found["tokens of right texts that were steered"] = sum(pulled)
+        found["texts"] = len(rows)
+        return found
+
+    def _begun(self, prompt: Prompt, foreign: str) -> list[int]:
+        ids = self.tokenizer(" " + foreign, add_special_tokens=False)["input_ids"]
+        return encode_prompt(self.tokenizer, prompt.text, self.chat) + ids[:FOREIGN]
+
+    def _continued(
+        self, steer: ns.Steerer, way: str, rows: Sequence[Any], key: str
+    ) -> tuple[list[tuple[str, str]], list[int]]:
+        """Return each text, its end that is judged, and how many of its tokens were steered."""
+        total = DELAY + AFTER
+        begun = [ids for _, _, ids in rows]
+        saved = SavedCases(
+            self.work / key,
+            {"set": steer.sets[0].fingerprint, "switch": steer.sets[0].switch, "ids": begun},
+            resume=True,
+        )
+        for begin in range(0, len(rows), 56):
+            if saved.get("keep", way, (str(begin),)) is not None:
+                continue
+            some = rows[begin : begin + 56]
+            targets = [p.language for p, _, _ in some]
+            if way == "keep":
+                steer.keep(targets)
+            elif way == "to":
+                steer.to([ns.Schedule(label) for label in targets], source=None)
+            else:
+                steer.off()
+            sampling = PromptSeededSampling(
+                [f"{p.text} {label}" for p, label, _ in some], total, 0.3 if self.chat else 0.8
+            )
+            ids = continue_rows(
+                self.model,
+                self.tokenizer,
+                [ids for _, _, ids in some],
+                total,
+                do_sample=False,
+                min_new_tokens=total,
+                suppress_tokens=list(self.suppressed) or None,
+                logits_processor=[sampling],
+            )
+            pulled = [
+                sum(each.tokens for each in steer.pulled_back(row)) if way == "keep" else 0
+                for row in range(len(some))
+            ]
+            ends = decode(self.tokenizer, [row[DELAY:] for row in ids])
+            texts = [list(pair) for pair in zip(decode(self.tokenizer, ids), ends, strict=True)]
+            saved.put("keep", way, (str(begin),), {"texts": texts, "pulled": pulled})
+        found = saved.of("keep", way)
+        each = [found[case] for case in sorted(found, key=lambda case: int(case[0]))]
+        return (
+            [(text, end) for part in each for text, end in part["texts"]],
+            [tokens for part in each for tokens in part["pulled"]],
+        )
 
     def perplexity(self, _kind: str, neurons: ns.NeuronSet) -> dict[str, Any]:
         """Return per label how much likelier or not its natural text becomes by steering to it."""

@@ -36,6 +36,8 @@ def render(results: Mapping[str, Any]) -> str:
         parts.append(_aims(name, found))
         if "steering" in found:
             parts += [_labels(found["steering"]), _pairs(found["steering"])]
+        if "keep" in found:
+            parts.append(_keep(found["keep"]))
         if "beginnings" in found:
             parts.append(_beginnings(found["beginnings"]))
         if "methods" in found:
@@ -126,6 +128,29 @@ def _pairs(steering: Mapping[str, Any]) -> str:
         parts.append(f"### Success by pair, {kind}: from (rows) to (columns)\n\n"
                      + _table(("", *labels), rows))  # fmt: skip
     return "\n".join(parts)
+
+
+def _keep(kept: Mapping[str, Any]) -> str:
+    names = {"alone": "nothing is done", "keep": "`steer.keep`", "to": "`steer.to`"}
+    rows = [
+        (
+            kind,
+            name,
+            f"{each[way]['right']['mean']:.3f}",
+            "{:.3f}–{:.3f}".format(*each[way]["right"]["interval"]),
+            f"{each[way]['distinct']:.3f}",
+        )
+        for kind, each in kept.items()
+        for way, name in names.items()
+    ]
+    head = ("neurons", "what is done", "back from the 8th token on", "95 %", "distinct n-grams")
+    text = "### Texts that ten tokens of another language were added to\n\n"
+    text += _table(head, rows) + "\n"
+    return text + "\n".join(
+        f"Of {kind} neurons, `steer.keep` changed "
+        f"{each['right texts that were changed']['mean']:.1%} of texts that nothing was added to.\n"
+        for kind, each in kept.items()
+    )
 
 
 def _beginnings(beginnings: Mapping[str, Any]) -> str:
