@@ -184,7 +184,7 @@ def read_mean_files(
         found = content[_MEANS]
         if not isinstance(found, Tensor) or not found.is_floating_point():
             raise StatsError(f"{_MEANS!r} in {name} is no tensor of fractions.")
-        means[label], tokens[label] = found, content.get(_READ)
+        means[label], tokens[label] = found, content.get(_READ, 0)  # none are refused later
     return means, tokens
 
 

@@ -161,8 +161,9 @@ def end_of_prompt(
     length, mask = int(shown.shape[1]), given.get("attention_mask")
     end = min(prompt or length, length)
     real = torch.ones(shown.shape[0], end, dtype=torch.bool)
-    masked = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= length
-    if masked:
+    if not (isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= length):
+        mask = None
+    if mask is not None:
         real = mask[:, -length:][:, :end].bool().cpu()
     counted = real
     if turn_ends and name == "input_ids":
@@ -173,7 +174,7 @@ def end_of_prompt(
     columns = counted.any(0).nonzero()[:, 0]
     first, last = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (end - 1, end)
     found = {name: shown[:, first:last]}
-    if masked:
+    if mask is not None:
         found["attention_mask"] = mask[:, -length:][:, first:last]
     real, counted = real[:, first:last], counted[:, first:last]
     outlier = real & (real.cumsum(1) == 1)

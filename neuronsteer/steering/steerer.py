@@ -349,7 +349,7 @@ class Steerer:
             raise _detached()
         if reader is None:
             raise _no_means("What a text is written in cannot be read")
-        reading = reader.watch(*ids.shape, ids.shape[1])
+        reading = reader.watch(ids.shape[0], ids.shape[1], ids.shape[1])
         tracker.run_unsteered(self._state, {"input_ids": ids.to(self._root.device)}, reading)
         found = reader.likeness(reading)
         if found is None:

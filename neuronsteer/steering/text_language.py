@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -60,7 +60,7 @@ def identify(
         raise ParameterError(f"max_length={max_length}: at least one token has to be read.")
     given = [texts] if isinstance(texts, str) else list(texts)
     for text in given:
-        if not isinstance(text, str):
+        if not isinstance(cast(object, text), str):
             raise ParameterError(f"identify() reads texts; found {type(text).__name__}.")
     with attach(model, neurons, tokenizer=tokenizer, private=True) as steer:
         return [_identified(steer, tokenizer, text, max_length) for text in given]

@@ -344,7 +344,7 @@ def test_a_model_that_was_laid_out_can_be_chosen(visit, lay_out):
     one = visit().open(**SHORT, schedule="en")
     assert one.page.locator("#model option").all_text_contents() == ["demo", "second"]
     one.page.select_option("#model", "second + second")
-    one.page.wait_for_function("document.getElementById('facts').textContent.includes('second ·')")
+    one.page.wait_for_selector("#facts:has-text('second ·')")
     assert "Base model" in one.page.locator("#nature").text_content()
     one.start(pace=64)
     one.finish()
@@ -352,7 +352,7 @@ def test_a_model_that_was_laid_out_can_be_chosen(visit, lay_out):
     # The program names the model as everybody can get it.
     assert "'owner/second'" in one.page.locator("#snippet").text_content()
     one.page.select_option("#model", "demo + demo")
-    one.page.wait_for_function("document.getElementById('facts').textContent.includes('demo')")
+    one.page.wait_for_selector("#facts:has-text('demo')")
     assert "model=" not in one.address
 
 

@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 from ...errors import ParameterError, TextError
 from ...languages import same
 from ..bootstrap import mean
-from ..metrics import Score
+from ..metrics import Score, metric
 from ..metrics.fluency import degenerate, distinct_ngrams
-from ..metrics.translation import Translation as Quality
 from ..readers import thinned
 from ..readers.pairs import Pair, translations
 from ..reports import blocks
@@ -78,7 +77,7 @@ class Translate(Experiment):
     def check(self, tested: ModelUnderTest) -> None:
         """Raise if there is nothing to translate, or nothing to score it with."""
         for target in self._targets(tested):
-            Quality(target=target, samples=0).compute(["a b"], ["a b"])
+            metric("translation", target=target, samples=0).compute(["a b"], ["a b"])
 
     def cases(self, tested: ModelUnderTest) -> list[Case]:
         """Return the target languages."""
@@ -116,7 +115,7 @@ class Translate(Experiment):
         by = {case[0]: seen["items"] for case, seen in found.items()}
         every = [ScoredText(item) for some in by.values() for item in some]
         quality = {
-            target: Quality(target=target, seed=tested.settings.seed).compute(
+            target: metric("translation", target=target, seed=tested.settings.seed).compute(
                 [item["text"] for item in some], [item["reference"] for item in some]
             )
             for target, some in by.items()

@@ -328,9 +328,9 @@ class VocabularyGate(LogitsProcessor):
 
 def schedules_of(language: Kept | Sequence[Kept]) -> list[Schedule]:
     """Return what each row is kept in; raise if that is not a language, or waits for text."""
-    one = language is None or isinstance(language, str | Schedule)
     found: list[Schedule] = []
-    for each in [language] if one else list(language):  # type: ignore[arg-type]
+    alone = language is None or isinstance(language, str | Schedule)
+    for each in cast(Sequence[Kept], [language] if alone else language):
         if isinstance(each, str) and any(mark in each for mark in ",:"):
             each = Schedule.parse(each)
         schedule = each if isinstance(each, Schedule) else Schedule(each)
