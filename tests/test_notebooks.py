@@ -64,7 +64,7 @@ def test_rows_have_their_languages_and_texts_switch(names: dict[str, Any]):
     start = names["one"]["input_ids"].shape[1]
     # The text follows a few tokens after the switch.
     planned, pressed = names["planned"][:, start:], names["pressed"][:, start:]
-    ends = [planned[:, :16], planned[:, 26:], pressed[:, :16], pressed[:, 26:]]
+    ends = [planned[:, :16], planned[:, 26:], pressed[:, :16], pressed[:, 40:]]
     assert [written(names, each)[0] for each in ends] == ["en", "fr", "en", "fr"]
 
 

@@ -6,7 +6,8 @@
 #   bash tools/try_versions.sh tests/stats                         # only these tests
 #
 # Needs uv, and several GB: the lowest torch comes from the package index, with CUDA. Left out are
-# the tests of documents, of the page, and of what needs extras that are not installed here.
+# the tests of documents, of the page, and of what needs extras that are not installed here. The test
+# Hub (tests/hub_server) needs the newer client of constraints.txt: with the lowest one its tests end in errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

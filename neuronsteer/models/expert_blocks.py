@@ -186,6 +186,7 @@ def _one_expert(
     y = a @ down if transposed else nn.functional.linear(a, down)
     if module.has_bias:
         y = y + module.down_proj_bias[expert]
-    if module.has_post_expert_norm:
+    # Older transformers have no such norm, and no word for it.
+    if getattr(module, "has_post_expert_norm", False):
         y = module.post_expert_norm(y)
     return y
