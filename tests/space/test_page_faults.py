@@ -198,7 +198,11 @@ def test_an_arabic_prompt_before_english_text(visit):
     direction = "each => getComputedStyle(each).direction"
     assert one.page.locator("#prompt").evaluate(direction) == "rtl"
     assert one.page.locator("#steered .prompt").evaluate(direction) == "rtl"
-    assert one.page.locator("#steered .span >> nth=0").evaluate(direction) == "ltr"
-    assert one.page.locator("#steered .span >> nth=1").evaluate(direction) == "rtl"
+    for span in one.page.locator("#steered .span").all():
+        # What this model writes after a prompt that it cannot read is its own affair.
+        letter = next(filter(str.isalpha, span.text_content()), "")
+        arabic = span.get_attribute("data-label") == "ar" or "\u0590" <= letter <= "\u08ff"
+        if letter:
+            assert span.evaluate(direction) == ("rtl" if arabic else "ltr"), span.text_content()
     assert one.page.locator("#languages").evaluate(direction) == "ltr"
     assert one.spans == [("en", 0), ("ar", 8)]
