@@ -48,6 +48,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 #: What is not tuned label by label, because that takes hours: chosen with benchmarks/all_pairs.py.
 STRENGTHS = {"qwen": 1.6}
+#: How a switch begins, of dense sets: `benchmarks/real_models.py --parts beginnings`.
+SWITCHES = {"gemma": {"strength": 1.4, "tokens": 8}}
 #: The set that a model's name stands for is the dense one; `NAME/neurons` is in a folder of it.
 SETS = {
     name: {kind: folder / "neurons" if kind == "sparse" else folder for kind in kinds}
@@ -110,6 +112,7 @@ def make(name: str, options: argparse.Namespace) -> None:
             score=score,
             base_model=SHIPPED[name].model,
             strengths={} if strength == 1 else dict.fromkeys(found.labels, strength),
+            switch=SWITCHES.get(name, {}) if kind == "dense" else {},
         )
         found.save_pretrained(SETS[name][kind])
 
