@@ -94,8 +94,10 @@ class KeptTexts:
     def _known(self, row: int, text: RowText, count: int) -> list[Watch]:
         """Return what is known after `count` tokens; of those that nobody read, only the text."""
         given = row // max(1, len(self._prompts) // self._rows)
-        start = self.sensor.start(self._prompts[row], self._kept(given, text, 0))
-        watches = text.progress.setdefault(self.sensor, [start])
+        watches = text.progress.get(self.sensor)
+        if watches is None:  # asked at every token, and the prompt stays what it is
+            start = self.sensor.start(self._prompts[row], self._kept(given, text, 0))
+            watches = text.progress[self.sensor] = [start]
         while len(watches) <= count:
             watches.append(self._after(given, text, watches, None))
         return watches
