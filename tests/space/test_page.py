@@ -361,7 +361,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_page_as_it_was(visit, lay_out)
     one = visit().open(**SHORT, schedule="en")
     one.page.select_option("#model", "broken + broken")
     one.page.wait_for_selector("#error:not([hidden])")
-    one.page.wait_for_selector("#go:not([disabled])")
+    assert one.page.locator("#playing").is_enabled()
     assert one.page.locator("#model").input_value() == "demo + demo"
     one.start(pace=64)
     one.finish()

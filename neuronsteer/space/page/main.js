@@ -213,9 +213,14 @@ function speak(label) { forget(); set({ schedule: writeSchedule([{ at: 0, label 
 function off(label) { forget(); set({ schedule: writeSchedule([{ at: 0, label }]), operation: "zero", strength: 1 }); showTab("play"); announce(`${englishName(label)} will be turned off`); $("go").focus(); }
 function use(change, keep) { set(change); if (!keep) $(`op-${state.operation || facts.operation.name}`)?.focus(); }
 
-/** Makes the page show a loaded model; empty for the first one. */
+/** Uses a loaded model; empty for the first one. */
 async function useModel(name) {
   facts = await api.neurons(name);
+  showModel();
+}
+
+/** Makes the page show the model in use. */
+function showModel() {
   setLabels(facts.labels);
   $("model").value = facts.name;
   timeline.build();
@@ -241,10 +246,10 @@ function showChoices(choices) {
 
 async function change({ model, set: neurons }) {
   showError();
+  wait("Loading model…");
   try {
     forget();
     for await (const step of api.load(model, neurons)) {
-      wait("Loading model…");
       $("facts").textContent = step.doing;
       if (step.name) {
         await useModel(step.name);
@@ -252,8 +257,8 @@ async function change({ model, set: neurons }) {
       }
     }
   } catch (error) {
+    showModel();
     showError(error.message);
-    await useModel(facts.name).catch(() => wait());
   }
 }
 
