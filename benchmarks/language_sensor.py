@@ -46,10 +46,10 @@ from ready_made_sets import SETS, loaded  # noqa: E402
 from ready_made_texts import LANGUAGES, lines, questions  # noqa: E402
 
 WINDOW, LENGTH, BEFORE, WITHIN = 20, 64, 24, 8
-SLACKS, BOUNDS = (0.02, 0.06, 0.1), (0.05, 0.1, 0.15, 0.2)
+SLACKS, BOUNDS = (0.02, 0.04, 0.06), (0.1, 0.15, 0.2, 0.3)
 TECHNICAL = (
-    "```python\nfor line in open(path):\n    total += int(line)\n```\n",
-    "https://example.org/documents/2024/annual-report.html (12.5 %, 3,400 kg) ",
+    "\n```python\nfor line in open(path):\n    total += int(line)\n```\n",
+    " https://example.org/documents/2024/annual-report.html (12.5 %, 3,400 kg) ",
 )
 
 
@@ -197,7 +197,9 @@ def main() -> None:
     technical = [
         (label, (ids[:12] + texts._ids(part) + ids[12:])[:LENGTH])
         for label, some in texts.written.items()
-        for ids, part in zip(some, itertools.cycle(TECHNICAL))
+        # Either kind is in both halves.
+        for k, ids in enumerate(some)
+        for part in (TECHNICAL[k // 2 % 2],)
     ]
     read = {
         name: list(texts.read(rows))

@@ -1,10 +1,10 @@
 """Notices when a text leaves the language that it is kept in, and says when to pull it back.
 
-Every token adds to a sum what speaks for another language: how much more the set's neurons look
-like that one's than like the kept one's, and letters of a script that the kept one does not have.
-What speaks for the kept language takes from the sum, down to nothing. Where it exceeds a bound,
-the text is steered for some tokens, and watched again afterwards: while it is steered, the neurons
-show what steering did.
+Of every other language there is a sum. Every word, or part of one, adds to it how much more the
+set's neurons look like that language's than like the kept one's, and takes from it, down to
+nothing, what speaks for the kept one; letters of a script that the kept language does not have are
+added to the sum of the likeliest other one. Where a sum exceeds a bound, the text is steered for
+some tokens, and watched again afterwards: while it is steered, the neurons show what steering did.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .running_text import THOUGHT_MARKS, TextReader, TextState
 from .token_scripts import TokenScripts
 
 # benchmarks/language_sensor.py says what becomes of texts with these, and with others.
-SLACK = 0.1
-#: What one token can add at most.
-MOST = 0.3
-BOUND = 0.1
+SLACK = 0.04
+#: What one token can add at most, and take, before the slack.
+MOST = 0.2
+BOUND = 0.15
 #: For how many tokens it is pulled back then.
 HOLD = 8
 
@@ -36,14 +36,14 @@ class Watch:
     Attributes:
         text: Where it stands.
         kept: The label that the next token but one is kept to; `None`: none.
-        sum: How much has spoken for another language lately.
+        sums: How much has spoken for each label lately; empty: nothing.
         pulled: For how many tokens to come the text is pulled back.
         left: The label that it is pulled away from.
     """
 
     text: TextState
     kept: str | None = None
-    sum: float = 0.0
+    sums: tuple[float, ...] = ()
     pulled: int = 0
     left: str | None = None
 
@@ -127,33 +127,35 @@ class LanguageSensor:
         if kept is None or (text.thinking and not self._thinking):
             return Watch(text, kept)
         if watch.kept not in (None, kept):
-            return Watch(text, kept, 0.0, self.hold, watch.kept)
+            return Watch(text, kept, (), self.hold, watch.kept)
         if watch.pulled:
             left = watch.left if watch.pulled > 1 else None
-            return Watch(text, kept, 0.0, watch.pulled - 1, left)
-        if text.technical or likeness is None:
-            return replace(watch, text=text, kept=kept)
-        speaks, other = self._against(likeness, token, kept, own)
-        total = max(0.0, watch.sum + speaks)
-        if total > self._bound:
-            return Watch(text, kept, 0.0, self.hold, other)
-        return Watch(text, kept, total)
-
-    def _against(
-        self, likeness: Tensor, token: int, kept: str, own: frozenset[str]
-    ) -> tuple[float, str]:
-        """Return how much a token speaks against the kept language, and for which one."""
-        labels = self.reader.labels
-        values: list[float] = likeness.tolist()
-        mine = values[labels.index(kept)]
-        best, other = max(
-            (value, label) for value, label in zip(values, labels, strict=True) if label != kept
-        )
+            return Watch(text, kept, (), watch.pulled - 1, left)
         scripts = self._tokens.scripts(token)
+        if text.technical or likeness is None or not scripts:
+            return replace(watch, text=text, kept=kept)
         # A name in Latin letters may stand in any text; what it says is left to the neurons.
-        if own and scripts and not scripts & own and "LATIN" not in scripts:
-            return MOST, other
-        return min(max(best - mine, -MOST), MOST) - self._slack, other
+        foreign = bool(own) and not scripts & own and "LATIN" not in scripts
+        sums = self._sums(watch.sums, likeness, kept, foreign)
+        highest = max(sums)
+        if highest > self._bound:
+            return Watch(text, kept, (), self.hold, self.reader.labels[sums.index(highest)])
+        return Watch(text, kept, sums)
+
+    def _sums(
+        self, before: tuple[float, ...], likeness: Tensor, kept: str, foreign: bool
+    ) -> tuple[float, ...]:
+        """Return the sums after a token, of which the kept label's stays nothing."""
+        labels = self.reader.labels
+        mine = likeness[labels.index(kept)]
+        found: list[float] = ((likeness - mine).clamp(-MOST, MOST) - self._slack).tolist()
+        if foreign:
+            likeliest = max(
+                (k for k, label in enumerate(labels) if label != kept), key=found.__getitem__
+            )
+            found[likeliest] = MOST
+        sums = zip(before or [0.0] * len(labels), found, strict=True)
+        return tuple(max(0.0, total + value) for total, value in sums)
 
 
 def pulled_back(watches: list[Watch], row: int, tokens: int) -> list[PullBack]:

@@ -16,7 +16,7 @@ ANSWER, THINKING, ALL = "answer", "thinking", "all"
 THOUGHT_MARKS = ("<think>", "</think>")
 _FENCE = "```"
 #: Addresses, paths and names of code: nothing of them is a word of a language.
-_TECHNICAL = re.compile(r"://|www\.|@|\w[_/\\=]\w|[a-z]\.[a-z]|\(\)", re.ASCII)
+_TECHNICAL = re.compile(r"http|://|www\.|@|\w[_/\\=]\w|[a-z]\.[a-z]|\(\)", re.ASCII)
 #: How much of the text is looked at again with the next token.
 _LOOK_BACK = 64
 
