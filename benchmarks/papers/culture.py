@@ -91,7 +91,7 @@ def measure(run: Run) -> None:
     owned = torch.isin(keys, sets["lang:"].neuron_keys())
     n = len(keys.unique())
     run.found("apart", len(keys[~owned].unique()) / n, n=n, details={"counts": genres.counts})
-    count = run.few(16, 4)
+    count = run.few(8, 4)
     heldout: dict[str, list[str]] = {}
     for (genre, _), some in texts.items():
         heldout.setdefault(genre, []).extend(thinned(some[1::2], count // len(LANGUAGES)))

@@ -87,7 +87,7 @@ def measure(run: Run) -> None:
     )
     run.figure("overlap", "Overlap of the units (Jaccard)", overlap)
     run.figure("layers", "Units by layer", ns.analyze("layers", sets["both"]))
-    items = run.few(20)
+    items = run.few(12)
     for which, neurons in sets.items():
         report = run.evaluate(
             which,

@@ -93,7 +93,7 @@ def measure(run: Run) -> None:
     report = run.evaluate(
         "fallback",
         neurons,
-        [{"name": "fallback", "items": run.few(6, 1), "tokens": run.few(24, 4), "steps": 3}],
+        [{"name": "fallback", "items": run.few(4, 1), "tokens": run.few(24, 4), "steps": 3}],
         controls=f"none,random:{run.seeds}",
         **common,
     )
@@ -107,7 +107,7 @@ def measure(run: Run) -> None:
             if prompt != "en" and label not in (prompt, "none"):
                 other += share or 0.0
                 english += (share or 0.0) * (label == "en")
-    count = round(other * run.few(6, 1))
+    count = round(other * run.few(4, 1))
     run.found("english", english / other if other else None, n=count)
 
 

@@ -1,6 +1,6 @@
 """LAPE: where language-specific neurons are, and what is lost without them.
 
-python benchmarks/papers/lape.py            # about half an hour on two cores; resumable
+python benchmarks/papers/lape.py            # about a quarter of an hour on two cores; resumable
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def measure(run: Run) -> None:
         random=[float(outer(evenly_drawn(neurons, seed)).mean()) for seed in range(run.seeds)],
         details={"counts": neurons.counts, "by_label": layers.facts["labels"]},
     )
-    count = run.few(20)
+    count = run.few(10)
     report = run.evaluate(
         "off",
         neurons,

@@ -72,7 +72,7 @@ def measure(run: Run) -> None:
         n=kinds["paper"]["selected"],
         details=kinds,
     )
-    count = run.few(10)
+    count = run.few(6)
     data = {"texts": run.heldout(count, CORE)}
     rises: dict[str, dict[str, Any]] = {}
     for name in ("specific", "specific+related"):
