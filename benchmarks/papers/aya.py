@@ -50,7 +50,7 @@ PAPER = Paper(
 
 def measure(run: Run) -> None:
     """Read every layer, and compare the neurons of every two languages."""
-    limit = run.few(64, 8)
+    limit = run.few(32, 8)
 
     def lens() -> dict[str, Any]:
         found = ns.analyze(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from ...errors import ParameterError
 from ...stats.forward import evaluating
@@ -161,8 +162,8 @@ def score_rows(
         for i, scores in zip(chosen, logits, strict=True):
             row = rows[i]
             targets = torch.tensor(row.ids[row.start :], device=scores.device)
-            logprobs = scores.log_softmax(-1).gather(-1, targets[:, None])
-            found[i] = Likelihood(float(logprobs.double().sum()), len(targets))
+            nats = cross_entropy(scores, targets, reduction="none")
+            found[i] = Likelihood(-float(nats.double().sum()), len(targets))
     return [each for each in found if each is not None]
 
 
@@ -210,9 +211,9 @@ def forward(
         yield (
             chosen,
             [
-                logits[k, offset + row.start - 1 - skipped : offset + len(row.ids) - 1 - skipped]
-                .float()
-                .clone()
+                logits[
+                    k, offset + row.start - 1 - skipped : offset + len(row.ids) - 1 - skipped
+                ].float()
                 for k, (row, offset) in enumerate(zip(batch, offsets, strict=True))
             ],
         )
