@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
-from reproduction import Claim, Paper, Rule, Run, lines, main
+from reproduction import SCORED, Claim, Paper, Rule, Run, lines, main
 
 import neuronsteer as ns
 from neuronsteer.evaluation.readers import thinned
@@ -91,10 +91,11 @@ def measure(run: Run) -> None:
     owned = torch.isin(keys, sets["lang:"].neuron_keys())
     n = len(keys.unique())
     run.found("apart", len(keys[~owned].unique()) / n, n=n, details={"counts": genres.counts})
-    count = run.few(8, 4)
+    count = run.few(16, 4)
     heldout: dict[str, list[str]] = {}
     for (genre, _), some in texts.items():
-        heldout.setdefault(genre, []).extend(thinned(some[1::2], count // len(LANGUAGES)))
+        few = thinned(some[1::2], count // len(LANGUAGES))
+        heldout.setdefault(genre, []).extend(run.cut(text, SCORED) for text in few)
     margins, tasks = dict[str, float](), [{"name": "perplexity", "items": count}]
     for name, mask in (("pure", ~owned), ("shared", owned)):
         part = genres.take(mask, genres.labels)

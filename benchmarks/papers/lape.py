@@ -6,7 +6,7 @@ python benchmarks/papers/lape.py            # about a quarter of an hour on two 
 from __future__ import annotations
 
 import torch
-from reproduction import CORE, Claim, Paper, Rule, Run, evenly_drawn, main
+from reproduction import CORE, SCORED, Claim, Paper, Rule, Run, evenly_drawn, main
 
 import neuronsteer as ns
 from neuronsteer.evaluation.bootstrap import interval
@@ -76,7 +76,7 @@ def measure(run: Run) -> None:
         "off",
         neurons,
         [{"name": "perplexity", "items": count}],
-        data={"texts": run.heldout(count, CORE)},
+        data={"texts": run.heldout(count, CORE, SCORED)},
         batch_size=32,
     )
     entry = report.task("perplexity")["treatments"]

@@ -57,6 +57,8 @@ SEEDS = 5
 DEMO = "demo"
 #: Tokens per language that statistics are made of.
 TOKENS, FEW = 18_000, 400
+#: Tokens of a text whose loss is measured: long enough to have a language, and soon read.
+SCORED = 32
 HOLDS, PARTLY, NOT, UNMEASURED = (
     "holds here",
     "holds partly",
@@ -183,10 +185,18 @@ class Run:
         size = self.few(TOKENS, FEW) if tokens is None else tokens
         return {label: texts_of(self.data, label, self.tokenizer, size) for label in labels}
 
-    def heldout(self, count: int, labels: Iterable[str] = CORE) -> dict[str, list[str]]:
-        """Return texts of no set and no statistics."""
+    def heldout(
+        self, count: int, labels: Iterable[str] = CORE, tokens: int | None = None
+    ) -> dict[str, list[str]]:
+        """Return texts of no set and no statistics; with `tokens`, only their first ones."""
         folder = self.data / "heldout"
-        return {label: thinned(lines(folder / f"{label}.txt.xz"), count) for label in labels}
+        found = {label: thinned(lines(folder / f"{label}.txt.xz"), count) for label in labels}
+        return {label: [self.cut(text, tokens) for text in some] for label, some in found.items()}
+
+    def cut(self, text: str, tokens: int | None) -> str:
+        """Return the first tokens of a text."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][:tokens]
+        return self.tokenizer.decode(ids).rstrip("\ufffd")
 
     def pairs(self, count: int, labels: Iterable[str] = CORE) -> dict[str, list[dict[str, str]]]:
         """Return pairs of Tatoeba, English and another language, whose texts are in no statistics.

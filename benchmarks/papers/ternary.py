@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproduction import CORE, Claim, Paper, Rule, Run, main
+from reproduction import CORE, SCORED, Claim, Paper, Rule, Run, main
 
 import neuronsteer as ns
 
@@ -73,7 +73,7 @@ def measure(run: Run) -> None:
         details=kinds,
     )
     count = run.few(6)
-    data = {"texts": run.heldout(count, CORE)}
+    data = {"texts": run.heldout(count, CORE, SCORED)}
     rises: dict[str, dict[str, Any]] = {}
     for name in ("specific", "specific+related"):
         neurons = ns.detect(stats, "ternary", kinds=name)
