@@ -1,7 +1,9 @@
-"""Checks before the server: who asks, small requests only, headers that forbid foreign scripts."""
+"""Checks before the server: who asks, small and quick requests, headers against foreign scripts."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +18,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: Bytes of the largest request accepted; the page's own requests are much smaller.
 _LARGEST = 64 * 1024
+#: Seconds in which a request must have arrived: one that sends a byte now and then would keep its
+#: connection for ever.
+_LONGEST = 30.0
 # Routes of Gradio that nothing here uses.
 _CLOSED = ("/upload", "/proxy=", "/file=", "/file/", "/custom_component", "/vibe", "/dev/")
 _HEADERS = {
@@ -28,7 +33,7 @@ _HEADERS = {
 
 
 class SecurityMiddleware:
-    """Refuses unused routes and large requests, and adds security headers (ASGI).
+    """Refuses unused routes, large and slow requests, and adds security headers (ASGI).
 
     Args:
         app: The server.
@@ -63,17 +68,25 @@ class SecurityMiddleware:
         if any(f"/gradio_api{route}" in path or path.startswith(route) for route in _CLOSED):
             await _refuse(send, 404, b"Not found.")
             return
-        size = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        size = headers.get(b"content-length", b"0")
         if not size.isdigit() or int(size) > _LARGEST:
             await _refuse(send, 413, b"The request is too large.")
             return
-        size_so_far = 0
+        size_so_far, end = 0, time.monotonic() + _LONGEST
+        complete = int(size) == 0 and b"transfer-encoding" not in headers
 
-        async def counted() -> Message:
-            nonlocal size_so_far
-            message = await receive()
-            size_so_far += len(message.get("body", b""))
+        async def limited() -> Message:
+            nonlocal size_so_far, complete
+            if complete:  # what is waited for now is the end of the connection
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
+            except asyncio.TimeoutError:
+                return {"type": "http.disconnect"}
             # Without a length in the header the size is known only as the body arrives.
+            size_so_far += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             return {"type": "http.disconnect"} if size_so_far > _LARGEST else message
 
         async def with_headers(message: Message) -> None:
@@ -81,7 +94,7 @@ class SecurityMiddleware:
                 message["headers"] = [*message.get("headers", []), *_HEADERS.items()]
             await send(message)
 
-        await self._app(scope, counted, with_headers)
+        await self._app(scope, limited, with_headers)
 
     def _is_strict(self, path: str) -> bool:
         return any(path == each or (each != "/" and path.startswith(each)) for each in self._strict)

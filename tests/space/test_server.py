@@ -5,11 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import re
+import socket
 import threading
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 import pytest
+
+from neuronsteer.space import middleware
 
 from .conftest import PATIENCE, PROMPT, changed, last, wait_until
 
@@ -310,6 +314,21 @@ def test_uploads_and_large_requests_are_refused(server):
     kind = {"Content-Type": "application/json"}
     assert fetch(f"{url}/call/generate", large, **kind)[0] == 413
     assert fetch(f"{url}/run/switch", large, **kind)[0] == 413
+
+
+@pytest.mark.parametrize("kind", ["Content-Length: 40", "Transfer-Encoding: chunked"])
+def test_a_request_that_does_not_end_loses_its_connection(server, monkeypatch, kind):
+    monkeypatch.setattr(middleware, "_LONGEST", 0.2)
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), PATIENCE) as connection:
+        connection.sendall(
+            f"POST /gradio_api/call/generate HTTP/1.1\r\nHost: {address.netloc}\r\n"
+            f"Content-Type: application/json\r\n{kind}\r\n\r\n".encode()
+        )
+        told = b""
+        while part := connection.recv(4096):  # ends when the server closes the connection
+            told += part
+    assert b" 200 " not in told
 
 
 def test_a_taken_port_is_reported(server):
