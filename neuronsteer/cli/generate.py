@@ -159,7 +159,7 @@ def _say_kept(done: GeneratedText, printer: LabelPrinter | None, quiet: bool) ->
     pulled = [each for each in done.kept if isinstance(each, PullBack)]
     if refused:
         some = ", ".join(
-            f"{each.text.strip()!r} ({each.probability:.0%}) → {each.instead.strip()!r}"
+            f"{_quoted(each.text)} ({each.probability:.0%}) → {_quoted(each.instead)}"
             for each in refused[:5]
         )
         more = "" if len(refused) <= 5 else ", …"
@@ -172,6 +172,11 @@ def _say_kept(done: GeneratedText, printer: LabelPrinter | None, quiet: bool) ->
         console.note(
             f"Steered back to {pulled[0].language}{look} at token {some}{more}", quiet=quiet
         )
+
+
+def _quoted(token: str) -> str:
+    # Some tokens are a part of a letter, and have no text of their own.
+    return repr(token.strip()) if token else "part of a letter"
 
 
 def _stored_schedule(rows: NeuronSet | None, keep: str | None) -> Schedule:

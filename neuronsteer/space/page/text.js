@@ -40,8 +40,8 @@ function cut(span, text, interventions) {
   });
 }
 
-// Some tokens are a part of a letter.
-const quoted = (text) => (/^\uFFFD*$/.test(text.trim()) ? "part of a letter" : `“${text.trim()}”`);
+// Some tokens are a part of a letter, and have no text of their own.
+const quoted = (text) => (text ? `“${text.trim()}”` : "part of a letter");
 
 function said({ kind, token, text, probability, instead, left }) {
   if (kind === "refused") return `token ${token}: ${quoted(text)} refused (${(100 * probability).toPrecision(2)} %), ${quoted(instead)} instead`;
