@@ -212,7 +212,7 @@ def test_a_text_is_kept_in_a_language_against_its_own_steering(service, short):
         # A part of a letter, which has no text, is refused, too.
         assert 0 < each["probability"] <= 1
         assert each["text"] == "" or not each["text"].isascii()
-        assert all(ord(c) < 0x2E00 for c in each["instead"])
+        assert not any(c.isalpha() and ord(c) > 0x2E00 for c in each["instead"])
         assert 0 <= each["token"] < 24 and each["tokens"] == 1
         assert len(short.prompt) <= each["start"] < each["end"] <= len(text_of(kept))
 
