@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -29,6 +30,7 @@ _DEMO_ARGUMENT = re.compile(r"(?<![^,])(pretrained|neurons)=demo(?![^,])")
     neuronsteer evaluate MODEL SET --data 'xquad=hf://google/xquad/xquad.{label}:validation' -o r
     neuronsteer evaluate MODEL SET --tasks confusion --data lcb=benchmark/ --identifier lid.176 -o r
     neuronsteer evaluate MODEL SET --tasks translation --data pairs=parallel/ -o report
+    neuronsteer evaluate MODEL SET --tasks clas_bench --data prompts=questions/ --judge MODEL2 -o r
     neuronsteer evaluate MODEL SET --task '{"name": "sweep", "strengths": [1, 2, 3]}' -o report
     """,
     resume="Every finished case is saved; continue with the same command and --resume.",
@@ -41,14 +43,22 @@ def evaluate(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Experiments, comma-separated; by default all for which there is data. "
-            "'neuronsteer methods' lists them."
+            help="Experiments, comma-separated; by default all for which there is data, except "
+            "clas_bench. 'neuronsteer methods' lists them."
         ),
     ] = None,
     task: Annotated[
         list[str] | None,
         typer.Option(
             metavar="JSON", help="One more experiment, with parameters, as JSON; repeatable."
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A chat model that rates the answers of clas_bench; without one, relevance is "
+            "the share of answers whose question can be told from them.",
         ),
     ] = None,
     controls: Annotated[
@@ -127,6 +137,8 @@ def evaluate(
     REPORT gets report.html to read, report.md to paste and report.json to compute with.
     """
     given = _tasks(tasks, task or [])
+    if judge is not None and not any(map(_is_rated, given or [])):
+        raise ParameterError("--judge rates the answers of clas_bench: add --tasks clas_bench.")
     check_output(
         out,
         "a report",
@@ -143,6 +155,15 @@ def evaluate(
     check_log(log)
     rows = load_set(neurons)
     loaded, tokenizer = loading.load(model)
+    if judge is not None and given is not None:
+        # The revision is one of the model's repository.
+        both = dataclasses.replace(loading, revision=None).load(judge)
+        given = [
+            {**({"name": each} if isinstance(each, str) else each), "judge": both}
+            if _is_rated(each)
+            else each
+            for each in given
+        ]
     chosen = languages if languages in ("auto", "all") else options.read_list(languages) or "auto"
     report = run(
         loaded,
@@ -266,6 +287,10 @@ def _tasks(tasks: str | None, more: list[str]) -> list[Any] | None:
             )
         found.append(spec)
     return found or None
+
+
+def _is_rated(task: str | dict[str, Any]) -> bool:
+    return (task if isinstance(task, str) else task.get("name")) == "clas_bench"
 
 
 def _print_report(report: Report) -> None:

@@ -12,6 +12,8 @@ from ..errors import ParameterError
 from . import console, options
 from .commands import command
 from .steered_text import (
+    PULLED_BACK,
+    REFUSED,
     GeneratedText,
     GenerationRequest,
     LabelPrinter,
@@ -89,7 +91,8 @@ def generate(
     """Generate text while steering with a neuron set.
 
     Each part of the text is coloured by the label that was active; without colours the label
-    stands in front of it.
+    stands in front of it. With --keep, tokens at which another one was held back, or the text was
+    steered back, are underlined; without colours ⟦×⟧ and ⟦↩⟧ stand in front of them.
     """
     if as_json and stream:
         raise ParameterError("--json prints one object at the end, --stream prints tokens: choose.")
@@ -141,13 +144,14 @@ def generate(
         )
     elif not stream:
         printer.prompt(text)
-        for span in done.spans:
-            printer.piece(done.text[span["start"] : span["end"]], span["label"])
+        for piece, label, mark in done.parts():
+            printer.piece(piece, label, mark)
         printer.end()
-    _say_kept(done, quiet)
+    _say_kept(done, None if as_json else printer, quiet)
 
 
-def _say_kept(done: GeneratedText, quiet: bool) -> None:
+def _say_kept(done: GeneratedText, printer: LabelPrinter | None, quiet: bool) -> None:
+    """Say what was done to keep the language, and how the text above shows it."""
     from ..steering.keeping.language_sensor import PullBack
     from ..steering.keeping.vocabulary_gate import Refusal
 
@@ -155,15 +159,24 @@ def _say_kept(done: GeneratedText, quiet: bool) -> None:
     pulled = [each for each in done.kept if isinstance(each, PullBack)]
     if refused:
         some = ", ".join(
-            f"{each.text.strip()!r} ({each.probability:.0%}) → {each.instead.strip()!r}"
+            f"{_quoted(each.text)} ({each.probability:.0%}) → {_quoted(each.instead)}"
             for each in refused[:5]
         )
         more = "" if len(refused) <= 5 else ", …"
-        console.note(f"Held back at {len(refused)} tokens: {some}{more}", quiet=quiet)
+        look = f" ({printer.look(REFUSED)})" if printer else ""
+        console.note(f"Held back at {len(refused)} tokens{look}: {some}{more}", quiet=quiet)
     if pulled:
         some = ", ".join(f"{each.token} ({each.left})" for each in pulled[:8])
         more = "" if len(pulled) <= 8 else ", …"
-        console.note(f"Steered back to {pulled[0].language} at token {some}{more}", quiet=quiet)
+        look = f" ({printer.look(PULLED_BACK)})" if printer else ""
+        console.note(
+            f"Steered back to {pulled[0].language}{look} at token {some}{more}", quiet=quiet
+        )
+
+
+def _quoted(token: str) -> str:
+    # Some tokens are a part of a letter, and have no text of their own.
+    return repr(token.strip()) if token else "part of a letter"
 
 
 def _stored_schedule(rows: NeuronSet | None, keep: str | None) -> Schedule:

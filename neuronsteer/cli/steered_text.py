@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from ..steering.keeping.language_sensor import PullBack
     from ..steering.keeping.vocabulary_gate import Refusal
     from ..steering.schedule import Schedule
+
+#: What was done at a token to keep its language: how it is written where colours do not reach the
+#: reader, how it is styled elsewhere, and what that style is called.
+REFUSED, PULLED_BACK = "refused", "pulled back"
+_SIGNS = {REFUSED: "⟦×⟧", PULLED_BACK: "⟦↩⟧"}
+_STYLES = {REFUSED: "underline", PULLED_BACK: "underline italic"}
+_STYLE_NAMES = {REFUSED: "underlined", PULLED_BACK: "underlined and in italics"}
 
 #: Tokens that are generated after the last switch, unless the user says how many there are.
 _AFTER_SWITCH = 32
@@ -105,6 +112,7 @@ class GeneratedText:
         tokens: Number of generated tokens.
         report: What was steered, per layer.
         kept: What was done to keep the language.
+        pieces: The text of every generated token.
     """
 
     prompt: str
@@ -113,6 +121,28 @@ class GeneratedText:
     tokens: int
     report: dict[str, Any]
     kept: Sequence[Refusal | PullBack] = ()
+    pieces: Sequence[str] = ()
+
+    def parts(self) -> Iterator[tuple[str, str | None, str | None]]:
+        """Yield the text of every token, its label, and what kept its language there."""
+        marks = marks_of(self.kept)
+        for span in self.spans:
+            for token in range(span["token_start"], span["token_end"]):
+                yield self.pieces[token], span["label"], marks.get(token)
+
+
+def marks_of(kept: Sequence[Refusal | PullBack]) -> dict[int, str]:
+    """Return at which tokens another one was refused, and which were pulled back."""
+    from ..steering.keeping.vocabulary_gate import Refusal
+
+    refused = {each.token: REFUSED for each in kept if isinstance(each, Refusal)}
+    pulled = {
+        token: PULLED_BACK
+        for each in kept
+        if not isinstance(each, Refusal)
+        for token in range(each.token, each.token + each.tokens)
+    }
+    return {**pulled, **refused}
 
 
 def generate_text(
@@ -152,7 +182,10 @@ def generate_text(
         streamer = None
         if printer is not None:
             printer.prompt(request.prompt)
-            streamer = LabelStreamer(printer, tokenizer, runs_so_far)
+            kept_so_far = kept.report if kept else lambda: ()
+            streamer = LabelStreamer(
+                printer, tokenizer, runs_so_far, lambda: marks_of(kept_so_far())
+            )
         ids = _generate(model, tokenizer, inputs, request, streamer)
         report = steer.report() if steer else {}
         done = kept.report() if kept else ()
@@ -168,6 +201,7 @@ def generate_text(
         tokens=len(new),
         report=report,
         kept=done,
+        pieces=texts,
     )
 
 
@@ -200,7 +234,8 @@ def _generate(
 class LabelPrinter:
     """Prints pieces of text in the colour of their label.
 
-    Where colours do not reach the reader, the label stands in front of its text: `⟦fr⟧`.
+    Where colours do not reach the reader, the label stands in front of its text: `⟦fr⟧`. So does
+    what was done at a token to keep its language, which is underlined otherwise.
     """
 
     def __init__(self, out: Console, labels: Sequence[str]) -> None:
@@ -208,19 +243,38 @@ class LabelPrinter:
         self._colours = console.colours(labels)
         self._marks = not console.coloured(out)
         self._last: str | None = None
+        self._mark: str | None = None
+        self._waiting: str | None = None
 
     def prompt(self, text: str) -> None:
         """Write the prompt."""
         self._write(text, "dim")
 
-    def piece(self, text: str, label: str | None) -> None:
-        """Write the text of one token or span."""
+    def piece(self, text: str, label: str | None, mark: str | None = None) -> None:
+        """Write the text of one token or span.
+
+        Args:
+            text: The text; what was done at a token without any is told at the next one.
+            label: Its label.
+            mark: What was done there to keep the language: `REFUSED` or `PULLED_BACK`.
+        """
+        mark, self._waiting = mark or self._waiting, None
         if not text:
+            self._waiting = mark
             return
         if label != self._last and self._marks:
             self._write(f"⟦{'-' if label is None else target_label(label)}⟧", None)
         self._last = label
-        self._write(text, self.colour(label))
+        # Every refusal is one of its own; a part that was pulled back is marked where it begins.
+        if mark is not None and self._marks and (mark == REFUSED or mark != self._mark):
+            self._write(_SIGNS[mark], None)
+        self._mark = mark
+        style = self.colour(label)
+        self._write(text, style if mark is None else f"{style} {_STYLES[mark]}")
+
+    def look(self, mark: str) -> str:
+        """Return how a token with this mark is written, in words."""
+        return _SIGNS[mark] if self._marks else _STYLE_NAMES[mark]
 
     def colour(self, label: str | None) -> str:
         """Return the colour of a label."""
@@ -249,14 +303,19 @@ class LabelStreamer:
         printer: Where the text goes.
         tokenizer: The model's tokenizer.
         runs: Returns which label was active at which generated tokens so far.
+        marks: Returns what was done at which of them to keep the language, see `marks_of`.
     """
 
     def __init__(
-        self, printer: LabelPrinter, tokenizer: Any, runs: Callable[[], Sequence[Run]]
+        self,
+        printer: LabelPrinter,
+        tokenizer: Any,
+        runs: Callable[[], Sequence[Run]],
+        marks: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
         self._printer = printer
         self._tokenizer = tokenizer
-        self._runs = runs
+        self._runs, self._marks = runs, marks
         self._text: Detokenizer | None = None
         self._count = 0
 
@@ -267,7 +326,8 @@ class LabelStreamer:
             self._text = Detokenizer(self._tokenizer, ids)
             return
         for token in ids:
-            self._printer.piece(self._text.push(token), self._label())
+            mark = self._marks().get(self._count)
+            self._printer.piece(self._text.push(token), self._label(), mark)
             self._count += 1
 
     def end(self) -> None:

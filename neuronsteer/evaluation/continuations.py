@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from ..models.special_tokens import end_tokens
 
 
 def continue_rows(
@@ -36,12 +39,25 @@ def continue_rows(
     return [row[longest:] for row in made.tolist()]
 
 
-def encode_prompt(tokenizer: Any, prompt: str, chat: bool = False) -> list[int]:
-    """Return the ids of a prompt, in the chat template if it goes through it."""
+def without_end(model: Any, tokenizer: Any, row: Sequence[int]) -> list[int]:
+    """Return new tokens up to the one that ended the text."""
+    ends = end_tokens(model, tokenizer)
+    return list(itertools.takewhile(lambda token: token not in ends, row))
+
+
+def encode_prompt(tokenizer: Any, prompt: str, chat: bool = False, **template: Any) -> list[int]:
+    """Return the ids of a prompt, in the chat template if it goes through it.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompt: What a user says, or the beginning of a text.
+        chat: Whether it goes through the chat template.
+        **template: Further arguments of that template.
+    """
     if chat:
         messages = [{"role": "user", "content": prompt}]
         found = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True
+            messages, add_generation_prompt=True, return_dict=True, **template
         )
         return [int(i) for i in found["input_ids"]]
     ids = [int(i) for i in tokenizer(prompt)["input_ids"]]

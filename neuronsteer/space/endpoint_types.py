@@ -36,6 +36,25 @@ class OutputText(TypedDict):
     ended: bool
 
 
+class Intervention(TypedDict):
+    """What was done at a token to keep the text in its language; `start`, `end` count characters.
+
+    `kind` is "refused" (`text`, to which the model gave `probability`, was held back, and `instead`
+    was the likeliest that was left) or "pulled back" (for so many `tokens`; `left` is the language
+    that the text was found in).
+    """
+
+    kind: str
+    token: int
+    tokens: int
+    start: int
+    end: int
+    text: str | None
+    probability: float | None
+    instead: str | None
+    left: str | None
+
+
 class Switch(TypedDict):
     """A switch by hand."""
 
@@ -52,6 +71,7 @@ class _Snapshot(TypedDict):
     schedule: str
     note: str
     switches: list[Switch]
+    interventions: list[Intervention]
     outputs: list[OutputText]
     scores: dict[str, dict[str, int]]
 
@@ -94,6 +114,7 @@ class NeuronFacts(TypedDict):
     model: str
     set: str
     labels: list[str]
+    languages: list[str]
     counts: dict[str, int]
     layers: dict[str, list[int]]
     neurons: int

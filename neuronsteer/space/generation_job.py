@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from ..errors import ParameterError
+from ..steering.keeping.vocabulary_gate import VocabularyGate
 from ..steering.schedule import Schedule
 from ..steering.schedule_text import target_label
 from ..steering.steerer import PREVIOUS, Steerer, attach
@@ -61,6 +62,7 @@ class GenerationJob:
         self._seconds = _STARTING + request.max_new_tokens * token
         self._ends_at = time.monotonic() + self._seconds
         self._steer: Steerer | None = None
+        self._gate: VocabularyGate | None = None
         inputs = loaded.tokenizer(request.prompt, return_tensors="pt")
         self._ids: torch.Tensor = inputs["input_ids"]
         limit = getattr(loaded.model.config, "max_position_embeddings", None)
@@ -146,6 +148,7 @@ class GenerationJob:
             torch.inference_mode(),
         ):
             self._steer = steer
+            self._gate = loaded.gate(request, len(self._outputs))
             self._steer_to(request.parsed(loaded.neurons))
             ids = self._ids.to(loaded.model.device).repeat(len(self._outputs), 1)
             steer.generate(
@@ -153,7 +156,10 @@ class GenerationJob:
                 attention_mask=torch.ones_like(ids),
                 streamer=self,
                 logits_processor=LogitsProcessorList(
-                    [SeededSampling(request.seed, request.temperature, request.top_p)]
+                    [
+                        *([self._gate] if self._gate else []),
+                        SeededSampling(request.seed, request.temperature, request.top_p),
+                    ]
                 ),
                 **loaded.options(request),
             )
@@ -210,6 +216,13 @@ class GenerationJob:
 
     def _steer_to(self, schedule: Schedule) -> None:
         assert self._steer is not None
+        if self._request.is_watched(self._loaded.neurons):
+            self._steer.keep(
+                [self._request.keep, None, None][: len(self._outputs)],
+                self._request.steering(self._loaded.neurons),
+                self._request.strength,
+            )
+            return
         targets = [schedule, None, for_random_neurons(schedule)][: len(self._outputs)]
         self._steer.to(
             targets,
@@ -238,6 +251,13 @@ class GenerationJob:
             for start, end, label in self._steer.spans(0)
         ]
 
+    def _interventions(self) -> list[dict[str, Any]]:
+        if self._steer is None or self._gate is None or not self._tokens:
+            return []
+        return self._outputs[0].interventions(
+            sorted([*self._gate.refused, *self._steer.pulled_back(0)], key=lambda each: each.token)
+        )
+
     def _followed_schedule(self) -> str:
         """Return the schedule that gives this text again, switches by hand included."""
         if self._steer is None or not self._tokens:
@@ -264,6 +284,7 @@ class GenerationJob:
                 self._request.max_new_tokens
             ),
             "switches": list(self._switches),
+            "interventions": self._interventions(),
             "outputs": outputs,
             "scores": scores(outputs),
         }

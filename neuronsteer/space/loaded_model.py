@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ..languages import is_known
 from ..models.special_tokens import end_tokens, unwritten_tokens
+from ..steering.keeping.vocabulary_gate import Candidates, VocabularyGate
 from ..steering.schedule import Schedule
 from .settings import DEMO, model_name
 
@@ -84,6 +86,13 @@ class LoadedModel:
         drawn = self.neurons.random_like(seed)
         return drawn.relabel({label: RANDOM + label for label in drawn.labels})
 
+    def gate(self, request: GenerationRequest, rows: int) -> VocabularyGate | None:
+        """Return what keeps the first of so many rows in a language; `None` if nothing is to."""
+        if not request.keep:
+            return None
+        languages = [request.keep, *[None] * (rows - 1)]
+        return VocabularyGate(self.tokenizer, languages, candidates=candidates(request))
+
     def options(self, request: GenerationRequest) -> dict[str, Any]:
         """Return the arguments of `model.generate` for a request."""
         options: dict[str, Any] = {"max_new_tokens": request.max_new_tokens, "do_sample": False}
@@ -119,6 +128,7 @@ class LoadedModel:
             "model": self.model_id,
             "set": self.set_id,
             "labels": self.labels,
+            "languages": [label for label in self.labels if is_known(label)],
             **{key: summary[key] for key in kept},
             "sharing": {str(owners): count for owners, count in summary["sharing"].items()},
             "exclusive": neurons.exclusive_counts(),
@@ -165,6 +175,13 @@ class LoadedModel:
         labels = [label for label in read.labels if label in self.labels][:3] or self.labels[:1]
         every = _TOKENS // len(labels)
         return str(Schedule(labels[0], *((i * every, each) for i, each in enumerate(labels) if i)))
+
+
+def candidates(request: GenerationRequest) -> Candidates:
+    """Return what a token must be to be chosen by the page's sampling."""
+    if not request.temperature:
+        return Candidates()
+    return Candidates(True, request.temperature, top_p=request.top_p)
 
 
 def for_random_neurons(schedule: Schedule) -> Schedule:

@@ -34,6 +34,7 @@ def add_tools(
         max_new_tokens: int = 80,
         temperature: float = 0.6,
         seed: int = 1,
+        keep: str = "",
         session: str = "",
     ) -> str:
         """Continue a text with a language model whose language neurons are steered.
@@ -41,8 +42,8 @@ def add_tools(
         A schedule is a language ("fr"), or several and the generated token at which each takes over
         ("en,24:fr,64:ja"), or one at the end of a sentence ("en,sentence:fr"), or "-" for none. The
         text follows a few tokens after a switch. Returns JSON: the whole text, its spans with the
-        language asked for and the one that an identifier detected, and the schedule that was
-        followed.
+        language asked for and the one that an identifier detected, the schedule that was followed,
+        and what was done to keep the text in a language.
 
         Args:
             prompt: The text to continue; it is no instruction.
@@ -50,6 +51,7 @@ def add_tools(
             max_new_tokens: How many tokens to generate.
             temperature: For sampling; 0 takes the likeliest token.
             seed: The same seed gives the same text.
+            keep: Code of a language that the text is kept in, e.g. "ko"; nothing for none.
             session: A name of your choice, by which the tool switch finds this text while it runs.
         """
         request = GenerationRequest(
@@ -58,6 +60,7 @@ def add_tools(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
+            keep=keep,
             controls=False,
             full_length=False,
         )
@@ -75,7 +78,7 @@ def add_tools(
             }
             for span in steered["spans"]
         ]
-        kept = {key: last[key] for key in ("state", "tokens", "schedule", "note")}
+        kept = {key: last[key] for key in ("state", "tokens", "schedule", "note", "interventions")}
         return _json({"text": steered["text"], "spans": spans, **kept})
 
     def switch(language: str, session: str) -> str:

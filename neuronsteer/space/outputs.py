@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..steering.keeping.language_sensor import PullBack
+from ..steering.keeping.vocabulary_gate import Refusal
 from ..steering.token_text import Detokenizer, Run, locate
 
 if TYPE_CHECKING:
@@ -90,6 +92,34 @@ class Output:
             "tokens": size,
             "ended": self.ended,
         }
+
+    def interventions(self, kept: Sequence[Refusal | PullBack]) -> list[dict[str, Any]]:
+        """Return what was done to keep the language, with where in the text that is."""
+        size, found = len(self.pieces), list[dict[str, Any]]()
+        for each in kept:
+            refused = isinstance(each, Refusal)
+            tokens = 1 if refused else each.tokens
+            end = min(each.token + tokens, size)
+            # A letter of several tokens is the text of the last of them.
+            while each.token < end < size and not any(self.pieces[each.token : end]):
+                end += 1
+            if each.token >= end:
+                continue
+            (place,) = locate([(each.token, end, None)], self.pieces, len(self.prompt))
+            found.append(
+                {
+                    "kind": "refused" if refused else "pulled back",
+                    "token": each.token,
+                    "tokens": tokens,
+                    "start": place["start"],
+                    "end": place["end"],
+                    "text": each.text if refused else None,
+                    "probability": each.probability if refused else None,
+                    "instead": each.instead if refused else None,
+                    "left": None if refused else each.left,
+                }
+            )
+        return found
 
     def _detect(self, text: str) -> str | None:
         """Return the label that the identifier gives a text, or `None`."""

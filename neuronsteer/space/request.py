@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NeuronSteerError, ParameterError, unknown_label
+from ..languages import check_known
 from ..steering.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class GenerationRequest:
         controls: Also generate unsteered, and with random neurons.
         full_length: Do not let the model end the text before `max_new_tokens`.
         pace: Tokens per second, at least 1; 0 for as fast as it goes.
+        keep: Code of a language that the steered text is kept in, see `ns.keep`; `""` for none.
     """
 
     prompt: str
@@ -59,6 +61,7 @@ class GenerationRequest:
     controls: bool = True
     full_length: bool = True
     pace: float = 0.0
+    keep: str = ""
 
     def checked(self, settings: SpaceSettings, neurons: NeuronSet) -> GenerationRequest:
         """Return the request with proper types.
@@ -109,7 +112,10 @@ class GenerationRequest:
             controls=bool(self.controls),
             full_length=bool(self.full_length),
             pace=pace,
+            keep=str(self.keep or "")[:40],
         )
+        if found.keep:
+            check_known(found.keep)
         for label in found.parsed(neurons).labels:
             check_label(label, neurons)
         found.steering(neurons)
@@ -128,6 +134,14 @@ class GenerationRequest:
         )
         prompt = found.prompt if "prompt=" in self.schedule else False
         return Schedule(*found.points, repeat=found.repeat, prompt=prompt)
+
+    def is_watched(self, neurons: NeuronSet) -> bool:
+        """Return whether the neurons steer the text back where it leaves what it is kept in.
+
+        They cannot while they steer it along a schedule; then only foreign scripts are held back.
+        """
+        known = self.keep in neurons.means_of and bool(neurons.counts.get(self.keep))
+        return known and len(neurons.means_of) > 1 and not self.parsed(neurons).labels
 
     @property
     def subtracts_previous(self) -> bool:

@@ -208,6 +208,7 @@ def _add_endpoints(app: Any, service: Service, gr: Any) -> None:
         controls: bool = True,
         full_length: bool = True,
         pace: float = 0.0,
+        keep: str = "",
         model: str = "",
         session: str = "",
         request: Any = None,
@@ -225,6 +226,7 @@ def _add_endpoints(app: Any, service: Service, gr: Any) -> None:
                 controls=controls,
                 full_length=full_length,
                 pace=pace,
+                keep=keep,
             )
             yield from service.generate(wanted, model, session or _session(request))
 

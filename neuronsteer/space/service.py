@@ -34,7 +34,7 @@ class Service:
         self.settings = settings
         self.models = ModelCache(settings)
         self._control = ControlFolder()
-        self._sessions: dict[str, str] = {}
+        self._sessions: dict[str, tuple[str, str]] = {}
         self._lock = threading.Lock()
         # On ZeroGPU this runs in a copy of this process, which finds the models by their names.
         self._compute = on_gpu(self._run, _seconds_on_gpu)
@@ -53,8 +53,9 @@ class Service:
         with self.models.using(model) as loaded:
             checked = request.checked(self.settings, loaded.neurons)
             messages = self._control.open(session)
+            watched = checked.keep if checked.is_watched(loaded.neurons) else ""
             with self._lock:
-                self._sessions[session] = loaded.name
+                self._sessions[session] = loaded.name, watched
             try:
                 for snapshot in self._compute(loaded.name, checked, messages):
                     if "error" in snapshot:
@@ -86,9 +87,12 @@ class Service:
         """
         target = None if label in (None, "", "-") else label
         with self._lock:
-            model = self._sessions.get(session)
+            model, watched = self._sessions.get(session, (None, ""))
         if model is None:
             return {"switched": False, "why": "Nothing is being generated in this session."}
+        if watched:
+            why = f"This text is kept in {watched!r}; nothing else is steered to."
+            return {"switched": False, "why": why}
         if target is not None:
             with self.models.using(model) as loaded:
                 check_label(target, loaded.neurons)

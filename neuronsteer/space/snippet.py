@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..hub import hub_name
-from .loaded_model import RANDOM, LoadedModel, for_random_neurons
+from .loaded_model import RANDOM, LoadedModel, candidates, for_random_neurons
 from .request import GenerationRequest
 from .settings import DEMO
 
@@ -18,15 +18,15 @@ tok = AutoTokenizer.from_pretrained(MODEL)
 neurons = ns.NeuronSet.from_pretrained({neurons!r})
 {control}
 inputs = tok([{prompt!r}]{times}, return_tensors="pt")
-sampling = SeededSampling({seed}, temperature={temperature:g}, top_p={top_p:g})
+{gate}sampling = SeededSampling({seed}, temperature={temperature:g}, top_p={top_p:g})
 with ns.attach(model, {sets}, tokenizer=tok) as steer:
-    steer.to(
+    steer.{act}(
         {target},
     )
     ids = model.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
-        logits_processor=LogitsProcessorList([sampling]),
+        logits_processor=LogitsProcessorList([{processors}]),
         {options},
     )
 for text in tok.batch_decode(ids, skip_special_tokens=True):
@@ -36,6 +36,9 @@ _CONTROL = """
 # The control: as many random neurons per label and layer, under their own labels.
 random = neurons.random_like(seed={seed})
 random = random.relabel({{label: {prefix!r} + label for label in random.labels}})
+"""
+_GATE = """\
+gate = VocabularyGate(tok, {languages!r}, candidates={candidates!r})
 """
 _TARGETS = """[
             {steered},
@@ -56,8 +59,13 @@ def snippet(loaded: LoadedModel, request: GenerationRequest) -> str:
     steered, random = (
         f"ns.Schedule.parse({str(each)!r})" for each in (schedule, for_random_neurons(schedule))
     )
-    target = [_TARGETS.format(steered=steered, random=random) if request.controls else steered]
-    if request.subtracts_previous:
+    languages = [request.keep, *([None, None] if request.controls else [])]
+    watched = request.is_watched(loaded.neurons)
+    if watched:
+        target = [repr(languages)]
+    else:
+        target = [_TARGETS.format(steered=steered, random=random) if request.controls else steered]
+    if request.subtracts_previous and not watched:
         target.append('away_from="previous"')
     if request.steering(loaded.neurons) is not None:
         target.append(f"operation={request.operation!r}")
@@ -65,8 +73,16 @@ def snippet(loaded: LoadedModel, request: GenerationRequest) -> str:
         target.append(f"strength={request.strength:g}")
     options = [f"{name}={value!r}" for name, value in loaded.options(request).items()]
     between = ",\n        "
+    imports = ["from neuronsteer.demo import model_folder\n"] if embedded else []
+    if request.keep:
+        names = "Candidates, VocabularyGate"
+        imports.append(f"from neuronsteer.steering.keeping.vocabulary_gate import {names}\n")
+    gate = _GATE.format(languages=languages, candidates=candidates(request))
     return _TEMPLATE.format(
-        imports="from neuronsteer.demo import model_folder\n" if embedded else "",
+        imports="".join(imports),
+        gate=gate if request.keep else "",
+        act="keep" if watched else "to",
+        processors="gate, sampling" if request.keep else "sampling",
         model="model_folder()" if embedded else repr(hub_name(loaded.model_id)),
         dtype=loaded.dtype,
         neurons=loaded.set_id,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from neuronsteer.evaluation.experiments import _judge
 from neuronsteer.evaluation.metrics import METRICS
 from neuronsteer.evaluation.metrics.evaluate_library import files
 from neuronsteer.neuron_set import NeuronSet
@@ -43,6 +44,32 @@ def test_evaluate_writes_a_report(disk, call, tmp_path):
     assert [task["name"] for task in json.loads(again.out)["tasks"]] == ["lss", "perplexity"]
 
 
+def test_evaluate_asks_a_judge(disk, call, tmp_path, monkeypatch):
+    from neuronsteer.cli import models
+
+    load = models.load_model
+
+    def with_template(name, **options):
+        model, tokenizer = load(name, **options)
+        if options["revision"] is None:  # the judge is of another repository
+            tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+        return model, tokenizer
+
+    monkeypatch.setattr(models, "load_model", with_template)
+    monkeypatch.setattr(_judge, "_TOKENS", 4)
+    out = tmp_path / "report"
+    pytest.importorskip("lingua", reason="the language identifier is not installed")
+    done = call(
+        "evaluate", disk.model, disk.set, "-o", str(out), "--controls", "", "--limit", "1", "-q",
+        "--labels", "en,fr", "--languages", "en,fr", "--revision", "main",
+        "--task", '{"name": "clas_bench", "tokens": 4}', "--judge", disk.model,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    made = json.loads((out / "report.json").read_text("utf-8"))["tasks"][0]
+    assert made["name"] == "clas_bench" and made["parameters"]["judge"]
+    assert set(made["treatments"]) == {"neurons", "prompted", "prompted_natively"}
+
+
 def test_evaluate_shows_the_headlines(disk, call, tmp_path):
     texts = Path(disk.texts)
     done = call(
@@ -70,6 +97,7 @@ def test_evaluate_shows_the_headlines(disk, call, tmp_path):
         ("--task [1]", "expected an object"),
         ("--tasks lss --controls diffmean", "--stats"),
         ("--labels xx --tasks lss", "Unknown label"),
+        ("--tasks lss --judge demo", "add --tasks clas_bench"),
         ("--tasks lss --identifier nobody --tasks forcing", "No language identifier"),
     ],
 )

@@ -147,8 +147,12 @@ def test_generate_keeps_a_language_without_a_set(call: Call, disk: Disk):
     assert {"row", "token", "text", "probability", "instead"} == set(found["refused"][0])
     shown = call(*arguments)
     assert shown.code == 0, shown.err
-    assert f"Held back at {len(found['refused'])} tokens" in shown.err
-    assert shown.out.endswith(found["text"] + "\n")
+    assert f"Held back at {len(found['refused'])} tokens (⟦×⟧)" in shown.err
+    assert shown.out.replace("⟦×⟧", "") == found["text"] + "\n"
+    streamed = call(*arguments, "--stream")
+    assert streamed.out == shown.out and streamed.err == shown.err
+    # A token whose text comes with a later one is marked there.
+    assert 0 < shown.out.count("⟦×⟧") <= len(found["refused"])
 
 
 def test_generate_steers_and_keeps(call: Call, disk: Disk):

@@ -64,6 +64,7 @@ def test_tools_are_typed_and_described(address):
         "max_new_tokens": "integer",
         "temperature": "number",
         "seed": "integer",
+        "keep": "string",
         "session": "string",
     }
     assert "en,24:fr" in schema["properties"]["schedule"]["description"]

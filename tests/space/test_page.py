@@ -248,6 +248,36 @@ def test_the_address_fills_the_page(visit):
     assert wrong.page.locator("#seed").input_value() == "1"
 
 
+def test_what_keeps_the_language_is_marked(visit):
+    one = visit().open(**SHORT, schedule="ja", controls=0)
+    one.page.click("#tuning summary")
+    options = one.page.locator("#keep option")
+    assert options.first.get_attribute("value") == "" and one.page.locator("#kept").is_hidden()
+    one.page.locator("#keep").select_option("fr")
+    assert "keep=fr" in one.address
+    one.start(pace=64)
+    one.finish()
+    marks = one.page.locator("#steered .kept.refused")
+    assert marks.count() and "refused" in marks.first.get_attribute("title")
+    # A mark is a line under the token, not a colour alone.
+    assert marks.first.evaluate("each => getComputedStyle(each).borderBottomStyle") == "dotted"
+    assert "another one was refused" in one.page.locator("#kept").text_content()
+    assert "VocabularyGate" in one.page.locator("#snippet").text_content()
+    again = visit()
+    again.page.goto(one.page.locator("#link").text_content())
+    again.page.wait_for_selector("body[data-ready]")
+    assert again.page.locator("#keep").input_value() == "fr"
+    again.start(pace=64)
+    again.finish()
+    assert again.text == one.text
+    again.page.locator("#keep").evaluate(
+        "each => { each.value = ''; each.dispatchEvent(new Event('change')); }"
+    )
+    assert "keep=" not in again.address
+    unknown = visit().open(**SHORT, schedule="fr", keep="xx")
+    assert unknown.page.locator("#keep").input_value() == "" and "keep=" not in unknown.address
+
+
 def test_two_pages_at_once(visit):
     wishes = ["fr", "ru"]
     alone = []

@@ -11,6 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
+import neuronsteer as ns
+from neuronsteer.cli.models import load_model
+from neuronsteer.demo import model_folder
+from neuronsteer.demo.sentences import texts
 from neuronsteer.errors import ParameterError
 from neuronsteer.space import SpaceSettings, generation_job
 from neuronsteer.space.service import Service
@@ -195,6 +199,84 @@ def test_visitors_do_not_change_each_others_language(service, short):
     assert len(set(alone)) == len(alone)
 
 
+def test_a_text_is_kept_in_a_language_against_its_own_steering(service, short):
+    """Steered to Japanese, kept in French: other tokens are refused, and the text shows where."""
+    wanted = changed(short, schedule="ja", max_new_tokens=24)
+    free, kept = (last(service.generate(changed(wanted, keep=keep))) for keep in ("", "fr"))
+    assert free["interventions"] == []
+    # Where nothing else could have been chosen, Japanese stays.
+    foreign = [sum(ord(c) > 0x2E00 for c in text_of(each)) for each in (free, kept)]
+    assert foreign[1] < foreign[0]
+    assert {each["kind"] for each in kept["interventions"]} == {"refused"}
+    for each in kept["interventions"]:
+        # A part of a letter, which has no text, is refused, too.
+        assert 0 < each["probability"] <= 1
+        assert each["text"] == "" or not each["text"].isascii()
+        assert not any(c.isalpha() and ord(c) > 0x2E00 for c in each["instead"])
+        assert 0 <= each["token"] < 24 and each["tokens"] == 1
+        assert len(short.prompt) <= each["start"] < each["end"] <= len(text_of(kept))
+
+
+def test_only_the_steered_text_is_kept(service, short):
+    wanted = changed(short, schedule="ja", controls=True)
+    free, kept = (last(service.generate(changed(wanted, keep=keep))) for keep in ("", "fr"))
+    assert text_of(free, 0) != text_of(kept, 0)
+    assert [text_of(free, i) for i in (1, 2)] == [text_of(kept, i) for i in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def watching(tmp_path_factory) -> Service:
+    """A service whose neuron set carries means, which that of the demo does not."""
+    model, tokenizer = load_model("demo")
+    written = {label: texts(label, 20, 3, seed=1) for label in ("de", "en", "fr")}
+    folder = tmp_path_factory.mktemp("sets") / "diffmean"
+    collected = ns.collect(model, tokenizer, written, progress=False)
+    ns.detect(collected, "diffmean").save_pretrained(folder)
+    service = Service(SpaceSettings(model=str(model_folder()), neurons=str(folder)))
+    service.models.start()
+    service.models.wait()
+    return service
+
+
+def test_without_a_schedule_the_neurons_pull_the_text_back(watching, short):
+    """The English prompt goes on in English, which is not what it is kept in."""
+    wanted = changed(short, schedule="-", keep="fr", max_new_tokens=24)
+    found = last(watching.generate(wanted))
+    pulled = [each for each in found["interventions"] if each["kind"] == "pulled back"]
+    assert pulled and pulled[0]["left"] == "en" and pulled[0]["token"] <= 4
+    assert all(each["tokens"] >= 1 and each["text"] is None for each in pulled)
+    assert text_of(found) != text_of(last(watching.generate(changed(wanted, keep=""))))
+    assert found["schedule"] == "-"
+    assert run(found["code"]) == text_of(found) + "\n"
+
+
+def test_what_is_steered_along_a_schedule_is_not_pulled_back(watching, short):
+    found = last(watching.generate(changed(short, schedule="en", keep="fr")))
+    assert all(each["kind"] == "refused" for each in found["interventions"])
+
+
+def test_a_watched_text_is_not_switched_by_hand(watching, short, pause):
+    pause.at(3)
+    running = watching.generate(changed(short, schedule="-", keep="fr"), session="kept-1")
+    next(running)
+    answer = watching.switch("de", "kept-1")
+    assert answer["switched"] is False and "kept in 'fr'" in answer["why"]
+    pause.resume()
+    assert last(running)["switches"] == []
+    pause.at(3)
+    running = watching.generate(changed(short, schedule="en", keep="fr"), session="steered-1")
+    next(running)
+    assert watching.switch("de", "steered-1")["switched"] is True
+    pause.resume()
+    list(running)
+
+
+@pytest.mark.parametrize("keep", ["korean", "xx"])
+def test_what_is_no_language_is_refused(service, short, keep):
+    with pytest.raises(ParameterError, match=f"'{keep}'"):
+        next(service.generate(changed(short, keep=keep)))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -203,6 +285,8 @@ def test_visitors_do_not_change_each_others_language(service, short):
         {"schedule": "fr", "operation": "zero", "seed": 3},
         {"schedule": "de", "strength": 0.5, "full_length": False},
         {"schedule": "en,sentence@4:es"},
+        {"schedule": "ja", "keep": "fr"},
+        {"schedule": "ja", "keep": "fr", "controls": True, "temperature": 0.0},
         {"schedule": "ja", "prompt": 'He said: "It\'s <b>\\n</b>" 日本'},
     ],
     ids=lambda changes: "-".join(changes),

@@ -66,6 +66,8 @@ class Experiment(ABC):
         directions: Whether directions (the diffmean control), which have no neurons of their own
             to switch off, can take part.
         seeds: At most so many random sets take part; `None` is all that were asked for.
+        baselines: Treatments that are compared with in this experiment only.
+        by_default: Whether it is among the experiments of a run that names none.
         identifies: Whether it identifies languages of texts: labels must then be languages that the
             identifier knows.
     """
@@ -82,6 +84,8 @@ class Experiment(ABC):
     unsteered: ClassVar[bool] = True
     directions: ClassVar[bool] = True
     seeds: ClassVar[int | None] = None
+    baselines: ClassVar[tuple[str, ...]] = ()
+    by_default: ClassVar[bool] = True
     identifies: ClassVar[bool] = True
 
     #: Items per label; the run's own limit, where there is one, comes first.

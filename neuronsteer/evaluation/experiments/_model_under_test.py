@@ -15,7 +15,7 @@ from ...neuron_set import NeuronSet
 from ...neuron_set.row_values import is_relative
 from ...operations import operation as make_operation
 from ...steering.steerer import OperationLike, Steerer, Target, attach
-from ..continuations import continue_rows, decode, encode_prompt
+from ..continuations import continue_rows, decode, encode_prompt, without_end
 from ..metrics.fluency import degenerate, distinct_ngrams
 from ..metrics.langid import IdentifierLike, identifier
 from ..readers import EvaluationData, languages, thinned
@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 #: The treatment that is evaluated, and the one without any set.
 NEURONS, NONE = "neurons", "none"
+#: Nothing attached, and a prompt that asks for the language, in English or in the language itself.
+PROMPTED, PROMPTED_NATIVELY = "prompted", "prompted_natively"
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,16 @@ class Treatment:
     """One of the things that are compared.
 
     Attributes:
-        name: `neurons`, `none`, `random:<seed>` or `diffmean`.
+        name: `neurons`, `none`, `random:<seed>` or `diffmean`; or a baseline of an experiment.
         neurons: What is attached; `None` is nothing.
         direction: Whether the rows are a direction rather than selected neurons.
+        baseline: Whether only the experiments that name it are measured under it.
     """
 
     name: str
     neurons: NeuronSet | None
     direction: bool = False
+    baseline: bool = False
 
 
 class ModelUnderTest:
@@ -201,7 +205,13 @@ class ModelUnderTest:
     # --- what is generated ------------------------------------------------------------------------
 
     def continuations(
-        self, prompts: Sequence[str], targets: Sequence[Target], tokens: int, **options: Any
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[Target],
+        tokens: int,
+        *,
+        keep_ids: bool = False,
+        **options: Any,
     ) -> list[dict[str, Any]]:
         """Return what `generate` made of every prompt, with its language and whether it stutters.
 
@@ -209,11 +219,14 @@ class ModelUnderTest:
             prompts: See `generate`.
             targets: See `generate`; they are recorded.
             tokens: See `generate`.
+            keep_ids: Also return the tokens, as `ids`, up to the one that ended the text.
             **options: See `generate`.
         """
-        made = self.generate(prompts, targets, tokens, **options)
+        rows = self.generate_tokens(prompts, targets, tokens, **options)
+        made = decode(self.tokenizer, rows)
         return [
-            {
+            ({"ids": without_end(self.model, self.tokenizer, row)} if keep_ids else {})
+            | {
                 "prompt": prompt,
                 "target": target,
                 "text": text,
@@ -221,8 +234,8 @@ class ModelUnderTest:
                 "degenerate": degenerate(text),
                 "distinct": distinct_ngrams(text),
             }
-            for prompt, target, text, label in zip(
-                prompts, targets, made, self.identify(made), strict=True
+            for row, prompt, target, text, label in zip(
+                rows, prompts, targets, made, self.identify(made), strict=True
             )
         ]
 
@@ -257,9 +270,7 @@ class ModelUnderTest:
             away_from: Labels whose neurons are switched off, for all rows alike.
             greedy: Take the likeliest token, where an answer and not a text is wanted.
         """
-        limit = max(_context(self.model) - tokens, 1)
-        # A prompt that is too long loses its beginning: the text continues its end.
-        ids = [self.encode(prompt)[-limit:] for prompt in prompts]
+        ids = self.encode_all(prompts, tokens)
         found: list[list[int]] = []
         seed = _seed(self.settings.seed, key)
         with torch.random.fork_rng(devices=_devices(self.model)):
@@ -273,6 +284,12 @@ class ModelUnderTest:
                 )
         self.off()
         return found
+
+    def encode_all(self, prompts: Sequence[str], tokens: int) -> list[list[int]]:
+        """Return the ids of prompts that leave room for so many tokens."""
+        limit = max(_context(self.model) - tokens, 1)
+        # A prompt that is too long loses its beginning: the text continues its end.
+        return [self.encode(prompt)[-limit:] for prompt in prompts]
 
     def encode(self, prompt: str) -> list[int]:
         """Return the ids of a prompt, in the chat template if prompts go through it."""

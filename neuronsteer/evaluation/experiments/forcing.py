@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,27 +45,64 @@ class Forcing(Experiment):
 
     def run(self, tested: ModelUnderTest, case: Case) -> dict[str, Any]:
         """Generate from every prompt of a language to every target."""
+        return {"items": self.texts(tested, case)[1]}
+
+    def texts(
+        self, tested: ModelUnderTest, case: Case, **options: Any
+    ) -> tuple[list[str], list[dict[str, Any]]]:
+        """Return the prompts of a language, and what was made of them, target after target.
+
+        Args:
+            tested: The model.
+            case: The language.
+            **options: Of `ModelUnderTest.continuations`.
+        """
         prompts: list[str] = tested.items("prompts", case[0], self.count(tested))
         # Without steering, all targets see the same text.
         targets: list[str | None] = [None] if tested.treatment.name == NONE else [*tested.labels]
         pairs = [(prompt, target) for target in targets for prompt in prompts]
-        return {
-            "items": tested.continuations(
-                [prompt for prompt, _ in pairs],
-                [target for _, target in pairs],
-                self.tokens,
-                key=(self.name, *case),
-            )
-        }
+        made = tested.continuations(
+            [self.prompt(tested, prompt, target) for prompt, target in pairs],
+            [target for _, target in pairs],
+            self.tokens,
+            key=(self.name, *case),
+            **options,
+        )
+        return prompts, made
 
-    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
-        """Return shares over all prompts in other languages, and the matrix."""
-        items = [
+    def prompt(self, tested: ModelUnderTest, prompt: str, target: str | None) -> str:
+        """Return what is continued to come to a target; here the prompt itself."""
+        del tested, target
+        return prompt
+
+    @staticmethod
+    def items_by_target(
+        tested: ModelUnderTest, found: Mapping[Case, Observation]
+    ) -> list[dict[str, Any]]:
+        """Return all texts with the language of their prompt, one without a target for each."""
+        return [
             {**item, "from": case[0], "target": target}
             for case, seen in found.items()
             for item in seen["items"]
             for target in ([item["target"]] if item["target"] else tested.labels)
         ]
+
+    @staticmethod
+    def by_pair(
+        items: Sequence[Mapping[str, Any]],
+        rows: Sequence[str],
+        columns: Sequence[str],
+        value: Callable[[Sequence[Mapping[str, Any]]], float | None],
+    ) -> list[list[float | None]]:
+        """Return a value of the texts of every pair of a prompt's language and a target."""
+        pairs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for item in items:
+            pairs.setdefault((item["from"], item["target"]), []).append(item)
+        return [[value(pairs.get((row, column), [])) for column in columns] for row in rows]
+
+    def score(self, tested: ModelUnderTest, found: Mapping[Case, Observation]) -> Finding:
+        """Return shares over all prompts in other languages, and the matrix."""
+        items = self.items_by_target(tested, found)
         other = [ScoredText(item) for item in items if item["from"] != item["target"]]
         if not other:
             raise ParameterError(
@@ -91,7 +128,7 @@ class Forcing(Experiment):
                 "Fluent success",
                 rows,
                 tested.labels,
-                _shares(items, rows, tested.labels),
+                self.by_pair(items, rows, tested.labels, _fluent),
                 row_name="prompt",
                 column_name="steered to",
                 note="Share of continuations in the column's language that do not stutter.",
@@ -100,10 +137,5 @@ class Forcing(Experiment):
         )
 
 
-def _shares(
-    items: Sequence[Mapping[str, Any]], rows: Sequence[str], columns: Sequence[str]
-) -> list[list[float | None]]:
-    found: dict[tuple[str, str], list[bool]] = {}
-    for item in items:
-        found.setdefault((item["from"], item["target"]), []).append(ScoredText(item).fluent)
-    return [[mean(found.get((row, column), [])) for column in columns] for row in rows]
+def _fluent(items: Sequence[Mapping[str, Any]]) -> float | None:
+    return mean([ScoredText(item).fluent for item in items])

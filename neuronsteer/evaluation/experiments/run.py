@@ -67,7 +67,7 @@ def evaluate(
         neurons: The set, or where it is.
         tokenizer: The model's tokenizer.
         tasks: Experiments: names, `{"name": …, parameters}`, or experiments; one string may hold
-            several names, with commas. Default: all for which there is data.
+            several names, with commas. Default: all for which there is data, except `clas_bench`.
         controls: What the set is compared with: `none` (nothing attached), `random:N` (N sets of as
             many random neurons), `diffmean` (differences of means in the residual stream).
         data: Where texts and tasks come from, see `neuronsteer.evaluation.readers.EvaluationData`;
@@ -128,6 +128,7 @@ def evaluate(
     chosen, left_out = _possible(chosen, tested, asked=tasks is not None)
     path = stats if stats is None or isinstance(stats, Stats) else fspath(stats)
     compared = treatments(tested, controls, path)
+    compared += [Treatment(each, None, baseline=True) for each in _baselines(chosen)]
     plan = plan_of(tested, chosen, compared, controls)
     saved = SavedCases(
         None if where is None else where.with_name(where.name + ".partial"), plan, resume
@@ -236,7 +237,8 @@ def _task(
         # In the order in which they are measured, wherever they were read from.
         cases = task.cases_of_treatment(tested, treatment.name)
         findings[treatment.name] = task.score(tested, {case: seen[case] for case in cases})
-    absent = {treatment.name.split(":")[0] for treatment in compared} - {
+    # A baseline of another experiment is not missing here.
+    absent = {treatment.name.split(":")[0] for treatment in compared if not treatment.baseline} - {
         a.name.split(":")[0] for a in taking
     }
     return {
@@ -272,7 +274,13 @@ def _results(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _baselines(tasks: Sequence[Experiment]) -> list[str]:
+    return list(dict.fromkeys(name for task in tasks for name in task.baselines))
+
+
 def _takes_part(task: Experiment, treatment: Treatment) -> bool:
+    if treatment.baseline:
+        return treatment.name in task.baselines
     if treatment.name == NONE:
         return task.unsteered
     if treatment.direction:
@@ -284,7 +292,9 @@ def _takes_part(task: Experiment, treatment: Treatment) -> bool:
 def _tasks(tasks: Sequence[TaskLike] | str | None, data: EvaluationData) -> list[Experiment]:
     if tasks is None:
         given: list[TaskLike] = [
-            name for name in EXPERIMENTS.names() if all(map(data.has, experiment(name).kinds(data)))
+            name
+            for name in EXPERIMENTS.names()
+            if EXPERIMENTS.get(name).by_default and all(map(data.has, experiment(name).kinds(data)))
         ]
         given.sort(key=_order)
     elif isinstance(tasks, str):

@@ -11,7 +11,11 @@ TREATMENTS = {
     "none": "no steering",
     "random": "random neurons",
     "diffmean": "difference of means",
+    "prompted": "asked for in English",
+    "prompted_natively": "asked for in the language",
 }
+#: Of these, what shows how well something else works, and nothing about the neurons.
+BASELINES = ("prompted", "prompted_natively")
 _SHORT = {"kl": "KL", "lss": "LSS", "nll": "NLL", "ngrams": "n-grams"}
 NO_CONTROLS = (
     "This report has no controls. Its numbers do not show that these neurons matter: as many "

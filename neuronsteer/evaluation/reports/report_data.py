@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ...errors import ArtifactError, UnknownNameError, did_you_mean, shown
 from ..json_values import plain
-from .formatting import TREATMENTS
+from .formatting import BASELINES, TREATMENTS
 from .report_shape import check_report
 
 FORMAT = 1
@@ -57,7 +57,7 @@ class ReportData:
     @property
     def controls(self) -> tuple[str, ...]:
         """The kinds of controls that took part in some experiment."""
-        return tuple(name for name in self.treatments if name != NEURONS)
+        return tuple(n for n in self.treatments if n != NEURONS and n not in BASELINES)
 
     @property
     def title(self) -> str:
@@ -89,7 +89,8 @@ class ReportData:
         Args:
             task: The experiment.
             name: Which of its values; default: the headline.
-            treatment: `neurons`, `none`, `random` (the mean of all seeds) or `diffmean`.
+            treatment: `neurons`, `none`, `random` (the mean of all seeds), `diffmean`, or of
+                `clas_bench` also `prompted` and `prompted_natively`.
             label: The headline of this label instead.
         """
         entry = self.task(task)

@@ -11,8 +11,12 @@ from typing import Any
 
 from . import formatting
 
+_CROSS = (
+    (-2, -6), (2, -6), (2, -2), (6, -2), (6, 2), (2, 2),
+    (2, 6), (-2, 6), (-2, 2), (-6, 2), (-6, -2), (-2, -2),
+)  # fmt: skip
 _WIDTH, _LEFT, _RIGHT, _ROW = 720, 150, 70, 26
-_SIDES = ("none", "random", "diffmean")
+_SIDES = ("none", "random", "diffmean", *formatting.BASELINES)
 
 
 def bars(task: Mapping[str, Any]) -> str:
@@ -74,7 +78,7 @@ def bars(task: Mapping[str, Any]) -> str:
 
 
 def mark(treatment: str, x: float, y: float, title: str = "") -> str:
-    """Return a treatment's mark: a circle, a diamond, a triangle."""
+    """Return a treatment's mark: a circle, a diamond, a triangle, one on its tip, a cross."""
     said = f"<title>{escape(title)}</title>" if title else ""
     if treatment == "none":
         return f'<circle class="mark none" cx="{x:.1f}" cy="{y:.1f}" r="4.5">{said}</circle>'
@@ -82,6 +86,10 @@ def mark(treatment: str, x: float, y: float, title: str = "") -> str:
         points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"
     elif treatment == "diffmean":
         points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y + 5:.1f} {x - 6:.1f},{y + 5:.1f}"
+    elif treatment == "prompted":
+        points = f"{x:.1f},{y + 6:.1f} {x + 6:.1f},{y - 5:.1f} {x - 6:.1f},{y - 5:.1f}"
+    elif treatment == "prompted_natively":
+        points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in _CROSS)
     else:
         return (
             f'<rect class="bar" x="{x - 8:.1f}" y="{y - 5:.1f}" width="16" height="10" rx="2">'

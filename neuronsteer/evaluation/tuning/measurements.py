@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...languages import same
-from ...models.special_tokens import end_tokens
 from ...neuron_set import NeuronSet
 from ...stats.forward import evaluating
 from ...steering.schedule import Point, Schedule
 from ...steering.steerer import attach
+from .. import retrieval
 from ..bootstrap import wilson
-from ..continuations import continue_rows, decode, encode_prompt
+from ..continuations import continue_rows, decode, encode_prompt, without_end
 from ..experiments._saved_cases import SavedCases
 from ..metrics.fluency import NGRAM
 from ..metrics.langid import Identifier
@@ -27,8 +26,6 @@ from .budget import Budget
 from .cells import Cell
 from .sampling import PromptSeededSampling
 
-#: Prompts among which a continuation's own one is looked for.
-CANDIDATES = 10
 #: Rows that are scored together: their logits are as wide as the vocabulary.
 _SCORED = 8
 _EXAMPLES = 2
@@ -93,7 +90,7 @@ class _Observed:
     def found_unsteered(self) -> float:
         """The share of the unsteered texts whose prompt was found."""
         # Where these do no better than chance there is nothing to be lost.
-        return max(_mean(self.unsteered), 1 / CANDIDATES)
+        return max(_mean(self.unsteered), 1 / retrieval.CANDIDATES)
 
 
 @dataclass
@@ -230,7 +227,7 @@ class Measurements:
                 logits_processor=[sampling],
                 **options,
             )
-        rows = [self._ended(row) for row in rows]
+        rows = [without_end(self.model, self.tokenizer, row) for row in rows]
         texts = decode(self.tokenizer, rows)
         self.budget.step("identify")
         guesses = [guess.label for guess in self.identifier.identify(texts)]
@@ -240,11 +237,6 @@ class Measurements:
                 prompts, rows, texts, guesses, strict=True
             )
         ]
-
-    def _ended(self, row: list[int]) -> list[int]:
-        """Return the row up to the token that ended it."""
-        ends = end_tokens(self.model, self.tokenizer)
-        return list(itertools.takewhile(lambda token: token not in ends, row))
 
     # --- reference texts ------------------------------------------------------------------------
 
@@ -376,26 +368,18 @@ class Measurements:
 
     def _found(self, item: Mapping[str, Any]) -> bool | None:
         """Return whether a text is likelier after its own prompt than after any other one."""
-        others = self._others(item["prompt"])
-        if not others:
-            return None
-        if not item["ids"]:
-            return False
-        given = [self._ids[i] for i in (item["prompt"], *others)]
-        rows = [TokenRow((*prompt, *item["ids"]), len(prompt)) for prompt in given]
-        own, *rest = (each.logprob for each in self._scored(rows))
-        return own > max(rest)
+        given = [self._ids[i] for i in (item["prompt"], *self._others(item["prompt"]))]
+        return retrieval.prompts_found([(given, item["ids"])], self._scored)[0]
 
     def _others(self, prompt: int) -> list[int]:
-        """Return other prompts of the same language; of another they would be told at once."""
+        """Return other prompts of the same language."""
         mine = self.prompts[prompt]
         others = [
             i
             for i, each in enumerate(self.prompts)
             if each.text != mine.text and each.language == mine.language
         ]
-        rng = random.Random(f"{self.settings.seed} {mine.text}")
-        return rng.sample(others, min(CANDIDATES - 1, len(others)))
+        return retrieval.other_candidates(mine.text, others, self.settings.seed)
 
     def _scored(self, rows: Sequence[TokenRow]) -> list[Likelihood]:
         found: list[Likelihood] = []

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..retrieval import CANDIDATES
 from .cells import BROKEN, FLOOR, Cell, best, rank, steady
-from .measurements import CANDIDATES, Measurements, Setting
+from .measurements import Measurements, Setting
 
 #: Strengths of the first look.
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)

@@ -8,7 +8,7 @@ import { parse, write as writeSchedule } from "./schedule.js";
 import { linkTo, readAddress, setUpCode, showClient, showLink, showSnippet, writeAddress } from "./share.js";
 import { setUpTabs, setUpTheme, show as showTab } from "./tabs.js";
 import { setUpPoints, showPoints, Timeline } from "./timeline.js";
-import { reserve, writeBars, writeControl, writeSteered, writeVerdicts } from "./text.js";
+import { reserve, writeBars, writeControl, writeKept, writeSteered, writeVerdicts } from "./text.js";
 
 const EXAMPLES = ["The old man looked out of the window, and", "Once upon a time there was a king who", "In the morning the ship left the harbour and", "My dear friend, I have to tell you that"];
 
@@ -69,7 +69,9 @@ async function pressed(label) {
   timeline.markPending(label);
   announce(`Switching to ${englishName(label)}`);
   try {
-    await api.switchTo(label, mine.session);
+    const answer = await api.switchTo(label, mine.session);
+    // It may also have ended just now, which is seen anyway.
+    if (job === mine && state.keep && answer.why) { timeline.clearPending(); showError(answer.why); }
   } catch (error) {
     if (job === mine) timeline.clearPending();
     showError(error.message);
@@ -145,6 +147,7 @@ function render(each) {
   }
   timeline.show({ tokens: each.tokens, spans: each.outputs[0].spans, passages: each.outputs[0].passages }, running);
   if (each.tokens) writeSteered($("steered"), each, running);
+  writeKept($("kept"), each, state.keep);
   writeVerdicts($("verdicts"), each, facts.identifier);
   writeControl($("unsteered"), each, "unsteered");
   writeControl($("random"), each, "random");
@@ -198,6 +201,7 @@ function placeholder() {
   $("steered").classList.add("empty");
   $("steered").textContent = "Press Generate. While it writes, press another language.";
   $("verdicts").replaceChildren();
+  $("kept").hidden = true;
 }
 
 const size = (number) => (number < 1e9 ? `${(number / 1e6).toFixed(1)} million` : `${(number / 1e9).toFixed(1)} billion`);
@@ -230,8 +234,11 @@ function showModel() {
   $("facts").textContent = `${facts.kind === "demo" ? "Embedded demo model" : facts.model} · ${size(facts.parameters)} parameters · ${facts.labels.length} languages · ${facts.neurons} neurons`;
   $("presets").replaceChildren(...facts.presets.map((each) => make("button", {
     type: "button", "data-schedule": each.schedule, "aria-pressed": "false", onclick: () => { if (!job) { forget(); set({ schedule: each.schedule }); } } }, each.name)));
+  $("keep").replaceChildren(make("option", { value: "" }, "no language"), ...facts.languages.map((each) => make("option", { value: each }, englishName(each))));
+  const keep = facts.languages.includes(state.keep) ? state.keep : "";
+  $("keep").value = keep;
   const first = facts.model === defaults.model && facts.set === defaults.set;
-  set({ schedule, model: first ? undefined : facts.model, set: first ? undefined : facts.set });
+  set({ schedule, keep, model: first ? undefined : facts.model, set: first ? undefined : facts.set });
   wait();
   if (!seen) placeholder();
 }
@@ -282,6 +289,7 @@ function setUp(settings) {
   bind("tokens", "max_new_tokens", (input) => Number(input.value));
   bind("temperature", "temperature", (input) => Number(input.value));
   bind("seed", "seed", (input) => Math.max(0, Math.trunc(Number(input.value)) || 0));
+  bind("keep", "keep", (input) => input.value, "change");
   bind("with-controls", "controls", (input) => input.checked, "change");
   bind("full-length", "full_length", (input) => input.checked, "change");
   $("pace").addEventListener("input", draw);

@@ -4,7 +4,7 @@
 import { $ } from "./labels.js";
 
 const KEYS = { prompt: "prompt", schedule: "schedule", strength: "strength", seed: "seed", operation: "operation",
-  max_new_tokens: "tokens", temperature: "temperature", controls: "controls", full_length: "full", model: "model", set: "set" };
+  max_new_tokens: "tokens", temperature: "temperature", controls: "controls", full_length: "full", keep: "keep", model: "model", set: "set" };
 const ALWAYS = new Set(["prompt", "schedule", "strength", "seed"]);
 
 export function readAddress() {

@@ -46,7 +46,7 @@ def report() -> Report:
 def test_all_are_there():
     assert set(NAMES) >= {
         "forcing", "deactivation", "switch", "lss", "perplexity", "fallback", "confusion",
-        "side_effects", "sweep", "translation", "xcopa", "mgsm", "xquad",
+        "side_effects", "sweep", "translation", "clas_bench", "xcopa", "mgsm", "xquad",
     }  # fmt: skip
 
 
