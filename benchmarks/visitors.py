@@ -100,7 +100,7 @@ class Visitors:
     async def _text(self, request: tuple[str, int], *, leaves: bool) -> str | None:
         """Return the text; empty where the visitor left, `None` where it was refused."""
         schedule, seed = request
-        data = [PROMPT, schedule, "", 1, TOKENS, 0.6, 0.95, seed, False, True, 0, "", ""]
+        data = [PROMPT, schedule, "", 1, TOKENS, 0.6, 0.95, seed, False, True, 0, "", "", ""]
         began = time.monotonic()
         answer = await self._client.post(self._url, json={"data": data})
         if answer.status_code == 503:

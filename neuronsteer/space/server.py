@@ -208,9 +208,9 @@ def _add_endpoints(app: Any, service: Service, gr: Any) -> None:
         controls: bool = True,
         full_length: bool = True,
         pace: float = 0.0,
-        keep: str = "",
         model: str = "",
         session: str = "",
+        keep: str = "",
         request: Any = None,
     ) -> Snapshots:
         with errors_shown():

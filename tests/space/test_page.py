@@ -33,6 +33,17 @@ def test_generate(visit, server):
     assert one.page.locator("#timeline .band:not(.planned)").count() == 2
 
 
+def test_letters_beyond_the_first_plane_move_nothing(visit, server):
+    prompt = f"\N{BALLOON}\N{BALLOON} {PROMPT}"
+    one = visit().open(prompt=prompt, tokens=12, schedule="en,6:fr", seed=3)
+    one.start(pace=64)
+    one.finish()
+    request = GenerationRequest(
+        prompt=prompt, schedule="en,6:fr", max_new_tokens=12, seed=3, controls=False
+    )
+    assert prompt + one.text == last(server.service.generate(request))["outputs"][0]["text"]
+
+
 def test_the_next_token_follows_a_press(visit, pause):
     pause.at(8)
     one = visit().open(prompt=PROMPT, schedule="en", tokens=72)

@@ -207,7 +207,7 @@ def test_a_switch_is_for_its_own_visitor(server, pause):
 
 def test_a_lost_connection_ends_the_generation(server, pause):
     pause.at(10)
-    body = [PROMPT, "fr", "", 1, 240, 0.6, 0.95, 1, False, True, 0, "", "to-be-lost"]
+    body = [PROMPT, "fr", "", 1, 240, 0.6, 0.95, 1, False, True, 0, "", "to-be-lost", ""]
     base = f"{server.url}/gradio_api/call/generate"
     status, _, told = fetch(
         base, json.dumps({"data": body}).encode(), **{"Content-Type": "application/json"}
@@ -229,7 +229,7 @@ def test_running_and_waiting_requests_are_limited(server, pause):
     url = f"{server.url}/gradio_api/call/generate"
     statuses: list[int] = []
     lock = threading.Lock()
-    start = {"data": [PROMPT, "fr", "", 1, 120, 0, 1, 1, False, True, 0, "", ""]}
+    start = {"data": [PROMPT, "fr", "", 1, 120, 0, 1, 1, False, True, 0, "", "", ""]}
 
     def join() -> None:
         status, _, _ = fetch(

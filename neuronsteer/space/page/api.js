@@ -3,7 +3,7 @@
 const base = new URL("gradio_api/", document.baseURI);
 
 const ARGUMENTS = ["prompt", "schedule", "operation", "strength", "max_new_tokens", "temperature",
-  "top_p", "seed", "controls", "full_length", "pace", "keep", "model", "session"];
+  "top_p", "seed", "controls", "full_length", "pace", "model", "session", "keep"];
 
 // Milliseconds for an answer, and between two signs of life of a stream: the server sends one every
 // 15 seconds at least.

@@ -6,6 +6,8 @@ import { chip, directionOf, englishName, look, make, short } from "./labels.js";
 export function writeSteered(place, seen, running) {
   const { outputs, prompt, switches, interventions } = seen;
   const { text, spans } = outputs[0];
+  // The server counts characters as Python does: an emoji is one, of which JavaScript makes two.
+  const letters = Array.from(text);
   const yours = new Set(switches.map((each) => each.token));
   const pulled = new Set(interventions.filter((each) => each.kind === "pulled back").map((each) => each.token));
   const alone = spans.length === 1 && directionOf(spans[0].label) === "rtl";
@@ -18,7 +20,7 @@ export function writeSteered(place, seen, running) {
     parts.push(make("span", {
       class: `span ${look(span.label)}`, lang: span.label ?? undefined, dir: directionOf(span.label),
       "data-label": span.label ?? "-", "data-start": span.token_start,
-    }, ...cut(span, text, interventions)));
+    }, ...cut(span, letters, interventions)));
   }
   if (running) parts.push(make("span", { class: `caret ${look(spans.at(-1)?.label)}`, "aria-hidden": "true" }));
   place.replaceChildren(...parts);
@@ -27,12 +29,12 @@ export function writeSteered(place, seen, running) {
 }
 
 /** The text of a span, with marks under the tokens at which something was done to keep its language. */
-function cut(span, text, interventions) {
+function cut(span, letters, interventions) {
   const own = interventions.filter((each) => each.start < span.end && each.end > span.start);
   const inside = own.flatMap(({ start, end }) => [start, end]).filter((at) => at > span.start && at < span.end);
   const edges = [...new Set([span.start, ...inside, span.end])].sort((one, other) => one - other);
   return edges.slice(1).map((end, i) => {
-    const piece = text.slice(edges[i], end);
+    const piece = letters.slice(edges[i], end).join("");
     const here = own.filter((each) => each.start <= edges[i] && each.end >= end);
     if (!here.length) return piece;
     const kind = here.some((each) => each.kind === "refused") ? "refused" : "pulled";
