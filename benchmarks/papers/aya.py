@@ -5,8 +5,6 @@ python benchmarks/papers/aya.py             # about 30 minutes a model on two co
 
 from __future__ import annotations
 
-from typing import Any
-
 from reproduction import CORE, Claim, Paper, Rule, Run, main
 
 import neuronsteer as ns
@@ -51,23 +49,8 @@ PAPER = Paper(
 def measure(run: Run) -> None:
     """Read every layer, and compare the neurons of every two languages."""
     limit = run.few(32, 8)
-
-    def lens() -> dict[str, Any]:
-        found = ns.analyze(
-            "logit_lens",
-            run.model,
-            run.tokenizer,
-            run.heldout(limit, CORE),
-            limit=limit,
-            max_length=24,
-        )
-        run.figure("lens", "Language of the likeliest next tokens by layer", found)
-        return {"rows": found.records(), "facts": dict(found.facts), "figures": run.figures}
-
-    read = run.once(f"lens-{limit}", lens)
-    run.figures |= read["figures"]
-    layers = read["facts"]["num_layers"]
-    share = {(r["label"], r["layer"], r["language"]): r["share"] for r in read["rows"]}
+    share, facts = run.lens(run.heldout(limit, CORE), limit)
+    layers = facts["num_layers"]
     others = [label for label in CORE if label != "en"]
     middle = range(layers // 4, layers - layers // 4)
     leaning = {
@@ -78,9 +61,9 @@ def measure(run: Run) -> None:
         "pivot",
         sum(any(each[k] for k in middle) for each in leaning.values()) / len(others),
         n=len(others),
-        details={"more English by layer": leaning, "thinks_in": read["facts"]["thinks_in"]},
+        details={"more English by layer": leaning, "thinks_in": facts["thinks_in"]},
     )
-    last = {label: each[-1] for label, each in read["facts"]["thinks_in"].items()}
+    last = {label: each[-1] for label, each in facts["thinks_in"].items()}
     own = [last[label] == label for label in CORE]
     run.found("own", sum(own) / len(own), n=len(own), details={"last": last})
     neurons = ns.detect(run.counts(), "lape", rate=0.05)

@@ -5,11 +5,10 @@ python benchmarks/papers/language_arithmetic.py     # about 35 minutes on two co
 
 from __future__ import annotations
 
-from reproduction import CORE, Claim, Paper, Rule, Run, main
+from reproduction import CORE, Claim, Paper, Rule, Run, begun, main
 
 import neuronsteer as ns
 from neuronsteer.evaluation.bootstrap import interval
-from neuronsteer.evaluation.readers import beginning
 
 RATE = 0.03
 PAPER = Paper(
@@ -50,11 +49,7 @@ PAPER = Paper(
 def measure(run: Run) -> None:
     """Force languages by both operations, and switch languages off one after the other."""
     neurons = ns.detect(run.counts(), "lape", rate=RATE)
-    heldout = run.heldout(run.few(120, 12), CORE)
-    prompts = {
-        label: [cut for text in some if (cut := beginning(text, label))]
-        for label, some in heldout.items()
-    }
+    prompts = begun(run.heldout(run.few(120, 12), CORE))
     common = {
         "data": {"prompts": prompts},
         "generation": {"do_sample": True, "temperature": 0.8, "top_k": 50},

@@ -5,11 +5,9 @@ python benchmarks/papers/lape.py            # about a quarter of an hour on two 
 
 from __future__ import annotations
 
-import torch
-from reproduction import CORE, SCORED, Claim, Paper, Rule, Run, evenly_drawn, main
+from reproduction import CORE, SCORED, Claim, Paper, Rule, Run, main
 
 import neuronsteer as ns
-from neuronsteer.evaluation.bootstrap import interval
 
 PAPER = Paper(
     "lape",
@@ -55,22 +53,9 @@ PAPER = Paper(
 def measure(run: Run) -> None:
     """Find the neurons, look where they are, and switch them off."""
     neurons = ns.detect(run.counts(), "lape", rate=0.01)
-    layers = ns.analyze("layers", neurons)
-    run.figure("layers", "LAPE neurons by layer", layers)
-    quarter = max(1, neurons.num_layers // 4)
-
-    def outer(layer: torch.Tensor) -> torch.Tensor:
-        return ((layer < quarter) | (layer >= neurons.num_layers - quarter)).double()
-
-    own = outer(neurons.layer)
-    run.found(
-        "outer",
-        float(own.mean()),
-        n=len(neurons),
-        interval=interval(own.tolist()),
-        random=[float(outer(evenly_drawn(neurons, seed)).mean()) for seed in range(run.seeds)],
-        details={"counts": neurons.counts, "by_label": layers.facts["labels"]},
-    )
+    run.figure("layers", "LAPE neurons by layer", ns.analyze("layers", neurons))
+    layers, quarter = range(neurons.num_layers), max(1, neurons.num_layers // 4)
+    run.located("outer", neurons, [*layers[:quarter], *layers[-quarter:]])
     count = run.few(10)
     report = run.evaluate(
         "off",

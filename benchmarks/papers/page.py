@@ -116,7 +116,9 @@ def _paper(result: Mapping[str, Any]) -> str:
             found = model["found"].get(key)
             what = f"{claim['says']} *Measured:* {claim['measured']}."
             if found is None or found["value"] is None:
-                rows.append((what, "–", "–", "–", claim["rule"], "not measured yet"))
+                why = (found or {}).get("details", {}).get("why")
+                state = f"not measured: {why}" if why else "not measured yet"
+                rows.append((what, "–", "–", "–", claim["rule"], state))
                 continue
             rows.append(
                 (

@@ -39,7 +39,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neuronsteer as ns
 from neuronsteer.demo import model_folder
-from neuronsteer.evaluation.readers import thinned
+from neuronsteer.evaluation.bootstrap import interval
+from neuronsteer.evaluation.metrics.scoring import mean_nll
+from neuronsteer.evaluation.readers import beginning, thinned
 from neuronsteer.evaluation.reports import Report
 from neuronsteer.hub.atomic_files import write_file
 
@@ -274,6 +276,59 @@ class Run:
             write_json(file, make())
         return json.loads(file.read_text(encoding="utf-8"))
 
+    def lens(
+        self, texts: Mapping[str, Any], limit: int
+    ) -> tuple[dict[tuple[str, int, str], float], dict[str, Any]]:
+        """Return what the logit lens reads: shares by (label, layer, language), and facts."""
+
+        def read() -> dict[str, Any]:
+            given = (self.model, self.tokenizer, texts)
+            found = ns.analyze("logit_lens", *given, limit=limit, max_length=24)
+            self.figure("lens", "Language of the likeliest next tokens by layer", found)
+            return {"rows": found.records(), "facts": dict(found.facts), "figures": self.figures}
+
+        found = self.once(f"lens-{limit}", read)
+        self.figures |= found["figures"]
+        share = {(r["label"], r["layer"], r["language"]): r["share"] for r in found["rows"]}
+        return share, found["facts"]
+
+    def losses(self, texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        """Return nats per token per label, as the model is now."""
+        return {label: mean_nll(self.model, self.tokenizer, some) for label, some in texts.items()}
+
+    # --- several sets at once --------------------------------------------------------------------
+
+    def perplexity(
+        self, key: str, sets: Sequence[ns.NeuronSet], texts: Mapping[str, Sequence[str]]
+    ) -> dict[str, Any]:
+        """Return the perplexity matrix with the neurons of several sets off at once.
+
+        `evaluate` takes one set, which is about one site. Labels that no set has neurons of are
+        left out of what is switched off, not of what is read.
+
+        Args:
+            key: What tells this measurement from others.
+            sets: Sets of different sites.
+            texts: What is read, per label.
+        """
+        scorer: Any = ns.metrics.metric("perplexity_matrix")
+        labels = [name for name in texts if any(each.counts.get(name) for each in sets)]
+
+        def measured() -> dict[str, Any]:
+            with ns.attach(self.model, list(sets)) as steer:
+                score = scorer.measure(
+                    self.model, self.tokenizer, texts, steer, labels=labels, batch_size=32
+                )
+            rise = {
+                off: {on: cell["delta_nll"] for on, cell in row.items()}
+                for off, row in score.details["matrix"].items()
+            }
+            return {"rise": rise, "values": dict(score.values), "n": score.n}
+
+        known = [(each.fingerprint, each.site) for each in sets]
+        digest = hashlib.sha256(json.dumps([known, texts]).encode()).hexdigest()[:12]
+        return self.once(f"{key}-{digest}", measured)
+
     # --- what is found ---------------------------------------------------------------------------
 
     def found(
@@ -305,6 +360,51 @@ class Run:
             "verdict": rule.verdict(value, interval, random),
             "details": dict(details or {}),
         }
+
+    def located(self, claim: str, neurons: ns.NeuronSet, layers: Iterable[int]) -> None:
+        """Note which share of a set is in some layers, beside neurons drawn from all layers.
+
+        Random neurons elsewhere are matched by layer, which leaves nothing to compare layers with.
+        """
+        chosen = torch.tensor(list(layers))
+        widths = torch.tensor(neurons.width_per_layer, dtype=torch.float64)
+        random: list[float] = []
+        for seed in range(self.seeds):
+            draw = torch.Generator().manual_seed(seed)
+            layer = torch.multinomial(widths, len(neurons), replacement=True, generator=draw)
+            random.append(float(torch.isin(layer, chosen).double().mean()))
+        inside = torch.isin(neurons.layer, chosen).double().tolist()
+        self.found(
+            claim,
+            sum(inside) / len(inside),
+            n=len(inside),
+            interval=interval(inside),
+            random=random,
+            details={
+                "counts": neurons.counts,
+                "by_label": ns.analyze("layers", neurons).facts["labels"],
+            },
+        )
+
+    def compared(self, claim: str, values: Sequence[Sequence[float]], **details: Any) -> None:
+        """Note the mean of the first values, those of the set; the rest are those of each seed."""
+        if not values or not all(values):
+            self.unmeasured(claim, "no neurons were found to measure it with", **details)
+            return
+        own, *random = map(list, values)
+        spread = interval(own)
+        self.found(
+            claim,
+            sum(own) / len(own),
+            n=len(own),
+            interval=spread,
+            random=[sum(each) / len(each) for each in random],
+            details=details,
+        )
+
+    def unmeasured(self, claim: str, why: str, **details: Any) -> None:
+        """Note why a claim could not be measured, in words that the page shows."""
+        self.found(claim, None, n=0, details={"why": why, **details})
 
     def reported(
         self,
@@ -340,10 +440,11 @@ class Run:
         )
 
     def figure(self, name: str, caption: str, result: Any) -> None:
-        """Write a figure of an analysis."""
+        """Write a figure: that of an analysis, or one that was drawn already."""
         file = self._figures / f"{self.paper.name}-{self.name}-{name}.svg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        result.plot().savefig(file)
+        drawn = result.plot() if hasattr(result, "plot") else result
+        drawn.savefig(file)
         self.figures[file.name] = caption
 
 
@@ -354,14 +455,58 @@ def demo() -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokenizer
 
 
-def evenly_drawn(neurons: ns.NeuronSet, seed: int) -> torch.Tensor:
-    """Return the layers of as many neurons as the set has, drawn from the whole model.
+def rank_correlation(left: Mapping[str, float], right: Mapping[str, float]) -> float | None:
+    """Return Spearman's correlation of two numbers per name; `None` where one never varies."""
+    ranks: list[np.ndarray] = []
+    for numbers in (left, right):
+        _, place, count = np.unique(
+            [numbers[name] for name in left], return_inverse=True, return_counts=True
+        )
+        # Equal numbers get the mean of their ranks.
+        ranks.append((np.cumsum(count) - (count - 1) / 2)[place])
+    if any(len(set(each.tolist())) < 2 for each in ranks):
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
 
-    Random neurons elsewhere are matched by layer, which leaves nothing to compare layers with.
+
+def fine_tune(model: Any, tokenizer: Any, texts: Sequence[str], rate: float) -> None:
+    """Train what of a model is not frozen on texts, once through, eight at a time."""
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+    for start in range(0, len(texts), 8):
+        batch = tokenizer(
+            list(texts[start : start + 8]), return_tensors="pt", padding=True, padding_side="right"
+        )
+        ids, mask = batch["input_ids"][:, :96], batch["attention_mask"][:, :96]
+        labels = ids.masked_fill(mask == 0, -100)
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+def begun(texts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the beginnings of texts, as prompts, where there is more to come."""
+    return {
+        label: [cut for each in some if (cut := beginning(each, label))]
+        for label, some in texts.items()
+    }
+
+
+def documents(texts: Iterable[str], tokenizer: Any, tokens: int, count: int) -> list[str]:
+    """Return documents of at least so many tokens, each of texts that follow each other.
+
+    Fewer than `count` where there is no more text.
     """
-    widths = torch.tensor(neurons.width_per_layer, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.multinomial(widths, len(neurons), replacement=True, generator=generator)
+    found: list[str] = []
+    part: list[str] = []
+    for text in texts:
+        if len(found) == count:
+            break
+        part.append(text)
+        document = " ".join(part)
+        if len(tokenizer(document, add_special_tokens=False)["input_ids"]) >= tokens:
+            found.append(document)
+            part = []
+    return found
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -381,6 +526,8 @@ def main(paper: Paper, measure: Callable[[Run], None]) -> None:
     parser.add_argument("--quick", action="store_true", help="see that it works, nothing more")
     parser.add_argument("--again", action="store_true", help="also where there is a result")
     options = parser.parse_args()
+    if not options.data.is_dir():
+        parser.error(f"there is no folder {options.data} with texts; give one with --data")
     options.work = options.work or ROOT / "runs" / ("papers_quick" if options.quick else "papers")
     file = (options.work if options.quick else RESULTS) / f"{paper.name}.json"
     claims = {

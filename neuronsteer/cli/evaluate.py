@@ -74,8 +74,8 @@ def evaluate(
             metavar="KIND=SOURCE",
             help="Texts and tasks: a folder of folders, or KIND=FOLDER or "
             "KIND=hf://owner/dataset/{label}:split, repeatable. Kinds: texts, prompts, facts, "
-            "pairs, lcb, xcopa, mgsm, xquad, xwinograd, xnli, belebele, include. Without any, a "
-            "few built-in sentences.",
+            "pairs, lcb, xcopa, mgsm, xquad, xwinograd, xnli, belebele, include, relations. "
+            "Without any, a few built-in sentences.",
         ),
     ] = None,
     labels: Annotated[

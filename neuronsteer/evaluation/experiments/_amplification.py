@@ -45,7 +45,7 @@ class Amplification(Experiment):
     # The unsteered score is measured in every treatment, beside the steered ones.
     unsteered: ClassVar[bool] = False
     identifies: ClassVar[bool] = False
-    seeds: ClassVar[int | None] = 3
+    seeds: ClassVar[int | None] = 5
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Say in the definition what is scored."""

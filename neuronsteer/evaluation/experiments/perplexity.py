@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -32,7 +33,8 @@ class Perplexity(Experiment):
     definition: ClassVar[str] = (
         "Share of labels whose own held-out text suffers most when their neurons are switched off "
         "(diagonal dominance), by the rise of the loss in nats per token. The margin is the mean "
-        "rise on the diagonal minus the mean rise elsewhere."
+        "rise on the diagonal minus the mean rise elsewhere. LangSpec-F is the metric of that name "
+        "over what is left of the probability per token."
     )
     paper: ClassVar[str] = "Tang et al. 2024, Language-Specific Neurons"
     primary: ClassVar[str] = "diagonal_dominance"
@@ -112,7 +114,7 @@ class Perplexity(Experiment):
         return self.finding(
             tested,
             score.n,
-            score.values,
+            {**score.values, "lang_spec_f": _specific(matrix)},
             {},
             shown(
                 "Rise of the loss (ΔNLL, nats per token)",
@@ -130,6 +132,20 @@ class Perplexity(Experiment):
                 ),
             },
         )
+
+
+def _specific(matrix: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[float]:
+    """Return LangSpec-F of every label; scores are relative, because languages differ in nats."""
+    cells = [
+        (off, on, math.exp(-cell["delta_nll"]), 1.0)
+        for off, row in matrix.items()
+        if off in row and len(row) > 1
+        for on, cell in row.items()
+    ]
+    if not cells:
+        return []
+    score = metric("lang_spec_f").compute(*(list(column) for column in zip(*cells, strict=True)))
+    return [each["f"] for each in score.details["by_label"].values()]
 
 
 def _wins(off: str, row: Mapping[str, Mapping[str, Any]]) -> bool:

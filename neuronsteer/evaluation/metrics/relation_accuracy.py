@@ -131,16 +131,16 @@ class RelationAccuracy(Metric):
         aligned(self.name, facts=pairs)
         rows: list[tuple[str, str, float, float]] = []
         with switching(steer, operation, strength) as switch:
-            before = _right(model, tokenizer, pairs, batch_size)
+            before = right(model, tokenizer, pairs, batch_size=batch_size)
             for off in facts if labels is None else labels:
                 switch(off)
-                after = _right(model, tokenizer, pairs, batch_size)
+                after = right(model, tokenizer, pairs, batch_size=batch_size)
                 rows += [(off, *row) for row in zip(relations, after, before, strict=True)]
         return self.compute(*(list(column) for column in zip(*rows, strict=True)))
 
 
-def _right(
-    model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], batch_size: int
+def right(
+    model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch_size: int = 8
 ) -> list[float]:
     """Return 1 for every pair whose answer is what the model says greedily, else 0."""
     rows = continuations(tokenizer, pairs)

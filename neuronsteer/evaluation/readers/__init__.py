@@ -21,7 +21,7 @@ from . import facts, hub, lcb
 from .files import Record, per_label, read_rows
 
 #: Kinds of rows whose format the metrics know, and what the folder is called that holds them.
-TASKS = ("xcopa", "mgsm", "xquad", "xwinograd", "xnli", "belebele", "include")
+TASKS = ("xcopa", "mgsm", "xquad", "xwinograd", "xnli", "belebele", "include", "relations")
 KINDS = ("texts", "prompts", "facts", "pairs", "lcb", *TASKS)
 #: Evaluation reads the end of every text, calibration (for the diffmean control) the beginning.
 CALIBRATION = 0.6

@@ -48,6 +48,9 @@ TASKS: dict[str, Any] = {
             }
         ]
     },
+    "relations": {
+        label: [{"prompt": text[:9], "answer": text[9:11]}] for label, text in WORDS.items()
+    },
     "include": {"en": [{"question": "Who?", "choices": list("abcd"), "answer": 1}]},
 }
 PAIRS = {
