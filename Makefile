@@ -94,7 +94,7 @@ real: $(VENV)/.ready-real
 	$(PY) benchmarks/real_models.py
 
 # Each script measures what docs/reproductions/ does not hold yet, in at most 40 minutes on two cores.
-PAPERS := lape kojima language_arithmetic ternary culture aya
+PAPERS := lape kojima language_arithmetic ternary culture aya amplification relations plnd crane directions text_amount code_languages
 
 papers: $(VENV)/.ready-real
 	$(PY) tools/real_models.py

@@ -34,7 +34,8 @@ def load(name: str):
 reproduction, page = load("reproduction"), load("page")
 Rule = reproduction.Rule
 LESS = Rule(0.05, partly=0.1, higher=False, beyond_random=False)
-SCRIPTS = ["aya", "culture", "kojima", "language_arithmetic", "lape", "ternary"]
+SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py"))
+SCRIPTS = [name for name in SCRIPTS if name not in ("page", "reproduction")]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,32 @@ def test_the_page_shows_what_was_measured_and_what_was_not():
     )
 
 
+def test_the_page_says_why_something_was_not_measured():
+    why = {"value": None, "verdict": "not measured yet", "details": {"why": "it knows no facts"}}
+    result = {
+        "title": "A title",
+        "reference": "Somebody 2024",
+        "notes": [],
+        "claims": {"first": {"says": "First.", "measured": "a share", "rule": "holds: ≥ 0.5"}},
+        "models": {"gemma": {"model": "g", "minutes": 1, "found": {"first": why}, "figures": {}}},
+    }
+    assert "not measured: it knows no facts |" in page.render({"lape": result})
+
+
+def test_make_measures_every_paper():
+    makefile = (FOLDER.parents[1] / "Makefile").read_text(encoding="utf-8")
+    line = next(line for line in makefile.splitlines() if line.startswith("PAPERS := "))
+    assert sorted(line.removeprefix("PAPERS := ").split()) == SCRIPTS
+
+
+def test_ranks_of_equal_numbers_are_shared():
+    left = {"a": 1.0, "b": 2.0, "c": 2.0, "d": 3.0}
+    # Ranks 1, 2.5, 2.5, 4 against 4, 3, 2, 1.
+    right = {"d": -9.0, "c": 0.0, "b": 0.5, "a": 7.0}
+    assert reproduction.rank_correlation(left, right) == pytest.approx(-(4.5 / 22.5**0.5))
+    assert reproduction.rank_correlation(left, dict.fromkeys(left, 1.0)) is None
+
+
 def test_the_page_is_what_its_files_say():
     results = {
         name: json.loads(file.read_text(encoding="utf-8"))
@@ -102,11 +129,11 @@ def test_the_page_is_what_its_files_say():
     assert page.PAGE.read_text(encoding="utf-8") == page.render(results)
 
 
-@pytest.mark.parametrize(
-    "name", ["aya", "culture", "kojima", "language_arithmetic", "lape", "ternary"]
-)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_are_short_and_name_their_claims(name: str):
     paper = load(name).PAPER
     assert paper.name == name and name in page.PAPERS
     assert paper.claims and all(claim.says and claim.measured for claim in paper.claims.values())
+    # They become cells of a table.
+    assert not any("|" in claim.says + claim.measured for claim in paper.claims.values())
     assert len((FOLDER / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 120

@@ -64,6 +64,10 @@ PAPERS: dict[str, tuple[str, str]] = {
         "CLaS-Bench, sparse dimensions, ReCoVeR, CNA",
         "the table of real models, read as claims",
     ),
+    "text_amount": (
+        "All of them",
+        "how much text is enough: neurons found again, and steering with little text",
+    ),
 }
 _HEAD = """# The papers, on a real model
 

@@ -15,7 +15,7 @@ import neuronsteer as ns
 from neuronsteer.detectors import detector
 from neuronsteer.detectors.plnd import SITES
 
-#: Languages that are trained, with how many documents, and how: the paper's 2e-6 is for 7B models.
+#: What is trained, on how many documents, and how: the paper's 2e-6 is for 7B models.
 TRAINED, DOCUMENTS, RATE, PER_LAYER = ("id", "pl", "tr"), 300, 2e-4, 100
 LABELS = (*CORE, *TRAINED)
 RISE = "rise of the loss on text of the language whose units are off"
@@ -104,16 +104,15 @@ def measure(run: Run) -> None:
             run.compared(stage, gaps)
     run.rows["all"]["details"] |= rises
     before = run.once("before", lambda: run.losses(heldout))
-    gains, harms = list[list[float]](), dict[str, float]()
+    gains, harms = dict[int, list[float]](), dict[str, float]()
     for label in TRAINED:
         several = [sets for sets in detected("understanding+generation", (label,)) if sets]
         for k, sets in enumerate(several):
             after = run.once(f"trained-{label}-{k}", partial(trained, run, sets, label, heldout))
-            gains += [[]] * (k == len(gains))
-            gains[k].append(before[label] - after[label])
-            if k == 0:
+            gains.setdefault(k, []).append(before[label] - after[label])
+            if not k:
                 harms |= {f"{label} → {o}": after[o] - before[o] for o in LABELS if o != label}
-    run.compared("enhance", gains)
+    run.compared("enhance", [*gains.values()])
     run.compared("harm", [[*harms.values()]], changes=harms)
 
 

@@ -5,8 +5,6 @@ python benchmarks/papers/text_amount.py     # about 20 minutes on two cores; res
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import reduce
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -61,8 +59,7 @@ PAPER = Paper(
 
 def measure(run: Run) -> None:
     """Collect in parts, add these up, and compare what is found in them."""
-    # Documents per thousand tokens.
-    thousand, tokens = run.few(10, 4), run.few(100, 8)
+    thousand, tokens = run.few(10, 4), run.few(100, 8)  # documents, and their tokens
     count = len(SAMPLES) * sum(PARTS) * thousand
 
     def every() -> dict[str, list[str]]:
@@ -75,29 +72,28 @@ def measure(run: Run) -> None:
         start = (sample * sum(PARTS) + sum(PARTS[:k])) * thousand
         place = slice(start, start + PARTS[k] * thousand)
         needs = [detector(name, **given) for name, given in METHODS.items()]
-        return run.statistics(
-            f"amount-{sample}-{k}",
-            lambda: {label: some[place] for label, some in run.once("documents", every).items()},
-            [*needs, detector("diffmean")],
-        )
+
+        def texts() -> dict[str, list[str]]:
+            return {label: some[place] for label, some in run.once("documents", every).items()}
+
+        return run.statistics(f"amount-{sample}-{k}", texts, [*needs, detector("diffmean")])
 
     parts = [[part(sample, k) for k in range(len(PARTS))] for sample in range(len(SAMPLES))]
-    whole = merged(each for some in parts for each in some)
-    amounts = [[merged(some[: k + 1]) for some in parts] for k in range(len(PARTS))]
+    whole = parts[0][0].merge(*parts[0][1:], *parts[1], *parts[2])
+    amounts = [[first.merge(*rest[:k]) for first, *rest in parts] for k in range(len(PARTS))]
     curves: dict[str, dict[str, float]] = {f"{amount},000": {} for amount in AMOUNTS}
     for method, given in METHODS.items():
         largest, details = ns.detect(whole, method, **given), dict[str, Any]()
         for amount, several in zip(AMOUNTS, amounts, strict=True):
             sets = {n: ns.detect(e, method, **given) for n, e in zip(SAMPLES, several, strict=True)}
-            same = [
-                row
-                for each in sets.values()
-                for row in ns.analyze("stability", {"part": each, "all": largest}).rows
-            ]
+            pairs = [{"part": each, "all": largest} for each in sets.values()]
+            same = [row for each in pairs for row in ns.analyze("stability", each).rows]
             other = ns.analyze("stability", sets).rows
             values = [[row["jaccard"] or 0.0 for row in rows] for rows in (same, other)]
             curves[f"{amount},000"][method] = fmean(values[0])
-            details[f"{amount},000"] = {"same": fmean(values[0]), "stable": fmean(values[1])}
+            details[f"{amount},000"] = dict(
+                zip(("same", "stable"), map(fmean, values), strict=True)
+            )
         chance = [row["chance"] or 0.0 for row in other]
         run.compared(f"{method}_same", values[:1], counts=largest.counts, **details)
         run.compared(f"{method}_stable", [values[1], chance])
@@ -113,11 +109,6 @@ def measure(run: Run) -> None:
     full = success("all", whole)
     least = [success(f"1000-{name}", e) for name, e in zip(SAMPLES, amounts[0], strict=True)]
     run.compared("steering", [[each - full for each in least]], all=full, thousand=least)
-
-
-def merged(some: Iterable[ns.Stats]) -> ns.Stats:
-    """Return the statistics of all of them together."""
-    return reduce(lambda left, right: left.merge(right), some)
 
 
 if __name__ == "__main__":
