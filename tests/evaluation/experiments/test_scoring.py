@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
-from neuronsteer.errors import ParameterError
+from neuronsteer.errors import ParameterError, TextError
 from neuronsteer.evaluation.experiments import experiment
 from neuronsteer.evaluation.experiments._model_under_test import EvaluationSettings, ModelUnderTest
 from neuronsteer.evaluation.experiments._scored_texts import pick
@@ -166,3 +167,63 @@ def test_samples_are_typical_of_their_group():
 def test_parameters_that_make_no_sense(name, parameters, said):
     with pytest.raises(ParameterError, match=said):
         experiment(name, **parameters)
+
+
+def test_relations_compare_the_loss_within_and_elsewhere(tested):
+    def facts(**known: list[tuple[int, int]]) -> dict[str, Any]:
+        return {
+            "items": [
+                {"relation": name, "base": before, "right": after}
+                for name, some in known.items()
+                for before, after in some
+            ]
+        }
+
+    found = {
+        # Off: three of four of its own are lost, and one of the other is found.
+        ("en",): facts(en=[(1, 0), (1, 0), (1, 0), (1, 1)], ru=[(0, 1), (1, 1)]),
+        ("ru",): facts(en=[(1, 1), (1, 1), (1, 1), (1, 1)], ru=[(0, 0), (1, 0)]),
+    }
+    finding = experiment("relations").score(tested, found)
+    assert finding.values["intra_drop"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert finding.values["inter_drop"] == pytest.approx((-1 / 2 + 0) / 2)
+    assert finding.values["specificity"] == pytest.approx((3 / 4 + 1 / 2 + 1 / 2 - 0) / 2)
+    assert finding.values["helped"] == 0.5
+    assert finding.blocks[0]["values"] == [[0.75, -0.5], [0, 0.5]]
+
+
+def test_relations_need_two_of_them(tested):
+    labels = ["en", "ru"]
+    one = {"relations": {"en": [{"prompt": "Rome is in", "answer": " Italy"}]}}
+    alone = ModelUnderTest(
+        None, tested.neurons, None, labels, EvaluationData(one, labels), tested.settings
+    )
+    with pytest.raises(ParameterError, match="at least two of the set's labels"):
+        experiment("relations").check(alone)
+
+
+def test_a_fact_without_an_answer_is_told(tested):
+    labels = ["en", "ru"]
+    wrong = {"relations": dict.fromkeys(labels, [{"prompt": "Rome is in"}])}
+    without = ModelUnderTest(
+        None, tested.neurons, None, labels, EvaluationData(wrong, labels), tested.settings
+    )
+    with pytest.raises(TextError, match="needs a 'prompt' and an 'answer'"):
+        experiment("relations").run(without, ("en",))
+
+
+def test_the_perplexity_matrix_has_an_f_score(tested):
+    def texts(en: float, ru: float) -> dict[str, Any]:
+        return {
+            "items": [
+                {"label": "en", "nats": 10 * en, "base": 0.0, "tokens": 10},
+                {"label": "ru", "nats": 10 * ru, "base": 0.0, "tokens": 10},
+            ]
+        }
+
+    half = math.log(2)
+    # English halves its own probability and leaves Russian alone: P = 1, R = 1 / 2. Russian
+    # loses nothing itself.
+    found = {("en",): texts(half, 0.0), ("ru",): texts(half, 0.0)}
+    finding = experiment("perplexity").score(tested, found)
+    assert finding.values["lang_spec_f"] == pytest.approx((2 / 3 + 0) / 2)
