@@ -1,12 +1,12 @@
 """CRANE: are the units that it finds relevant beyond chance, and specific?
 
-python benchmarks/papers/crane.py           # about 10 minutes on two cores; resumable
+python benchmarks/papers/crane.py           # about 15 minutes on two cores; resumable
 """
 
 from __future__ import annotations
 
 import torch
-from reproduction import CORE, Claim, Paper, Rule, Run, main
+from reproduction import CORE, SCORED, Claim, Paper, Rule, Run, main
 
 import neuronsteer as ns
 from neuronsteer.detectors import detector
@@ -76,8 +76,8 @@ def measure(run: Run) -> None:
     size = len(neurons) / len(CORE) / sum(neurons.width_per_layer)
     run.compared("relevance", [shares(each) for each in sets], counts=neurons.counts, size=size)
     run.figure("layers", "CRANE units by layer", ns.analyze("layers", neurons))
-    items = run.few(16)
-    options = {"data": {"texts": run.heldout(items, CORE)}, "batch_size": 32}
+    items = run.few(6)
+    options = {"data": {"texts": run.heldout(items, CORE, SCORED)}, "batch_size": 32}
     tasks = [{"name": "perplexity", "items": items}]
     report = run.evaluate("off", neurons, tasks, **options)
     rise = report.task("perplexity")["treatments"]["neurons"]["blocks"][0]

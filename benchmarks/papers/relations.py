@@ -104,7 +104,7 @@ def measure(run: Run) -> None:
         for claim in ("specific", "cumulative", "interference"):
             run.unmeasured(claim, f"the model knows {len(known)} of twelve relations", known=before)
         return
-    tasks = [{"name": "relations", "items": run.few(SUBJECTS, 4)}]
+    tasks = [{"name": "relations", "items": run.few(36, 4)}]
     options = {"data": {"relations": {name: facts[name] for name in known}}, "batch_size": 16}
     report = run.evaluate("off", neurons.only(*known), tasks, **options)
     matrix = report.task("relations")["treatments"]["neurons"]["blocks"][0]
