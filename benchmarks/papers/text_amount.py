@@ -63,7 +63,7 @@ def measure(run: Run) -> None:
     count = len(SAMPLES) * sum(PARTS) * thousand
 
     def every() -> dict[str, list[str]]:
-        found = run.texts(CORE, count * tokens * 3 // 2)
+        found = run.texts(CORE, count * (tokens + 60))  # documents end with sentences
         every = {k: documents(some, run.tokenizer, tokens, count) for k, some in found.items()}
         # In disorder, so that every part has texts from all over the corpus.
         return {k: Random(0).sample(some, len(some)) for k, some in every.items()}
