@@ -466,7 +466,7 @@ def rank_correlation(left: Mapping[str, float], right: Mapping[str, float]) -> f
         ranks.append((np.cumsum(count) - (count - 1) / 2)[place])
     if any(len(set(each.tolist())) < 2 for each in ranks):
         return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def fine_tune(model: Any, tokenizer: Any, texts: Sequence[str], rate: float) -> None:

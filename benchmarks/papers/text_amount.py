@@ -84,6 +84,7 @@ def measure(run: Run) -> None:
     curves: dict[str, dict[str, float]] = {f"{amount},000": {} for amount in AMOUNTS}
     for method, given in METHODS.items():
         largest, details = ns.detect(whole, method, **given), dict[str, Any]()
+        values, other = list[list[float]](), list[dict[str, Any]]()
         for amount, several in zip(AMOUNTS, amounts, strict=True):
             sets = {n: ns.detect(e, method, **given) for n, e in zip(SAMPLES, several, strict=True)}
             pairs = [{"part": each, "all": largest} for each in sets.values()]
