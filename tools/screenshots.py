@@ -1,9 +1,9 @@
 """Take the pictures of the page: `python tools/screenshots.py docs/images` (or `make screenshots`).
 
-Starts the page with the embedded model, drives Chromium through it, and writes PNGs and one
+Starts the page, drives Chromium through it, and writes PNGs and one
 animated GIF in which the language is switched by hand while the model writes. Looks nice on
 purpose, but shows what happens: nothing is edited but the ring where somebody pressed, and the seed
-is the page's default unless `--seed` says otherwise.
+is the page's default unless `--seed` says otherwise. `--model gemma` shows what `make real` laid out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from neuronsteer.space import launch
+from neuronsteer.space import SpaceSettings, launch
+from neuronsteer.space.settings import DEMO
 
 PROMPT = "The old man looked out of the window, and"
 #: In the animation: press this language when so many tokens are there.
@@ -204,11 +205,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write into")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", default=DEMO, help="one that `make real` laid out, or demo")
     parser.add_argument("--only", choices=("still", "animation"))
     parser.add_argument("--press", default=PRESSED, help="languages pressed in the animation")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    server = launch(block=False)
+    server = launch(block=False, settings=SpaceSettings(model=args.model, neurons=args.model))
     server.service.models.wait()
     url = f"{server.url}/?seed={args.seed}"
     try:
