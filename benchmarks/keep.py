@@ -35,7 +35,8 @@ import neuronsteer as ns
 from neuronsteer.evaluation.bootstrap import wilson
 from neuronsteer.evaluation.continuations import continue_rows, decode
 from neuronsteer.evaluation.metrics import metric
-from neuronsteer.steering.keeping.vocabulary_gate import Candidates, VocabularyGate
+from neuronsteer.steering.keeping.token_choice import Candidates
+from neuronsteer.steering.keeping.vocabulary_gate import VocabularyGate
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

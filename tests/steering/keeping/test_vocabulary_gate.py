@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from neuronsteer.errors import ParameterError
-from neuronsteer.steering.keeping.vocabulary_gate import Candidates, VocabularyGate
+from neuronsteer.steering.keeping.token_choice import Candidates
+from neuronsteer.steering.keeping.vocabulary_gate import VocabularyGate
 
 from .vocabularies import byte_level, sentence_piece
 
