@@ -96,7 +96,7 @@ def test_mistakes_are_bad_requests_with_the_reason(client: openai.OpenAI, schedu
 
 
 def test_texts_are_kept_in_a_language_beside_others(client: openai.OpenAI):
-    """`neuronsteer_keep` over HTTP gives what `ns.keep` gives, steered to another language or not."""
+    """`neuronsteer_keep` over HTTP gives what `ns.keep` gives, steered elsewhere or not."""
     folder = model_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -118,10 +118,8 @@ def test_texts_are_kept_in_a_language_beside_others(client: openai.OpenAI):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         found = list(pool.map(answer, wanted))
     assert found == [write(*job) for job in wanted]
-    changed = [
-        job for job, tokens in zip(wanted, found, strict=True) if tokens != write(job[0], None)
-    ]
-    assert len(changed) >= 2
+    plain = [write(schedule, None) for schedule, _ in wanted]
+    assert sum(a != b for a, b in zip(found, plain, strict=True)) >= 2
 
 
 @pytest.mark.parametrize(
