@@ -156,19 +156,21 @@ class RequestGate:
         penalties = Penalties.of(params) if penalise else None
         return GatedRequest(self._rules, kept, candidates, prompt, penalties)
 
-    def apply(self, logits: Tensor, rows: Iterable[tuple[int, GatedRequest]]) -> None:
+    def apply(self, logits: Tensor, kept: Iterable[tuple[int, GatedRequest]]) -> None:
         """Make what is held back impossible, in place.
 
         Args:
             logits: Of all tokens `[rows, tokens]`.
-            rows: The rows that are kept, each with its request.
+            kept: The rows that are kept, each with its request.
         """
         alike: dict[Candidates, list[tuple[int, GatedRequest, Masks]]] = {}
-        for row, request in rows:
+        for row, request in kept:
             masks = request.masks(logits)
             if masks is not None:
                 alike.setdefault(request.candidates, []).append((row, request, masks))
         for candidates, members in alike.items():
             judged = torch.stack([request.judged(logits[row]) for row, request, _ in members])
-            for each in hold_back(judged, [masks for _, _, masks in members], candidates):
-                logits[members[each.row][0]].masked_fill_(each.gone, -torch.inf)
+            held = hold_back(judged, [masks for _, _, masks in members], candidates)
+            if held is not None:
+                rows = torch.tensor([row for row, *_ in members], device=logits.device)[held.rows]
+                logits[rows] = logits[rows].masked_fill(held.gone, -torch.inf)

@@ -24,16 +24,16 @@ class Masks(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What is held back in one row.
+    """What is held back.
 
     Attributes:
-        row: The row of the scores.
-        refused: The likeliest token that is held back.
-        gone: Which tokens cannot be chosen any more `[tokens]`.
+        rows: In which rows of the scores `[held]`.
+        refused: The likeliest token of it `[held]`.
+        gone: Which tokens cannot be chosen any more `[held, tokens]`.
     """
 
-    row: int
-    refused: int
+    rows: Tensor
+    refused: Tensor
     gone: Tensor
 
 
@@ -125,7 +125,7 @@ class Candidates:
         return values.gather(-1, kept.sum(-1, keepdim=True).clamp(min=1) - 1)[:, 0]
 
 
-def hold_back(scores: Tensor, masks: Sequence[Masks], candidates: Candidates) -> list[Held]:
+def hold_back(scores: Tensor, masks: Sequence[Masks], candidates: Candidates) -> Held | None:
     """Return what is held back: foreign tokens, in rows in which there is another choice.
 
     Args:
@@ -135,7 +135,7 @@ def hold_back(scores: Tensor, masks: Sequence[Masks], candidates: Candidates) ->
     """
     foreign = _stacked([each.foreign for each in masks])
     if candidates.surely_without(foreign, scores):
-        return []
+        return None
     fitting = _stacked([each.fitting for each in masks])
     least = candidates.least(scores)
     refused = scores.masked_fill(~foreign, -torch.inf).max(-1)
@@ -144,14 +144,14 @@ def hold_back(scores: Tensor, masks: Sequence[Masks], candidates: Candidates) ->
     instead = scores.masked_fill(~fitting, -torch.inf).amax(-1)
     # What something else has forbidden is no choice.
     chosen &= (instead >= least) & torch.isfinite(instead) & torch.isfinite(refused.values)
-    found: list[Held] = []
-    for row in chosen.nonzero()[:, 0].tolist():
-        gone = foreign[row]
-        if candidates.sampling and candidates.beams == 1:
-            # The others are drawn from as before: no less likely one takes the empty place.
-            gone = gone | (scores[row] < least[row])
-        found.append(Held(row, int(refused.indices[row]), gone))
-    return found
+    rows = chosen.nonzero()[:, 0]
+    if not len(rows):
+        return None
+    gone = foreign[rows]
+    if candidates.sampling and candidates.beams == 1:
+        # The others are drawn from as before: no less likely one takes the empty place.
+        gone = gone | (scores[rows] < least[rows, None])
+    return Held(rows, refused.indices[rows], gone)
 
 
 def _stacked(masks: list[Tensor]) -> Tensor:

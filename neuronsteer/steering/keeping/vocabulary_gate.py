@@ -110,13 +110,15 @@ class VocabularyGate(LogitsProcessor):
             return scores
         here = scores if len(rows) == len(states) else scores[rows]
         held = hold_back(here, masks, self._candidates)
-        if not held:
+        if held is None:
             return scores
+        before = here[held.rows]
+        after = before.masked_fill(held.gone, -torch.inf)
         out = scores.clone()
-        for each in held:
-            row, before = rows[each.row], here[each.row]
-            out[row] = before.masked_fill(each.gone, -torch.inf)
-            told = self._refusal(row, at, before, each.refused, int(out[row].argmax()))
+        at_rows = [rows[each] for each in held.rows.tolist()]
+        out[at_rows] = after
+        for k, (row, refused) in enumerate(zip(at_rows, held.refused.tolist(), strict=True)):
+            told = self._refusal(row, at, before[k], refused, int(after[k].argmax()))
             if told.probability >= _TELLING:
                 self._refused[row, at] = told
         return out
