@@ -15,7 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import neuronsteer as ns
 from neuronsteer.errors import NeuronSteerError
+from neuronsteer.steering.keeping.token_choice import Candidates
 from neuronsteer.steering.keeping.token_scripts import TokenScripts
+from neuronsteer.steering.keeping.vocabulary_gate import VocabularyGate
 from tests.steering.keeping.vocabularies import byte_level
 from tests_vllm.material import FAMILIES, SHAPE, engine, neuron_sets
 
@@ -86,6 +88,26 @@ class Reference:
             out = self.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         return out[0, ids.shape[1] :].tolist()
 
+    def could_be_drawn(self, wanted: Wanted, tokens: list[int]) -> bool:
+        """Return whether the gate left every token of a sampled text."""
+        text, language, thinking, options = wanted
+        chosen = ("temperature", "top_k", "top_p", "min_p")
+        candidates = Candidates(
+            sampling=True,
+            min_p_first=True,
+            **{name: value for name, value in options.items() if name in chosen},
+        )
+        gate = VocabularyGate(
+            self.tokenizer, language, thinking=thinking, names=KEEP["names"], candidates=candidates
+        )
+        prompt = self.ids(text)
+        ids = torch.tensor([prompt + tokens])
+        with torch.no_grad():
+            logits = self.model(ids).logits
+        ends = range(len(prompt), ids.shape[1])
+        left = [gate(ids[:, :end], logits[:, end - 1])[0, ids[0, end]] for end in ends]
+        return bool(torch.stack(left).isfinite().all())
+
     def scripts(self, tokens: list[int]) -> set[str]:
         known = TokenScripts.of(self.tokenizer)
         return {script for token in tokens for script in known.scripts(token)}
@@ -155,7 +177,7 @@ def test_preempted_requests_are_read_again(storage: Path, reference: Reference):
         (f"{text} {'the weather ' * 12}", language, thinking, options)
         for text, language, thinking, options in REQUESTS
     ]
-    options = {"num_gpu_blocks_override": 8, "block_size": 32, "max_num_seqs": 8}
+    options = {"num_gpu_blocks_override": 10, "block_size": 32, "max_num_seqs": 8}
     with engine(checkpoint(storage), block(), enable_prefix_caching=False, **options) as llm:
         scheduler = llm.llm_engine.engine_core.engine_core.scheduler
         preempt, seen = scheduler._preempt_request, []
@@ -215,7 +237,11 @@ def test_samples_stay_in_their_script_and_others_are_drawn_as_ever(
         found = ask(llm, reference, [each for pair in pairs for each in pair])
     assert found[1::2] == alone, "who is not kept notices nothing"
     assert all(reference.scripts(tokens) - {"LATIN"} for tokens in alone)
-    assert all(reference.scripts(tokens) <= {"LATIN"} for tokens in found[::2])
+    for wanted, tokens, before in zip(kept, found[::2], alone, strict=True):
+        assert reference.could_be_drawn(wanted, tokens)
+        assert not reference.could_be_drawn(wanted, before)
+    # Where every token may be drawn, there is always a choice.
+    assert all(reference.scripts(tokens) <= {"LATIN"} for tokens in found[:4:2])
 
 
 MISTAKES = [

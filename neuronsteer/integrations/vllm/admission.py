@@ -88,7 +88,7 @@ def check_engine(vllm_config: Any) -> ServeSettings | None:
     ):
         if found:
             raise ParameterError(
-                f"Neuron steering does not work with {what}: no test shows that the answers are "
+                f"neuronsteer does not work with {what}: no test shows that the answers are "
                 f"those of the steered model. Please {instead}."
             )
     Keeping(settings.keep, config_obstacle(vllm_config))  # raises if it has to and cannot

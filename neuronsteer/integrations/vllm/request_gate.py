@@ -110,6 +110,11 @@ class GatedRequest:
         """Return what is foreign to the text now, `None` if it may go on with anything."""
         return self._text.masks(self._state, len(self._tokens), scores)
 
+    @property
+    def penalised(self) -> bool:
+        """Whether something is taken from scores after the gate."""
+        return self._penalties is not None
+
     def judged(self, scores: Tensor) -> Tensor:
         """Return the scores that decide which token is chosen `[tokens]`."""
         if self._penalties is None:
@@ -165,12 +170,21 @@ class RequestGate:
         """
         alike: dict[Candidates, list[tuple[int, GatedRequest, Masks]]] = {}
         for row, request in kept:
-            masks = request.masks(logits)
-            if masks is not None:
-                alike.setdefault(request.candidates, []).append((row, request, masks))
+            found = request.masks(logits)
+            if found is not None:
+                alike.setdefault(request.candidates, []).append((row, request, found))
         for candidates, members in alike.items():
-            judged = torch.stack([request.judged(logits[row]) for row, request, _ in members])
-            held = hold_back(judged, [masks for _, _, masks in members], candidates)
+            rows = [row for row, *_ in members]
+            masks = [each for *_, each in members]
+            held = hold_back(self._judged(logits, members), masks, candidates)
             if held is not None:
-                rows = torch.tensor([row for row, *_ in members], device=logits.device)[held.rows]
-                logits[rows] = logits[rows].masked_fill(held.gone, -torch.inf)
+                for k, gone in zip(held.rows.tolist(), held.gone, strict=True):
+                    logits[rows[k]].masked_fill_(gone, -torch.inf)
+
+    @staticmethod
+    def _judged(logits: Tensor, members: list[tuple[int, GatedRequest, Masks]]) -> Tensor:
+        """Return the scores that decide, of some rows."""
+        rows = [row for row, *_ in members]
+        if any(request.penalised for _, request, _ in members):
+            return torch.stack([request.judged(logits[row]) for row, request, _ in members])
+        return logits if rows == list(range(len(logits))) else logits[rows]

@@ -244,7 +244,7 @@ class ServeSettings:
 
 
 def settings_of(vllm_config: Any) -> ServeSettings | None:
-    """Return the settings of an engine, or `None` if it was started without neuron steering."""
+    """Return the settings of an engine, or `None` if it was started without the block."""
     additional = vllm_config.additional_config
     block = additional.get(KEY) if isinstance(additional, Mapping) else None
     return None if block is None else ServeSettings.read(block)

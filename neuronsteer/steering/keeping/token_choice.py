@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+#: As `top_p` alone limits no number of tokens, so many of the likeliest are looked at first.
+_FEW = 512
+
 
 class Masks(NamedTuple):
     """What a text must not go on with, and what it may instead.
@@ -28,12 +31,13 @@ class Held(NamedTuple):
 
     Attributes:
         rows: In which rows of the scores `[held]`.
-        refused: The likeliest token of it `[held]`.
-        gone: Which tokens cannot be chosen any more `[held, tokens]`.
+        foreign: Which tokens are foreign there `[held, tokens]`.
+        gone: Which ones cannot be chosen any more: not those either that were too unlikely before
+            `[held, tokens]`.
     """
 
     rows: Tensor
-    refused: Tensor
+    foreign: Tensor
     gone: Tensor
 
 
@@ -85,6 +89,11 @@ class Candidates:
         )
 
     @property
+    def is_limited(self) -> bool:
+        """Whether some tokens are too unlikely to be chosen."""
+        return bool(not self.sampling or self.top_k or self.min_p) or self.top_p < 1
+
+    @property
     def count(self) -> int:
         """How many of the likeliest tokens hold all candidates; 0 if there is no such number."""
         if self.sampling:
@@ -101,7 +110,10 @@ class Candidates:
         """
         if not self.count:
             return False
-        likeliest = scores.topk(min(self.count, scores.shape[-1]), -1).indices
+        if self.count == 1:
+            likeliest = scores.argmax(-1, keepdim=True)
+        else:
+            likeliest = scores.topk(min(self.count, scores.shape[-1]), -1).indices
         return not bool(tokens.gather(-1, likeliest).any())
 
     def least(self, scores: Tensor) -> Tensor:
@@ -109,20 +121,40 @@ class Candidates:
         top = scores.amax(-1)
         if not self.sampling and self.beams == 1:
             return top + math.log(self.reach)
+        bound = top + self.temperature * math.log(self.min_p) if self.min_p else top - torch.inf
         if not self.count and self.top_p == 1:
-            return top + self.temperature * math.log(self.min_p) if self.min_p else top - torch.inf
-        values = scores.topk(min(self.count or scores.shape[-1], scores.shape[-1]), -1).values
+            return bound
+        least, found = self._least_of(scores, bound, self.count or _FEW)
+        return least if found else self._least_of(scores, bound, scores.shape[-1])[0]
+
+    def _least_of(self, scores: Tensor, bound: Tensor, count: int) -> tuple[Tensor, bool]:
+        """Return the lowest score among the `count` likeliest, and whether lower ones are none.
+
+        Args:
+            scores: Of all tokens `[rows, tokens]`.
+            bound: The lowest one that `min_p` admits `[rows]`.
+            count: So many are looked at.
+        """
+        values = scores.topk(min(count, scores.shape[-1]), -1).values
         kept = torch.isfinite(values)
-        likely = kept
-        if self.min_p:
-            likely = values >= top[:, None] + self.temperature * math.log(self.min_p)
+        likely = values >= bound[:, None]
         if self.min_p_first:
             kept &= likely
+        found = True
         if self.top_p < 1:
-            share = (values / self.temperature).masked_fill(~kept, -torch.inf).softmax(-1)
-            kept &= share.cumsum(-1) - share < self.top_p
+            # Of the likeliest alone if `top_k` says so, otherwise of all.
+            whole = values.masked_fill(~kept, -torch.inf)
+            if not self.count and count < scores.shape[-1]:
+                whole = scores
+                if self.min_p_first and self.min_p:
+                    whole = whole.masked_fill(whole < bound[:, None], -torch.inf)
+            total = (whole / self.temperature).logsumexp(-1, keepdim=True)
+            share = (values / self.temperature - total).exp().masked_fill(~kept, 0)
+            before = share.cumsum(-1) - share
+            kept &= before < self.top_p
+            found = bool(self.count) or not bool(kept[:, -1].any())
         kept &= likely
-        return values.gather(-1, kept.sum(-1, keepdim=True).clamp(min=1) - 1)[:, 0]
+        return values.gather(-1, kept.sum(-1, keepdim=True).clamp(min=1) - 1)[:, 0], found
 
 
 def hold_back(scores: Tensor, masks: Sequence[Masks], candidates: Candidates) -> Held | None:
@@ -138,20 +170,22 @@ def hold_back(scores: Tensor, masks: Sequence[Masks], candidates: Candidates) ->
         return None
     fitting = _stacked([each.fitting for each in masks])
     least = candidates.least(scores)
-    refused = scores.masked_fill(~foreign, -torch.inf).max(-1)
+    top = scores.amax(-1)
+    refused = torch.where(foreign, scores, -torch.inf).amax(-1)
     # Where the likeliest is taken, a foreign token comes only if it is the likeliest.
-    chosen = refused.values >= (scores.amax(-1) if candidates.count == 1 else least)
-    instead = scores.masked_fill(~fitting, -torch.inf).amax(-1)
+    chosen = refused >= (top if candidates.count == 1 else least)
+    instead = torch.where(fitting, scores, -torch.inf).amax(-1)
     # What something else has forbidden is no choice.
-    chosen &= (instead >= least) & torch.isfinite(instead) & torch.isfinite(refused.values)
+    chosen &= (instead >= least) & torch.isfinite(instead) & torch.isfinite(refused)
     rows = chosen.nonzero()[:, 0]
     if not len(rows):
         return None
-    gone = foreign[rows]
-    if candidates.sampling and candidates.beams == 1:
+    foreign = foreign[rows]
+    gone = foreign
+    if candidates.sampling and candidates.beams == 1 and candidates.is_limited:
         # The others are drawn from as before: no less likely one takes the empty place.
-        gone = gone | (scores[rows] < least[rows, None])
-    return Held(rows, refused.indices[rows], gone)
+        gone = foreign | (scores[rows] < least[rows, None])
+    return Held(rows, foreign, gone)
 
 
 def _stacked(masks: list[Tensor]) -> Tensor:

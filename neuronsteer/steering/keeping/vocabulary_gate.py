@@ -117,8 +117,9 @@ class VocabularyGate(LogitsProcessor):
         out = scores.clone()
         at_rows = [rows[each] for each in held.rows.tolist()]
         out[at_rows] = after
-        for k, (row, refused) in enumerate(zip(at_rows, held.refused.tolist(), strict=True)):
-            told = self._refusal(row, at, before[k], refused, int(after[k].argmax()))
+        refused = torch.where(held.foreign, before, -torch.inf).argmax(-1).tolist()
+        for k, (row, token) in enumerate(zip(at_rows, refused, strict=True)):
+            told = self._refusal(row, at, before[k], token, int(after[k].argmax()))
             if told.probability >= _TELLING:
                 self._refused[row, at] = told
         return out
