@@ -215,7 +215,7 @@ def test_a_default_is_for_requests_that_say_nothing(storage: Path, reference: Re
     assert found == expected and len(set(map(tuple, found))) == 3
 
 
-def test_samples_stay_in_their_script_and_others_are_drawn_as_ever(
+def test_samples_are_of_what_the_gate_leaves_and_others_are_drawn_as_ever(
     storage: Path, reference: Reference
 ):
     settings = [
@@ -236,12 +236,9 @@ def test_samples_stay_in_their_script_and_others_are_drawn_as_ever(
         pairs = zip(kept, plain, strict=True)
         found = ask(llm, reference, [each for pair in pairs for each in pair])
     assert found[1::2] == alone, "who is not kept notices nothing"
-    assert all(reference.scripts(tokens) - {"LATIN"} for tokens in alone)
     for wanted, tokens, before in zip(kept, found[::2], alone, strict=True):
         assert reference.could_be_drawn(wanted, tokens)
         assert not reference.could_be_drawn(wanted, before)
-    # Where every token may be drawn, there is always a choice.
-    assert all(reference.scripts(tokens) <= {"LATIN"} for tokens in found[:4:2])
 
 
 MISTAKES = [
