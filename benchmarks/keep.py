@@ -3,6 +3,7 @@
     python benchmarks/keep.py                     # two questions per language: a first look
     python benchmarks/keep.py --items 12 --temperatures 0.3 1.0 -o runs/keep.json
     python benchmarks/keep.py --cost              # only what the gate costs per token
+    python benchmarks/keep.py --cost --requests 16   # and in a batch of vLLM
 
 A chat model answers questions of the Language Confusion Benchmark, alone and provoked: by a
 document in another language before the question, by a system prompt or a sentence in another
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -35,7 +37,11 @@ import neuronsteer as ns
 from neuronsteer.evaluation.bootstrap import wilson
 from neuronsteer.evaluation.continuations import continue_rows, decode
 from neuronsteer.evaluation.metrics import metric
-from neuronsteer.steering.keeping.vocabulary_gate import Candidates, VocabularyGate
+from neuronsteer.integrations.vllm.kept_requests import KeptRequest
+from neuronsteer.integrations.vllm.request_gate import RequestGate
+from neuronsteer.steering.keeping.token_choice import Candidates
+from neuronsteer.steering.keeping.vocabulary_gate import VocabularyGate
+from neuronsteer.steering.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -205,10 +211,49 @@ def cost(options: argparse.Namespace) -> None:
     )
 
 
-def seconds(call: Callable[[], None]) -> float:
-    begun = time.perf_counter()
+def cost_in_a_server(options: argparse.Namespace) -> None:
+    """Print what the gate of vLLM costs beside one step of the model, per CPU second."""
+    model, tokenizer = loaded(options.model)
+    begun = time.process_time()
+    gate = RequestGate(tokenizer, None)
+    print(f"scripts of {len(tokenizer)} tokens: {time.process_time() - begun:.2f} CPU s")
+    ids = tokenizer("The weather today is", return_tensors="pt")["input_ids"]
+    batch = ids.repeat(options.requests, 1)
+    plain = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    plain |= {"frequency_penalty": 0.0, "presence_penalty": 0.0}
+    with torch.no_grad():
+        logits = model(batch).logits[:, -1].float()
+        cache = model(batch, use_cache=True).past_key_values
+
+        def step() -> None:
+            model(batch[:, -1:], past_key_values=cache)
+
+        whole = sorted(seconds(step, time.process_time) for _ in range(7))[3]
+        for chosen in (
+            {"temperature": 0.0},
+            {"temperature": 0.7, "top_k": 20, "top_p": 0.8},
+            {"temperature": 1.0},
+            {"temperature": 1.0, "top_p": 0.95},
+            {"temperature": 1.0, "top_p": 0.95, "repetition_penalty": 1.1},
+        ):
+            params = SimpleNamespace(**{**plain, **chosen})
+            kept = KeptRequest(Schedule("en"))
+            requests = [gate.request(kept, params, ids[0].tolist(), penalise=True) for _ in batch]
+            took: list[float] = []
+            for _ in range(10):
+                here = logits.clone()
+                begun = time.process_time()
+                gate.apply(here, enumerate(requests))
+                took.append(time.process_time() - begun)
+            one = sorted(took[1:])[4]
+            print(f"{options.requests} requests, {chosen}: {one / whole:.4f} of a step "
+                  f"({one * 1e3:.1f} ms of {whole * 1e3:.0f} ms CPU)")  # fmt: skip
+
+
+def seconds(call: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> float:
+    begun = clock()
     call()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def save(file: Path | None, results: dict[str, Any]) -> None:
@@ -235,9 +280,12 @@ def main() -> None:
     )
     parser.add_argument("--remedies", nargs="+", default=list(REMEDIES), choices=REMEDIES)
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--requests", type=int, default=1, help="with --cost: of a batch of vLLM")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    if options.cost:
+    if options.cost and options.requests > 1:
+        cost_in_a_server(options)
+    elif options.cost:
         cost(options)
     else:
         measured(options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
-from .errors import ParameterError
+from .errors import ParameterError, shown
 
 # ISO 639-1 and 639-3. Lingua says `fr`, GlotLID `fra_Latn`, a neuron set perhaps `fr-CA`.
 _PAIRS = """
@@ -122,8 +122,8 @@ def check_known(label: str) -> None:
     """Raise if a label is not the code of a language."""
     if not is_known(label):
         raise ParameterError(
-            f"{label!r} is not the code of a language, so its script is unknown. Use an ISO 639 "
-            "code, for instance 'ko' or 'pt-BR'."
+            f"{shown(label)} is not the code of a language, so its script is unknown. Use an ISO "
+            "639 code, for instance 'ko' or 'pt-BR'."
         )
 
 

@@ -91,15 +91,41 @@ def interpret_triton() -> None:
     known.has_triton_package = lambda *args, **kwargs: False
 
 
+def kept(mode: str, storage: Path, job: dict[str, Any]) -> None:
+    """Run requests that are kept in a language, and say what they gave."""
+    chosen = options(mode, storage)
+    from vllm import SamplingParams
+
+    from tests_vllm import conftest as conftest
+    from tests_vllm.material import engine
+
+    sampling: list[Any] = []
+    for _, language, thinking, other in job["requests"]:
+        extra = {"neuronsteer_keep": language, "neuronsteer_thinking": thinking}
+        extra = {name: value for name, value in extra.items() if value is not None}
+        plain = {"temperature": 0, "max_tokens": job["tokens"], "ignore_eos": True}
+        sampling.append(SamplingParams(extra_args=extra or None, **plain, **other))
+    with engine(Path(job["folder"]), job["settings"], **chosen) as llm:
+        runner = 2 if llm.llm_engine.vllm_config.use_v2_model_runner else 1
+        prompts = [{"prompt_token_ids": ids} for ids in job["prompts"]]
+        outputs = llm.generate(prompts, sampling, use_tqdm=False)
+    found = [list(each.outputs[0].token_ids) for each in outputs]
+    print("\n" + json.dumps({"found": found, "facts": {"runner": runner}}), flush=True)
+
+
 def main() -> None:
-    """Run 16 requests and say what they gave."""
+    """Run the requests that stdin names, and say what they gave."""
     mode, storage = sys.argv[1], Path(sys.argv[2])
+    job = json.loads(sys.stdin.read())
+    if isinstance(job, dict):
+        kept(mode, storage, job)
+        return
     chosen = options(mode, storage)
     from tests_vllm import conftest as conftest
     from tests_vllm.material import block, checkpoint, engine, neuron_sets, run
 
     folder, sets = checkpoint(storage), neuron_sets(storage)
-    wanted, tokens = json.loads(sys.stdin.read())
+    wanted, tokens = job
     settings = block(sets, capacity=8)
     with engine(folder, settings, **chosen) as llm:
         config = llm.llm_engine.vllm_config

@@ -35,7 +35,7 @@ def serving(command: list[str], log: Path) -> Iterator[str]:
             env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
         )
     try:
-        for _ in range(900):
+        while True:  # the test's own limit ends it: a slow machine is no reason to go on without
             assert process.poll() is None, log.read_text()[-5000:]
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):

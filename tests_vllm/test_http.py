@@ -95,6 +95,56 @@ def test_mistakes_are_bad_requests_with_the_reason(client: openai.OpenAI, schedu
         assert caught.value.param == "neuronsteer"
 
 
+def test_texts_are_kept_in_a_language_beside_others(client: openai.OpenAI):
+    """`neuronsteer_keep` over HTTP gives what `ns.keep` gives, steered elsewhere or not."""
+    folder = model_folder()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    steer = ns.attach(model, ns.NeuronSet.from_pretrained(set_folder()), tokenizer=tokenizer)
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    wanted = [(schedule, kept) for schedule in (None, *labels()) for kept in (None, "en", "ru")]
+
+    def write(schedule: str | None, kept: str | None) -> list[int]:
+        steer.to(schedule)
+        with ns.keep(model, tokenizer, kept):
+            out = model.generate(**inputs, max_new_tokens=24, do_sample=False)
+        return out[0, inputs["input_ids"].shape[1] :].tolist()
+
+    def answer(job: tuple[str | None, str | None]) -> list[int]:
+        given = dict(zip(("neuronsteer", "neuronsteer_keep"), job, strict=True))
+        extra = {name: value for name, value in given.items() if value is not None}
+        return ids(ask(client, None, extra_body={"vllm_xargs": extra}))
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(answer, wanted))
+    assert found == [write(*job) for job in wanted]
+    plain = [write(schedule, None) for schedule, _ in wanted]
+    assert sum(a != b for a, b in zip(found, plain, strict=True)) >= 2
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"neuronsteer_keep": 7},
+        {"neuronsteer_keep": 0.5},
+        {"neuronsteer_keep": ["ko"]},
+        {"neuronsteer_keep": {"language": "ko"}},
+        {"neuronsteer_keep": ""},
+        {"neuronsteer_keep": "korean"},
+        {"neuronsteer_keep": "en,sentence:ko"},
+        {"neuronsteer_keep": "ko*0.5,3:en"},
+        {"neuronsteer_thinking": "none"},
+        {"neuronsteer_kep": "ko"},
+    ],
+)
+def test_what_cannot_be_kept_is_a_bad_request(client: openai.OpenAI, extra):
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as caught:
+            list(ask(client, None, stream=stream, extra_body={"vllm_xargs": extra}))
+        assert caught.value.status_code == 400
+    assert len(ids(ask(client, None, 4))) == 4, "the server goes on"
+
+
 def test_a_misspelt_field_is_not_taken_for_no_steering(client: openai.OpenAI):
     extra = {"vllm_xargs": {"neuron-steer": "fr"}}
     with pytest.raises(openai.BadRequestError, match="did you mean 'neuronsteer'"):
@@ -104,6 +154,9 @@ def test_a_misspelt_field_is_not_taken_for_no_steering(client: openai.OpenAI):
 def test_beam_search_is_refused_and_not_answered_unsteered(client: openai.OpenAI):
     with pytest.raises(openai.BadRequestError, match="Beam search cannot be steered"):
         ask(client, "fr", n=2, extra_body={"use_beam_search": True})
+    kept = {"use_beam_search": True, "vllm_xargs": {"neuronsteer_keep": "en"}}
+    with pytest.raises(openai.BadRequestError, match="Beam search cannot be kept"):
+        ask(client, None, n=2, extra_body=kept)
     assert ask(client, None, n=2, extra_body={"use_beam_search": True}).choices
 
 

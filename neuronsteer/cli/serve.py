@@ -1,4 +1,4 @@
-"""`neuronsteer serve`: vLLM's own OpenAI server, with neuron sets."""
+"""`neuronsteer serve`: vLLM's own OpenAI server, with neuron sets, or kept in a language."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ _ALLOWED = "VLLM_PLUGINS"
     neuronsteer serve demo demo --dtype float32
     neuronsteer serve MODEL SET --default fr --port 8001 --max-model-len 4096
     neuronsteer serve MODEL chat=user/set@v2 code=./other-set --manage
+    neuronsteer serve MODEL --keep ko
     """,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def serve(
     model: options.Model,
     sets: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="SET… [VLLM OPTIONS]",
-            help="Folders or Hub ids of neuron sets, each as \\[NAME=]SET\\[@REVISION]. From the "
-            "first unknown option on, everything goes to vLLM.",
+            metavar="[SET…] [VLLM OPTIONS]",
+            help="Folders or Hub ids of neuron sets, each as \\[NAME=]SET\\[@REVISION]; none with "
+            "--keep alone. From the first unknown option on, everything goes to vLLM.",
         ),
-    ],
+    ] = None,
     default: Annotated[
         str | None,
         typer.Option(
@@ -55,6 +56,22 @@ def serve(
             help="What is left, where an operation adds a difference of means: a label (repeat for "
             "several) or 'others'; for requests that do not say. A server cannot read it off the "
             "prompt. After a switch it is the label before.",
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LANGUAGE",
+            help="Keep the text of requests that do not say in this language, as far as scripts "
+            "tell: a code, or a schedule of codes ('en,24:ko'). Needs no SET.",
+        ),
+    ] = None,
+    thinking: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LANGUAGE",
+            help="With --keep, for reasoning models: keep their thoughts in this language. "
+            "Otherwise thoughts are left alone.",
         ),
     ] = None,
     capacity: Annotated[
@@ -79,13 +96,29 @@ def serve(
 
     A request says what it wants in vllm_xargs, as a label or a schedule:
     {"neuronsteer": "en,24:fr,64:ja"}, and what is left, if it matters, as
-    {"neuronsteer": "fr", "neuronsteer_source": "en"}. Needs vLLM: pip install 'neuronsteer\[vllm]'.
+    {"neuronsteer": "fr", "neuronsteer_source": "en"}. {"neuronsteer_keep": "ko"} keeps its text in
+    a language. Needs vLLM: pip install 'neuronsteer\[vllm]'.
     """
+    sets = sets or []
     cut = next((i for i, text in enumerate(sets) if text.startswith("-")), len(sets))
     named, passed = sets[:cut], [text for text in sets[cut:] if text != "--"]
-    if not named:
-        raise ParameterError("Name at least one neuron set: neuronsteer serve MODEL SET.")
-    block = _block(named, default, source or [], capacity)
+    if thinking is not None and keep is None:
+        raise ParameterError(
+            "--thinking says what thoughts are kept in beside --keep; add --keep LANGUAGE, or "
+            "--keep - to leave answers alone."
+        )
+    if not named and keep is None:
+        raise ParameterError(
+            "Name at least one neuron set: neuronsteer serve MODEL SET; or a language to keep: "
+            "neuronsteer serve MODEL --keep LANGUAGE."
+        )
+    if not named and (manage or default is not None or source or capacity is not None):
+        raise ParameterError(
+            "--default, --source, --capacity and --manage are about neuron sets, and none is "
+            "named: neuronsteer serve MODEL SET."
+        )
+    kept = None if keep is None else {"language": keep, "thinking": thinking}
+    block = _block(named, default, source or [], capacity, kept)
     path = model_path(model)
     wanted = [sys.executable, *_SERVER, "--model", path, "--additional-config", json.dumps(block)]
     if model == DEMO and not any(text.startswith("--served-model-name") for text in passed):
@@ -109,7 +142,11 @@ def serve(
 
 
 def _block(
-    named: list[str], default: str | None, source: list[str], capacity: int | None
+    named: list[str],
+    default: str | None,
+    source: list[str],
+    capacity: int | None,
+    kept: dict[str, str | None] | None,
 ) -> dict[str, Any]:
     """Return vLLM's `additional_config`, after loading every set to see that it can be served."""
     from ..integrations.vllm.served_sets import ServedSets
@@ -121,6 +158,8 @@ def _block(
         block["default"] = default
     if source:
         block["source"] = source
+    if kept is not None:
+        block["keep"] = kept
     # Whether they fit the model is checked by vLLM, which loads it.
     found = ServedSets(ServeSettings.read({**block, "capacity": capacity or sys.maxsize}))
     rows = found.describe()["used"]

@@ -68,7 +68,7 @@ class GenerationRequest:
 
     def check(self, neurons: NeuronSet | None) -> None:
         """Raise for what the set does not have, before a large model is loaded."""
-        from ..steering.keeping.vocabulary_gate import schedules_of
+        from ..steering.keeping.gate_rules import schedules_of
         from ..steering.label_sums import arith
         from ..steering.steerer import PREVIOUS
 

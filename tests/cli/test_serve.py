@@ -73,6 +73,19 @@ def test_capacity_follows_the_sets_or_the_user(disk: Disk, call: Call):
     assert "tables hold 1" in done.err
 
 
+def test_a_language_can_be_kept_with_and_without_sets(disk: Disk, call: Call):
+    done = call("serve", disk.model, "--keep", "en,24:ko", "--show", "--port", "81")
+    assert (done.code, done.err) == (0, "")
+    _, arguments = command(done.out)
+    found = config(arguments)
+    assert (found["sets"], found["keep"]) == ({}, {"language": "en,24:ko"})
+    assert arguments[-2:] == ["--port", "81"]
+    keep = ["--keep", "ko", "--thinking", "en"]
+    found = config(command(call("serve", disk.model, f"a={disk.set}", *keep, "--show").out)[1])
+    assert found["keep"] == {"language": "ko", "thinking": "en"}
+    assert list(found["sets"]) == ["a"]
+
+
 def test_routes_are_opt_in_and_keep_other_plugins(
     disk: Disk, call: Call, monkeypatch: pytest.MonkeyPatch
 ):
@@ -94,6 +107,12 @@ def test_the_embedded_model_is_called_demo(call: Call):
     ("arguments", "message"),
     [
         (["{model}", "--port", "81"], "Name at least one neuron set"),
+        (["{model}", "--keep", "korean"], "'korean' is not the code of a language"),
+        (["{model}", "--keep", "en,sentence:ko"], "waits for text"),
+        (["{model}", "--keep", "ko", "--thinking", "none"], "'none' is not the code"),
+        (["{model}", "{set}", "--thinking", "en"], "beside --keep"),
+        (["{model}", "--keep", "ko", "--manage"], "none is named"),
+        (["{model}", "--keep", "ko", "--default", "fr"], "none is named"),
         (["{model}", "{set}", "--default", "xx"], "Unknown label 'xx'"),
         (["{model}", "/nowhere/set"], "/nowhere/set"),
         (["{model}", "{set}", "{set}"], "Two neuron sets are called 'set'"),

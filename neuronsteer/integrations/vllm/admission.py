@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ...errors import NeuronSteerError, ParameterError, require
+from ...errors import NeuronSteerError, ParameterError, require, shown
 from . import served_sets
+from .kept_requests import ALL_KEEPING, Keeping, config_obstacle
 from .request_schedule import RequestSchedule
 from .served_sets import ALL_SERVED_SETS, ModelShape, ServedSets
-from .settings import KEY, SOURCE, ServeSettings, settings_of
-from .vllm_internals import FRONT_END, HTTP, WORKERS, verify, wrap
+from .settings import KEEP, KEY, REQUEST_FIELDS, SOURCE, THINKING, ServeSettings, settings_of
+from .vllm_internals import FRONT_END, GATE_V1, GATE_V2, HTTP, WORKERS, verify, wrap
+from .worker_gate import processor_name, tokenizer_obstacle
 
 #: Ways of speculative decoding whose output was shown to be that of the steered model.
 SPECULATIVE = ("ngram", "draft_model")
@@ -25,6 +27,10 @@ SPECULATIVE = ("ngram", "draft_model")
 _OFF = (
     "this server was started without neuron steering. Start it with: neuronsteer serve MODEL SET, "
     f'or pass vLLM --additional-config \'{{"{KEY}": {{"sets": …}}}}\''
+)
+_KEEPS_NOTHING = (
+    "this server was started without neuronsteer. Start it with: neuronsteer serve MODEL "
+    f'--keep ko, or pass vLLM --additional-config \'{{"{KEY}": {{"keep": "ko"}}}}\''
 )
 
 
@@ -48,7 +54,7 @@ def check_engine(vllm_config: Any) -> ServeSettings | None:
     settings = settings_of(vllm_config)
     if settings is None:
         return None
-    verify(FRONT_END + WORKERS)
+    verify(FRONT_END + (WORKERS if settings.steers else ()))
     parallel = vllm_config.parallel_config
     speculative = vllm_config.speculative_config
     method = None if speculative is None else speculative.method
@@ -82,9 +88,10 @@ def check_engine(vllm_config: Any) -> ServeSettings | None:
     ):
         if found:
             raise ParameterError(
-                f"Neuron steering does not work with {what}: no test shows that the answers are "
+                f"neuronsteer does not work with {what}: no test shows that the answers are "
                 f"those of the steered model. Please {instead}."
             )
+    Keeping(settings.keep, config_obstacle(vllm_config))  # raises if it has to and cannot
     return settings
 
 
@@ -109,10 +116,22 @@ def schedule_of(sampling_params: Any) -> RequestSchedule | None:
 def _check_config(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
         vllm_config = original(self, *args, **kwargs)
-        check_engine(vllm_config)
+        if check_engine(vllm_config) is not None:
+            _add_gate(vllm_config)
         return vllm_config
 
     return create_engine_config
+
+
+def _add_gate(vllm_config: Any) -> None:
+    """Have the workers make a vocabulary gate, unless it could do nothing in this engine."""
+    if config_obstacle(vllm_config) is not None:
+        return
+    verify(GATE_V2 if vllm_config.use_v2_model_runner else GATE_V1)
+    model = vllm_config.model_config
+    name, before = processor_name(vllm_config), list(model.logits_processors or ())
+    if name not in before:
+        model.logits_processors = [*before, name]
 
 
 def _load_sets(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,9 +139,13 @@ def _load_sets(original: Callable[..., Any]) -> Callable[..., Any]:
         original(self, vllm_config, *args, **kwargs)
         settings = settings_of(vllm_config)
         processes = getattr(vllm_config.parallel_config, "_api_process_count", 1)
-        self.neuronsteer = (
-            None if settings is None else ServedSets(settings, shape_of(vllm_config), processes)
-        )
+        self.neuronsteer = self.neuronsteer_keeping = None
+        if settings is not None:
+            if settings.steers:
+                self.neuronsteer = ServedSets(settings, shape_of(vllm_config), processes)
+            obstacle = config_obstacle(vllm_config) or tokenizer_obstacle(vllm_config)
+            self.neuronsteer_keeping = Keeping(settings.keep, obstacle)
+            ALL_KEEPING.add(self.neuronsteer_keeping)
 
     return init
 
@@ -135,6 +158,7 @@ def _admit(original: Callable[..., Any]) -> Callable[..., Any]:
             return request
         try:
             _resolve(getattr(self, "neuronsteer", None), request, params)
+            _resolve_kept(getattr(self, "neuronsteer_keeping", None), request, params)
         except NeuronSteerError as error:
             raise _refusal(str(error)) from error
         return request
@@ -142,20 +166,28 @@ def _admit(original: Callable[..., Any]) -> Callable[..., Any]:
     return process_inputs
 
 
+def _check_names(extra: dict[str, Any]) -> None:
+    """Raise for a field that is none of ours, but looks like one."""
+    for name in extra:
+        if name in REQUEST_FIELDS:
+            continue
+        near = difflib.get_close_matches(name, REQUEST_FIELDS, 1, 0.8)
+        if near or name.startswith(KEY):
+            fields = ", ".join(map(repr, REQUEST_FIELDS))
+            meant = f"did you mean {near[0]!r}?" if near else f"the fields are {fields}."
+            raise ParameterError(f"Unknown field {shown(name)}; {meant}")
+
+
 def _wanted(served: ServedSets | None, extra: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the schedule and source a request asks for, `None` if none; raise for a mistake."""
+    """Return the schedule and source a request asks for, `None` if none; raise if it cannot."""
+    _check_names(extra)
     found: list[Any] = []
     for field in (KEY, SOURCE):
         value = extra.get(field)
         found.append(value)
-        if value is None:
-            others = [name for name in extra if name not in (KEY, SOURCE)]
-            near = difflib.get_close_matches(field, others, 1, 0.8)
-            if near:
-                raise ParameterError(f"Unknown field {near[0]!r}; did you mean {field!r}?")
-        elif served is None:
-            what = f"steer to {value!r}" if field == KEY else f"steer, with {SOURCE!r} {value!r}"
-            raise ParameterError(f"Cannot {what}: {_OFF}.")
+        if value is not None and served is None:
+            what = "steer to" if field == KEY else f"steer, with {SOURCE!r}"
+            raise ParameterError(f"Cannot {what} {shown(value)}: {_OFF}.")
     return found[0], found[1]
 
 
@@ -177,6 +209,33 @@ def _resolve(served: ServedSets | None, request: Any, params: Any) -> None:
         params.extra_args = {**rest, KEY: schedule.to_wire()}
         salt = f"{KEY}:{schedule.salt}"
         request.cache_salt = f"{request.cache_salt}|{salt}" if request.cache_salt else salt
+    elif len(rest) < len(extra):
+        params.extra_args = rest or None
+
+
+def _check_kept(keeping: Keeping | None, extra: dict[str, Any]) -> None:
+    """Raise if an engine keeps nothing, and a request asks for it."""
+    for field in (KEEP, THINKING):
+        value = extra.get(field)
+        if value is not None and keeping is None:
+            raise ParameterError(f"Cannot follow {field!r}: {shown(value)}; {_KEEPS_NOTHING}.")
+
+
+def _resolve_kept(keeping: Keeping | None, request: Any, params: Any) -> None:
+    extra: dict[str, Any] = params.extra_args or {}
+    _check_kept(keeping, extra)
+    if keeping is None:
+        return
+    kept = keeping.resolve(extra)
+    if kept is not None and (request.prompt_token_ids is None or request.resumable):
+        how = "comes in parts" if request.resumable else "is given as embeddings"
+        raise ParameterError(
+            f"A request whose prompt {how} cannot be kept in a language, because what may be said "
+            f"is read off the prompt. Send it as text or tokens at once, or with {KEEP!r}: '-'."
+        )
+    rest = {name: value for name, value in extra.items() if name not in (KEEP, THINKING)}
+    if kept is not None:
+        params.extra_args = {**rest, KEEP: kept.to_wire()}
     elif len(rest) < len(extra):
         params.extra_args = rest or None
 
@@ -229,13 +288,18 @@ def _check_early(original: Callable[..., Any]) -> Callable[..., Any]:
         extra: dict[str, Any] = params.extra_args or {}
         # A request over HTTP does not say for which engine it is; a server has one.
         engines: list[ServedSets | None] = list(ALL_SERVED_SETS) or [None]
-        if len(engines) == 1:
-            try:
+        keepers: list[Keeping | None] = list(ALL_KEEPING) or [None]
+        try:
+            if len(engines) == 1:
                 wanted, source = _wanted(engines[0], extra)
                 if engines[0] is not None:
                     engines[0].resolve(wanted, 1, source)
-            except NeuronSteerError as error:
-                raise _refusal(str(error)) from error
+            if len(keepers) == 1:
+                _check_kept(keepers[0], extra)
+                if keepers[0] is not None:
+                    keepers[0].resolve(extra)
+        except NeuronSteerError as error:
+            raise _refusal(str(error)) from error
         return params
 
     return to_sampling_params
@@ -251,6 +315,12 @@ def _refuse_beams(original: Callable[..., Any]) -> Callable[..., Any]:
             raise _refusal(
                 "Beam search cannot be steered: vLLM starts every step of it as a new request, "
                 "without the schedule and the number of tokens so far. Sample instead."
+            )
+        kept = any(keeping.by_default for keeping in ALL_KEEPING)
+        if {KEEP, THINKING} & (self.vllm_xargs or {}).keys() or kept:
+            raise _refusal(
+                "Beam search cannot be kept in a language: vLLM follows the model's own "
+                "probabilities there, before anything is held back. Sample instead."
             )
         return original(self, *args, **kwargs)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .admission import schedule_of
-from .settings import settings_of
+from .settings import steering_of
 from .vllm_internals import wrap
 from .worker_tables import WorkerTables
 from .workers import build_tables
@@ -61,7 +61,7 @@ class BatchTracker:
 def _build_after_loading(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        settings = settings_of(self.vllm_config)
+        settings = steering_of(self.vllm_config)
         if settings is not None and not self.vllm_config.use_v2_model_runner:
             runner = self.model_runner
             tables = build_tables(self.vllm_config, settings, runner.get_model(), self.device)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .admission import schedule_of
-from .settings import settings_of
+from .settings import steering_of
 from .vllm_internals import wrap
 from .workers import build_tables
 
@@ -26,7 +26,7 @@ def install() -> None:
 def _subclass_state(original: Callable[..., Any]) -> Callable[..., Any]:
     def resolve_model_state_cls(vllm_config: Any, model: Any) -> Any:
         base = original(vllm_config, model)
-        return base if settings_of(vllm_config) is None else _steered(base)
+        return base if steering_of(vllm_config) is None else _steered(base)
 
     return resolve_model_state_cls
 
@@ -38,7 +38,7 @@ def _steered(base: Any) -> Any:
     class Steered(base):
         def __init__(self, vllm_config: Any, model: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(vllm_config, model, *args, **kwargs)
-            settings = settings_of(vllm_config)
+            settings = steering_of(vllm_config)
             assert settings is not None  # checked by `_subclass_state`
             # Long names, because vLLM's own attributes are not known.
             self.neuronsteer_tables = build_tables(vllm_config, settings, model, self.device)

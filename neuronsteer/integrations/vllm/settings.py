@@ -11,16 +11,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import ParameterError, did_you_mean
+from ...errors import NeuronSteerError, ParameterError, did_you_mean, shown
+from ...languages import check_known
+from ...steering.keeping.gate_rules import NAMES, PROMPT, schedules_of
+from ...steering.keeping.running_text import THOUGHT_MARKS
+from ...steering.schedule import Schedule
 
 #: Name of the block in `additional_config`, of a request's entry in `extra_args`/`vllm_xargs`.
 KEY = "neuronsteer"
-#: Name of a request's other entry: the label, or labels, that are left.
-SOURCE = f"{KEY}_source"
+#: Names of a request's other entries: the label, or labels, that are left; the language that its
+#: text is kept in, and that of its thoughts.
+SOURCE, KEEP, THINKING = f"{KEY}_source", f"{KEY}_keep", f"{KEY}_thinking"
+#: All that a request may say.
+REQUEST_FIELDS = (KEY, SOURCE, KEEP, THINKING)
 #: How many rows the tables hold at once, unless the block says otherwise.
 CAPACITY = 64
+#: Switch points of what a text is kept in: they are looked up at every token.
+MAX_KEPT = 32
+#: Characters in which a request can say that.
+_LONGEST = 1000
 
-_FIELDS = ("sets", "capacity", "default", "source")
+_FIELDS = ("sets", "capacity", "default", "source", "keep")
+_KEEP_FIELDS = ("language", "thinking", "allow", "names", "reach", "marks")
 _SOURCE_FIELDS = ("source", "revision", "subfolder", "operation")
 _HELP = (
     'expected e.g. {"sets": {"demo": "user/model-language-neurons"}, "default": "fr"}; a set is a '
@@ -83,6 +95,75 @@ class SetSource:
 
 
 @dataclass(frozen=True)
+class KeepSettings:
+    """The field `keep`: what texts are kept in, and how.
+
+    Attributes:
+        language: The schedule of requests that name none; `None` leaves them alone.
+        thinking: The language of a reasoning model's thoughts, likewise.
+        allow: Words that stay allowed; "prompt": foreign words of the prompt.
+        names: Latin tokens in a row that may stand in a text of another script.
+        reach: Where the likeliest token is taken: what counts as a choice is at least this share as
+            likely.
+        marks: What begins and what ends a thought.
+    """
+
+    language: str | None = None
+    thinking: str | None = None
+    allow: str | tuple[str, ...] = PROMPT
+    names: int = NAMES
+    reach: float = 0.01
+    marks: tuple[str, str] = THOUGHT_MARKS
+
+    @classmethod
+    def read(cls, given: Any) -> KeepSettings:
+        """Return the validated field, given as text or as a dictionary."""
+        fields: Any = {"language": given} if isinstance(given, str) else given
+        if not isinstance(fields, Mapping):
+            raise ParameterError(
+                f"The field 'keep' is {shown(given)}; expected the code of a language, a schedule "
+                'such as \'en,24:ko\', or {"language": "ko", "thinking": "en"}.'
+            )
+        _check_fields(fields, _KEEP_FIELDS, "the field 'keep'")
+        fields = {name: value for name, value in fields.items() if value is not None}
+        for name in ("allow", "marks"):
+            if isinstance(fields.get(name), list):
+                fields[name] = tuple(fields[name])
+        found = cls(**fields)
+        words = (found.allow,) if isinstance(found.allow, str) else found.allow
+        for name, right, expected in (
+            ("allow", _are_texts(words), "words, or 'prompt'"),
+            ("marks", _are_texts(found.marks) and len(found.marks) == 2, "two texts"),
+            ("names", _is_number(found.names, int) and found.names >= 1, "a number from 1 on"),
+            (
+                "reach",
+                _is_number(found.reach, int | float) and 0 < found.reach <= 1,
+                "a share of a probability, above 0, at most 1",
+            ),
+        ):
+            if not right:
+                raise ParameterError(
+                    f"The field {name!r} of 'keep' is {shown(fields[name])}; expected {expected}."
+                )
+        try:
+            read_kept(found.language, "language")
+            read_thinking(found.thinking, "thinking")
+        except NeuronSteerError as error:
+            raise ParameterError(f"The field 'keep' cannot be used: {error}") from error
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `read` takes."""
+        plain = KeepSettings()
+        fields = {name: getattr(self, name) for name in _KEEP_FIELDS}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+            if value != getattr(plain, name)
+        }
+
+
+@dataclass(frozen=True)
 class ServeSettings:
     """The `neuronsteer` block.
 
@@ -93,12 +174,19 @@ class ServeSettings:
         default: The schedule of requests that name none; `None` leaves them unsteered.
         source: What is left in requests that do not say, where an operation adds a difference of
             means: labels, or `("others",)`. Empty leaves it to the sets' headers.
+        keep: What texts are kept in, if something is said about it.
     """
 
     sets: tuple[SetSource, ...]
     capacity: int = CAPACITY
     default: str | None = None
     source: tuple[str, ...] = ()
+    keep: KeepSettings | None = None
+
+    @property
+    def steers(self) -> bool:
+        """Whether neurons are steered. Without sets, to keep languages needs no hooks."""
+        return bool(self.sets) or self.keep is None
 
     @classmethod
     def read(cls, block: Any) -> ServeSettings:
@@ -136,7 +224,10 @@ class ServeSettings:
             raise ParameterError(
                 f"The field 'default' is {default!r}; expected a schedule, e.g. 'fr'."
             )
-        return cls(tuple(sources), capacity, default, read_left(block.get("source"), "source"))
+        left = read_left(block.get("source"), "source")
+        keep = block.get("keep")
+        keep = None if keep is None else KeepSettings.read(keep)
+        return cls(tuple(sources), capacity, default, left, keep)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the block that `read` takes."""
@@ -147,14 +238,68 @@ class ServeSettings:
         if self.source:
             labels = list(self.source)
             block["source"] = labels if len(labels) > 1 else labels[0]
+        if self.keep is not None:
+            block["keep"] = self.keep.to_dict()
         return block
 
 
 def settings_of(vllm_config: Any) -> ServeSettings | None:
-    """Return the settings of an engine, or `None` if it was started without neuron steering."""
+    """Return the settings of an engine, or `None` if it was started without the block."""
     additional = vllm_config.additional_config
     block = additional.get(KEY) if isinstance(additional, Mapping) else None
     return None if block is None else ServeSettings.read(block)
+
+
+def steering_of(vllm_config: Any) -> ServeSettings | None:
+    """Return the settings of an engine whose neurons are steered, otherwise `None`."""
+    settings = settings_of(vllm_config)
+    return settings if settings is not None and settings.steers else None
+
+
+def read_kept(given: Any, field: str) -> Schedule | None:
+    """Return the schedule of languages that a text is kept in, `None` if it is not.
+
+    Args:
+        given: What was given.
+        field: The name of the field, for messages.
+
+    Raises:
+        NeuronSteerError: If it cannot be used.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str) or not given.strip() or len(given) > _LONGEST:
+        raise ParameterError(
+            f"{field!r} is {shown(given)}; expected the code of a language as text, e.g. 'ko', a "
+            "schedule of them, e.g. 'en,24:ko', or '-' for none."
+        )
+    schedule = Schedule(None) if given.strip() == "-" else schedules_of(given)[0]
+    if any(point.strength != 1 or point.ramp for point in schedule.points):
+        raise ParameterError(
+            f"{field!r} is {shown(given)}, but a text is kept in a language or it is not: leave "
+            "out strengths and ramps."
+        )
+    if len(schedule.points) > MAX_KEPT:
+        raise ParameterError(
+            f"{field!r} has {len(schedule.points)} switch points; it may have {MAX_KEPT}. Use "
+            "repeat=, or send the rest as a second request."
+        )
+    return schedule if schedule.labels else None
+
+
+def read_thinking(given: Any, field: str) -> str | None:
+    """Return the language of thoughts; likewise."""
+    if given is None:
+        return None
+    if not isinstance(given, str) or len(given) > _LONGEST:
+        raise ParameterError(
+            f"{field!r} is {shown(given)}; expected the code of a language as text, e.g. 'en', or "
+            "'-' for none."
+        )
+    if given.strip() == "-":
+        return None
+    check_known(given)
+    return given
 
 
 def read_left(given: Any, field: str) -> tuple[str, ...]:
@@ -166,6 +311,14 @@ def read_left(given: Any, field: str) -> tuple[str, ...]:
             "of labels, or 'others' for the mean of all others."
         )
     return tuple(found)
+
+
+def _are_texts(given: object) -> bool:
+    return isinstance(given, tuple) and all(isinstance(each, str) and each for each in given)
+
+
+def _is_number(given: object, kind: Any) -> bool:
+    return isinstance(given, kind) and not isinstance(given, bool)
 
 
 def _check_fields(given: Mapping[str, Any], fields: Sequence[str], where: str) -> None:

@@ -10,7 +10,8 @@ user who has this package installed but does not steer should not notice it.
 
 Documented and therefore not listed: the entry points `vllm.general_plugins` and
 `vllm.endpoint_plugins`, `additional_config`, `SamplingParams.extra_args` (`vllm_xargs` over HTTP),
-`cache_salt`, `collective_rpc`, and the module names of the models, which are those of transformers.
+`cache_salt`, `collective_rpc`, `logits_processors` with their two interfaces, and the module names
+of the models, which are those of transformers.
 """
 
 from __future__ import annotations
@@ -175,6 +176,49 @@ RUNNER_V2 = (
         "overridden: says which row acts on which token, from `num_tokens`, `num_reqs`, "
         "`num_tokens_after_padding`, `query_start_loc`, `idx_mapping` and `positions`",
         "requests run unsteered",
+    ),
+)
+_GATE = (
+    InternalUse(
+        "vllm.config",
+        "VllmConfig.use_v2_model_runner",
+        (),
+        "read: which of the two logits processors an engine needs",
+        "the engine does not start",
+    ),
+    InternalUse(
+        "vllm.tokenizers",
+        "cached_tokenizer_from_config",
+        ("model_config",),
+        "called: the tokenizer whose tokens have scripts",
+        "the engine does not start",
+    ),
+)
+GATE_V1 = (
+    *_GATE,
+    InternalUse(
+        "vllm.v1.sample.logits_processor",
+        "process_dict_updates",
+        ("req_entries", "batch_update", "new_state"),
+        "called: follows which request is in which row",
+        "the engine stops at the first request",
+    ),
+)
+GATE_V2 = (
+    *_GATE,
+    InternalUse(
+        "vllm.v1.worker.gpu.sample.logits_processor",
+        "LogitsProcRequestState",
+        ("all_token_ids", "prompt_len", "prefill_len"),
+        "read: the tokens of a request",
+        "the engine stops at the first request that is kept in a language",
+    ),
+    InternalUse(
+        "vllm.v1.worker.gpu.sample.logits_processor",
+        "LogitsContext",
+        ("expanded_idx_mapping", "idx_mapping_np", "pos", "input_ids"),
+        "read: which row belongs to which request, and which token was drawn last",
+        "the engine stops at the first request that is kept in a language",
     ),
 )
 

@@ -12,9 +12,11 @@ from ...models import inspect
 from ...models.plain_copies import keep_copies_plain, release
 from ..steerer import SetLike, Steerer, attach
 from ..wrapped_methods import wrap_method
+from .gate_rules import NAMES, PROMPT, Kept
 from .language_sensor import PullBack
 from .running_text import ALL, ANSWER, THINKING, THOUGHT_MARKS
-from .vocabulary_gate import PROMPT, Candidates, Kept, Refusal, VocabularyGate
+from .token_choice import Candidates
+from .vocabulary_gate import Refusal, VocabularyGate
 
 #: Where `generate` takes logits processors if they are not named.
 _POSITION = 2
@@ -120,7 +122,7 @@ def keep(
     where: str = ANSWER,
     thinking: str | None = None,
     allow: str | Iterable[str] = PROMPT,
-    names: int = 6,
+    names: int = NAMES,
     reach: float = 0.01,
     marks: tuple[str, str] = THOUGHT_MARKS,
 ) -> Keeper:

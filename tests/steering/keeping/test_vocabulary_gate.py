@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from neuronsteer.errors import ParameterError
-from neuronsteer.steering.keeping.vocabulary_gate import Candidates, VocabularyGate
+from neuronsteer.steering.keeping.token_choice import Candidates
+from neuronsteer.steering.keeping.vocabulary_gate import VocabularyGate
 
 from .vocabularies import byte_level, sentence_piece
 
@@ -191,6 +192,17 @@ def test_foreign_tokens_that_are_not_sampled_from_are_left():
     assert text.next(weather=2.0, 天气=1.9)[1]
     text = Text(byte_level, "en", candidates=Candidates(True, top_k=2))
     assert text.next(weather=2.0, 天气=1.9) == ("weather", False)
+
+
+@pytest.mark.parametrize("candidates", [Candidates(), Candidates(True), Candidates(True, top_k=2)])
+def test_what_is_forbidden_otherwise_is_no_choice(candidates):
+    """A grammar may have forbidden every token that would fit."""
+    text = Text(byte_level, "en", candidates=candidates)
+    scores = torch.full((1, len(text.tokenizer)), -torch.inf)
+    scores[0, text.token("天气")], scores[0, text.token("погода")] = 2.0, 1.0
+    assert text.gate(text.ids, scores) is scores
+    scores[0, text.token("weather")] = 1.5
+    assert text.gate(text.ids, scores).isfinite().nonzero().tolist() == [[0, text.token("weather")]]
 
 
 def test_nothing_less_likely_takes_the_place():
