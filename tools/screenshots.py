@@ -3,7 +3,8 @@
 Starts the page, drives Chromium through it, and writes PNGs and one
 animated GIF in which the language is switched by hand while the model writes. Looks nice on
 purpose, but shows what happens: nothing is edited but the ring where somebody pressed, and the seed
-is the page's default unless `--seed` says otherwise. `--model gemma` shows what `make real` laid out.
+is the page's default unless `--seed` says otherwise. `--model gemma` shows what `make real` laid
+out. Japanese and Chinese need a font: on Debian fonts-noto-cjk.
 """
 
 from __future__ import annotations

@@ -255,6 +255,15 @@ def test_what_is_steered_along_a_schedule_is_not_pulled_back(watching, short):
     assert all(each["kind"] == "refused" for each in found["interventions"])
 
 
+def test_a_set_that_reads_the_prompt_has_controls(watching, short):
+    wanted = changed(short, schedule="fr,8:de", controls=True)
+    steered, unsteered, random = (
+        each["text"] for each in last(watching.generate(wanted))["outputs"]
+    )
+    assert len({steered, unsteered, random}) == 3
+    assert steered == text_of(last(watching.generate(changed(wanted, controls=False))))
+
+
 def test_a_watched_text_is_not_switched_by_hand(watching, short, pause):
     pause.at(3)
     running = watching.generate(changed(short, schedule="-", keep="fr"), session="kept-1")

@@ -178,6 +178,23 @@ def test_away_from_is_the_source_of_differences(demo_model, neurons, batch):
         assert written(demo_model, encoded) != wanted
 
 
+def test_what_is_read_may_be_no_label_of_another_set(demo_model, neurons, batch):
+    """A page's control: the same labels under other names, whose means have those names, too."""
+    others = neurons.random_like(0)
+    others = others.relabel({label: f"random-{label}" for label in others.labels})
+    encoded = batch("en")
+    with ns.attach(demo_model, others) as steer:
+        steer.to("random-fr", source="others")
+        wanted = written(demo_model, encoded)
+    with ns.attach(demo_model, [neurons, others]) as steer:
+        steer.to("random-fr")
+        assert written(demo_model, encoded) == wanted
+        steer.to("fr,4:random-fr,8:fr")
+        assert written(demo_model, encoded) != wanted
+        with pytest.raises(LabelError, match="'en'"):
+            steer.to("random-fr", source="en")
+
+
 def test_direct_calls_read_the_prompt_and_their_cache_remembers(demo_model, neurons, batch):
     encoded = batch("es", "de")
     ids, mask = encoded["input_ids"], encoded["attention_mask"]
