@@ -197,6 +197,8 @@ def presets(labels: Sequence[str], tokens: int) -> list[dict[str, str]]:
     """Return schedules to start from: `name` and `schedule`, for any labels."""
     if not labels:
         return []
+    # The page's examples are English: a text goes on in its language before it changes.
+    labels = sorted(labels, key=lambda label: label != "en")
     third = max(tokens // 3, 1)
     first, last = labels[0], labels[-1]
     second = labels[min(2, len(labels) - 1)]
