@@ -18,6 +18,8 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 from .errors import ParameterError, UnknownNameError, did_you_mean, shown
 
 T = TypeVar("T")
+#: What is registered keeps its own type, so that one plugin can be a subclass of another.
+Item = TypeVar("Item")
 
 
 class Registry(Generic[T]):
@@ -37,17 +39,17 @@ class Registry(Generic[T]):
         self._items: dict[str, T] = {}
         self._scanned = False
 
-    def register(self, *names: str) -> Callable[[T], T]:
+    def register(self, *names: str) -> Callable[[Item], Item]:
         """Return a decorator that registers its argument under each of `names`."""
 
-        def add(item: T) -> T:
+        def add(item: Item) -> Item:
             for name in names:
                 if name in self._items and self._items[name] is not item:
                     raise ParameterError(
                         f"The {self.kind} name {name!r} is already taken by "
                         f"{self._items[name]!r}; choose another name."
                     )
-                self._items[name] = item
+                self._items[name] = cast("T", item)
             return item
 
         return add

@@ -129,7 +129,8 @@ def _add_gate(vllm_config: Any) -> None:
         return
     verify(GATE_V2 if vllm_config.use_v2_model_runner else GATE_V1)
     model = vllm_config.model_config
-    name, before = processor_name(vllm_config), list(model.logits_processors or ())
+    name = processor_name(vllm_config)
+    before: list[Any] = list(model.logits_processors or ())
     if name not in before:
         model.logits_processors = [*before, name]
 
