@@ -14,7 +14,7 @@
 #                     500 requests to the Hub (an hour)
 #   make docs    build the documentation site into site/ (offline; a broken link is an error)
 #   make wheel   build the package, install it elsewhere, and run its demo there
-#   make screenshots   take the pictures of the page again (needs chromium)
+#   make screenshots   take the pictures of the page again, with gemma (needs chromium)
 #   make test-vllm   create .venv-vllm (3.4 GB) and run the tests of serving with vLLM on the CPU
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=path the environment, and PIP_INSTALL adds options
@@ -69,8 +69,9 @@ docs: $(VENV)/.ready-docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 	@echo "The documentation is in site/index.html."
 
-screenshots: $(VENV)/.ready-dev
-	$(PY) tools/screenshots.py docs/images
+screenshots: $(VENV)/.ready-real
+	$(PY) tools/real_models.py gemma
+	$(PY) tools/screenshots.py docs/images --model gemma
 
 wheel: $(VENV)/.ready-dev
 	$(PY) tools/try_wheel.py

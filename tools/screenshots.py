@@ -24,7 +24,7 @@ from neuronsteer.space.settings import DEMO
 
 PROMPT = "The old man looked out of the window, and"
 #: In the animation: press this language when so many tokens are there.
-PRESSED = "24:fr,58:ja,90:ar"
+PRESSED = "24:fr,58:de,90:ar"
 WIDTH = 1280
 #: Width of the animation, and the colour of the ring that shows where somebody pressed.
 FILM = 820
@@ -126,7 +126,7 @@ def _top(page: Page, panel: str) -> dict[str, float]:
 def animation(browser: Browser, url: str, out: Path, presses: list[tuple[int, str]]) -> None:
     """Film a generation whose language is switched by hand, at the given tokens."""
     # So high that the page does not scroll.
-    page = open_page(browser, url, width=WIDTH, height=1500)
+    page = open_page(browser, url, width=WIDTH, height=1800)
     page.locator("#prompt").fill(PROMPT)
     page.locator('.language[data-label="en"]').click()
     # Pictures take time: the model is slowed down until every token gets one.
