@@ -49,8 +49,8 @@ class RowsLeaving:
         if source == "diffmean":
             return self.value("mean", site) - self.value("other_mean", site)
         column = self._rows.values.get(f"{site}.{source}")
-        if source == "other_mean" and (left := self._known_of(self._left)):
-            return self._mean_of(left, site)
+        if source == "other_mean" and self._left:
+            return self._mean_of(self._left, site)
         if column is not None and source != MEANS:
             return column
         if source == "mean" and f"{site}.{MEANS}" in self._rows.values:
@@ -58,15 +58,6 @@ class RowsLeaving:
         if source == "other_mean" and f"{site}.{MEANS}" in self._rows.values:
             return self._of_others(site)
         raise self._missing(source, site)
-
-    def _known_of(self, left: Sequence[str]) -> Sequence[str]:
-        """Return the labels that this set can leave.
-
-        What one set read off a prompt, or another set steered to before, may be no label of this
-        one. All others stand for it then.
-        """
-        known = self._rows.means_of
-        return [name for name in left if name in known] if known else left
 
     def _own(self, site: str) -> torch.Tensor:
         """Return the mean of each row's own label."""
@@ -98,6 +89,9 @@ class RowsLeaving:
                 f"the means of every label at {site!r} (an older set, or values of its own). "
                 "Detect it again, or add them with neurons.with_values(stats, 'means')."
             )
+        for name in labels:
+            if name not in rows.means_of:
+                raise unknown_label(name, rows.means_of, where="the means of this set")
         columns = [rows.means_of.index(name) for name in labels]
         return means[:, columns].mean(1)
 

@@ -187,6 +187,10 @@ class Compiler:
             return
         rows = neurons.rows(label)
         site = chosen.site_for(neurons.site)
+        if known := neurons.means_of:
+            # What another set read off the prompt, or steered to before, may be no label of this
+            # one: all of its other labels stand for it then.
+            left = tuple(name for name in left if name in known)
         scale, shift = chosen.blended(rows.leaving(*left), site, strength)
         if site in FEATURE_SITES:
             self._add_features(work, rows, site, chosen, scale, shift)
